@@ -1,0 +1,38 @@
+"""Prove everything: set up (see environment.py), then ruff, then the whole test suite.
+
+    python scripts/test.py                   everything
+    python scripts/test.py tests/unit -x     further arguments go to pytest
+
+About ... minutes on two cores; the first run also installs for about two. Exit status 0 only when both are clean.
+"""
+
+import subprocess
+import sys
+
+import environment
+
+
+def main() -> int:
+    try:
+        python = environment.ready()
+    except environment.SetupError as error:
+        print(error, file=sys.stderr)
+        return 2
+    try:
+        environment.chromium()
+    except environment.SetupError as error:
+        print(error, file=sys.stderr)  # the browser tests will fail with this sentence; the others are worth running
+
+    variables, root = environment.child_variables(), environment.ROOT
+    print("ruff check", flush=True)
+    lint = subprocess.run([python, "-m", "ruff", "check", "."], cwd=root, env=variables).returncode
+    arguments = sys.argv[1:] or ["tests"]
+    if not any((root / argument.split("::")[0]).exists() for argument in arguments):
+        arguments.append("tests")
+    # -P: without it the root would be on sys.path, and its nodes/ would hide the host's nodes.py.
+    suite = subprocess.run([python, "-P", "-m", "pytest", *arguments], cwd=root, env=variables).returncode
+    return lint or suite
+
+
+if __name__ == "__main__":
+    sys.exit(main())

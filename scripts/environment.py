@@ -245,7 +245,8 @@ def _pip(python: Path, cache: Path, *arguments: str) -> None:
     log = cache / "install.log"
     with log.open("w", encoding="utf-8") as sink:
         command = [str(python), "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments]
-        done = subprocess.run(command, stdout=sink, stderr=subprocess.STDOUT)
+        # The lock goes to pip as well: if this process is killed, pip lives on for a while, and nobody may start anew meanwhile.
+        done = subprocess.run(command, stdout=sink, stderr=subprocess.STDOUT, close_fds=False)
     if done.returncode != 0:
         raise SetupError(_why_pip_failed(log.read_text(encoding="utf-8", errors="replace"), log))
 
@@ -268,6 +269,7 @@ def _last_line(text: str, word: str = "") -> str:
 def _lock(path: Path):
     """One installation at a time. The system drops the lock when its process dies, so a killed run blocks nobody."""
     with path.open("a+b") as file:
+        os.set_inheritable(file.fileno(), True)
         if not _try_lock(file):
             say("Another run is setting up the environment: waiting for it.")
             while not _try_lock(file):

@@ -31,7 +31,7 @@ class Light:
 LIGHTS = {
     "day": Light(0.85, (0.80, 0.76, 0.68), (0.33, 0.36, 0.40), linear(0.16, 0.45, 0.88), linear(0.72, 0.88, 0.98)),
     "sunset": Light(0.50, (0.88, 0.62, 0.36), (0.35, 0.28, 0.29), linear(0.38, 0.24, 0.50), linear(1.0, 0.58, 0.22)),
-    "night": Light(0.75, (0.30, 0.34, 0.46), (0.12, 0.135, 0.20), linear(0.02, 0.03, 0.11), linear(0.10, 0.15, 0.33)),
+    "night": Light(0.75, (0.38, 0.42, 0.54), (0.12, 0.135, 0.20), linear(0.02, 0.03, 0.11), linear(0.10, 0.15, 0.33)),
 }
 
 ALBEDO = {  # two tones of the ground
@@ -85,9 +85,7 @@ def paint(scene: Scene, eye: torch.Tensor, rays: Planes) -> Planes:
         behind = gz < WALL_Z
         return [torch.where(behind, w, g) for w, g in zip(wall, ground, strict=True)]
     fog = (distance / FOG_DISTANCE).square_().neg_().exp_()
-    return [
-        torch.where(down, h + (g - h) * fog, s) for h, g, s in zip(_haze(scene, light), ground, sky, strict=True)
-    ]
+    return [torch.where(down, h + (g - h) * fog, s) for h, g, s in zip(_haze(scene, light), ground, sky, strict=True)]
 
 
 def _mix(a: tuple, b: tuple, share: torch.Tensor) -> Planes:

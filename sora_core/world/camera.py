@@ -1,7 +1,7 @@
 """Where the camera is at any second, and how points land in the picture.
 
 The field of view is given to the shorter side of the picture: 16:9 shows more width, 9:16 more height, and what is in view of a
-square is in view of both. An orbit is an arc of 60 degrees that goes and returns; a zoom is a push that slows down and never ends.
+square is in view of both. An orbit is an arc of about 50 degrees that goes and returns; a zoom is a push that slows down and never ends.
 """
 
 import math
@@ -14,9 +14,9 @@ from .scene import Camera
 
 DISTANCE = 8.0
 TARGET_HEIGHT = 0.85
-HALF_VIEW = 0.33  # tangent of half the field of view along the shorter side
-ORBIT_HALF_ARC = 0.52
-ZOOM_FAR, ZOOM_NEAR = 1.5, 0.94  # times DISTANCE
+HALF_VIEW = 0.37  # tangent of half the field of view along the shorter side
+ORBIT_HALF_ARC = 0.45
+ZOOM_FAR, ZOOM_NEAR = 1.5, 0.96  # times DISTANCE
 ZOOM_SECONDS = 3.5
 
 

@@ -3,12 +3,14 @@
 import torch
 
 from . import camera as cameras
-from .motion import cycle
+from .motion import cycle, position
 from .scene import Object, Scene
 
 GAP = 0.12  # smallest distance kept between two bodies
 IN_VIEW = 0.97 * cameras.HALF_VIEW
 PATH_POINTS, CAMERA_POINTS = 25, 9
+MIN_SLIDE = 0.3 * cameras.HALF_VIEW  # seen in five seconds: 15 % of the picture
+MIN_APPROACH = 2.0  # units in five seconds
 
 
 def corners(base: torch.Tensor, radius: float, height: float) -> torch.Tensor:
@@ -18,9 +20,10 @@ def corners(base: torch.Tensor, radius: float, height: float) -> torch.Tensor:
 
 
 def fits(scene: Scene) -> bool:
-    """True when no two paths come near each other, everything stays in a square picture, and all are seen at the start."""
+    """True when no two paths come near each other, everything stays in a square picture and is seen at the start, and what moves is
+    seen to move as told although the camera moves too."""
     paths = [cycle(body, PATH_POINTS) for body in scene.objects]
-    return _apart(scene.objects, paths) and _in_view(scene, paths) and _seen_at_start(scene, paths)
+    return _apart(scene.objects, paths) and _in_view(scene, paths) and _seen_at_start(scene, paths) and _moves_as_told(scene)
 
 
 def _apart(bodies: tuple[Object, ...], paths: list[torch.Tensor]) -> bool:
@@ -53,6 +56,23 @@ def _seen_at_start(scene: Scene, paths: list[torch.Tensor]) -> bool:
         for j in range(i):
             if abs(across[0, i] - across[0, j]).item() < 0.8 * (half[i] + half[j]).item():
                 return False
+    return True
+
+
+def _moves_as_told(scene: Scene) -> bool:
+    """In the first five seconds a slide goes its way in the picture too, and what comes closer gets nearer to the camera."""
+    if scene.camera.kind == "static":
+        return True
+    times = torch.linspace(0.0, 5.0, 11, dtype=torch.float64)
+    view = cameras.pose(scene.camera, times)
+    for body in scene.objects:
+        if body.motion not in ("slide left", "slide right", "come closer"):
+            continue
+        across, _, depth = cameras.project(view, position(body, times)[:, None])
+        path = -depth[:, 0] if body.motion == "come closer" else across[:, 0] * (1 if body.motion == "slide right" else -1)
+        least = MIN_APPROACH if body.motion == "come closer" else MIN_SLIDE
+        if path.diff().min().item() < 0.0 or (path[-1] - path[0]).item() < least:
+            return False
     return True
 
 

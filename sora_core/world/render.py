@@ -252,9 +252,7 @@ class _Picture:
         mirrored = sum((2.0 * facing * n - s) * -r for n, s, r in zip(normal, sun, rays, strict=True)) * length
         glint = mirrored.clamp_(0.0, 1.0) ** 24 * paint[:, 3] * (lit > 0)
         sky = 0.72 + 0.28 * normal[1]
-        return [
-            paint[:, i] * (self.ambient[rows, i] * sky + self.direct[rows, i] * lit) + glint * self.direct[rows, i] for i in range(3)
-        ]
+        return [paint[:, i] * (self.ambient[rows, i] * sky + self.direct[rows, i] * lit) + glint * self.direct[rows, i] for i in range(3)]
 
     def _shade_by_others(self, slot: int, rows: torch.Tensor, points, sun) -> torch.Tensor | None:
         shade = None

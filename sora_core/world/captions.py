@@ -1,0 +1,268 @@
+"""Sentences about a scene: short as a person types, or long and descriptive; English or Chinese. Never false.
+
+Everything said comes from `facts`, so a caption can be checked against the scene and a later observer is asked the same facts.
+"""
+
+import random
+import re
+from typing import NamedTuple
+
+from . import phrases
+from .camera import ZOOM_SECONDS
+from .layout import always_left_of
+from .motion import LEG_START
+from .scene import Object, Scene
+
+LONG_BYTES = 330  # a long caption takes no further sentence of scenery beyond this
+TURN_SLACK = 0.3  # seconds beyond a turning point that nobody sees, as the turn is slow
+OPPOSITE = {"slide left": "slide right", "slide right": "slide left", "come closer": "move away"}
+BOTH_WAYS = {"slide left": "slide back and forth", "slide right": "slide back and forth", "come closer": "come and go"}
+
+
+class Fact(NamedTuple):
+    """kind: count, colour, shape, size, motion (value: (object index, word)), left of (value: (i, j)), place, time of day, camera,
+    camera direction, light from (value: word)."""
+
+    kind: str
+    value: object
+
+
+def facts(scene: Scene, start: float = 0.0, seconds: float = 5.0) -> list[Fact]:
+    """All that is true in the window of `seconds` from second `start`; objects are named by their index in the scene."""
+    found = [Fact("count", len(scene.objects))]
+    for i, body in enumerate(scene.objects):
+        found += [Fact("colour", (i, body.colour)), Fact("shape", (i, body.shape)), Fact("size", (i, body.size))]
+        found.append(Fact("motion", (i, _motion(body, start, seconds))))
+    for i in range(len(scene.objects)):
+        for j in range(len(scene.objects)):
+            if i != j and always_left_of(scene, i, j):
+                found.append(Fact("left of", (i, j)))
+    found += [Fact("place", scene.place), Fact("time of day", scene.time_of_day)]
+    kind, direction = _camera(scene, start, seconds)
+    found.append(Fact("camera", kind))
+    if direction is not None:
+        found.append(Fact("camera direction", direction))
+    if scene.camera.kind != "orbit":
+        found.append(Fact("light from", "right" if scene.light > 0 else "left"))
+    return found
+
+
+def _leg(start: float, seconds: float, period: float) -> int:
+    """+1 when the window lies in a leg out, -1 in a leg back, 0 when it shows a turn."""
+    first = (start + TURN_SLACK) / period + LEG_START
+    last = (start + max(seconds - TURN_SLACK, TURN_SLACK)) / period + LEG_START
+    if int(first) != int(last):
+        return 0
+    return 1 if int(first) % 2 == 0 else -1
+
+
+def _motion(body: Object, start: float, seconds: float) -> str:
+    if body.motion not in BOTH_WAYS:
+        return body.motion
+    leg = _leg(start, seconds, body.period)
+    return body.motion if leg > 0 else OPPOSITE[body.motion] if leg < 0 else BOTH_WAYS[body.motion]
+
+
+def _camera(scene: Scene, start: float, seconds: float) -> tuple[str, str | None]:
+    camera = scene.camera
+    if camera.kind == "orbit":
+        leg = _leg(start, seconds, camera.period) * camera.sense
+        return "orbit", {1: "right", -1: "left", 0: None}[leg]
+    if camera.kind != "static" and start > 2.0 * ZOOM_SECONDS:
+        return "static", None  # the push has all but ended
+    return camera.kind, None
+
+
+def caption(scene: Scene, length: str = "short", language: str = "en", seed: int = 0, *, start: float = 0.0, seconds: float = 5.0) -> str:
+    """A caption of the window of `seconds` from `start`: length short or long, language en or zh; another phrasing for each seed."""
+    writers = {("short", "en"): _short_en, ("long", "en"): _long_en, ("short", "zh"): _short_zh, ("long", "zh"): _long_zh}
+    if (length, language) not in writers:
+        raise ValueError(f"length={length!r}, language={language!r}: use short or long, and en or zh.")
+    rng = random.Random(f"caption-{scene.seed}-{seed}-{length}-{language}")
+    table = phrases.ENGLISH if language == "en" else phrases.CHINESE
+    return writers[length, language](_Words(scene, facts(scene, start, seconds), table, rng))
+
+
+class _Words:
+    """Phrases for one caption: each object keeps the name it got."""
+
+    def __init__(self, scene: Scene, known: list[Fact], table: dict, rng: random.Random):
+        self.scene, self.table, self.rng = scene, table, rng
+        self.motion = dict(fact.value for fact in known if fact.kind == "motion")
+        self.left = [fact.value for fact in known if fact.kind == "left of"]
+        self.one = {fact.kind: fact.value for fact in known if not isinstance(fact.value, tuple)}
+        self.camera = " ".join(filter(None, (self.one["camera"], self.one.get("camera direction"))))
+        self.colour = [self.pick("colour", body.colour) for body in scene.objects]
+        self.shape = [self.pick("shape", body.shape) for body in scene.objects]
+        pairs = [(body.colour, body.shape) for body in scene.objects]
+        self.distinct = len(set(pairs)) == len(pairs)
+
+    def pick(self, kind: str, value: object = None) -> str:
+        options = self.table[kind] if value is None else self.table[kind][value]
+        return self.rng.choice(options)
+
+    def chance(self, share: float) -> bool:
+        return self.rng.random() < share
+
+    def sized(self, i: int, share: float = 1.0) -> str:
+        """Size word of an object, or nothing."""
+        return self.pick("size", self.scene.objects[i].size) if self.chance(share) else ""
+
+    def relation(self) -> tuple[int, int, str] | None:
+        """(i, j, 'left of' or 'right of') that holds, told from either side."""
+        if not self.left or not self.distinct:
+            return None
+        i, j = self.rng.choice(self.left)
+        return (i, j, "left of") if self.chance(0.5) else (j, i, "right of")
+
+
+def _join(parts: list[str], space: str = " ") -> str:
+    return space.join(part for part in parts if part)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _article(noun: str) -> str:
+    return ("an " if noun[0] in "aeiou" else "a ") + noun
+
+
+def _noun(words: _Words, i: int, share: float = 1.0) -> str:
+    return _join([words.sized(i, share), words.colour[i], words.shape[i]])
+
+
+def _list(parts: list[str], last: str = " and ", comma: str = ", ") -> str:
+    return parts[0] if len(parts) == 1 else comma.join(parts[:-1]) + last + parts[-1]
+
+
+def _short_en(words: _Words) -> str:
+    count, relation = len(words.scene.objects), None
+    nouns = [_noun(words, i, 0.6) for i in range(count)]
+    where = words.pick("where", words.scene.place) if words.chance(0.85) else ""
+    when = words.pick("when", words.scene.time_of_day) if words.chance(0.4 if words.scene.time_of_day == "day" else 0.7) else ""
+    filming = words.pick("filming", words.camera) if words.chance(0.12 if words.camera == "static" else 0.5) else ""
+    style = words.rng.random()
+    if style < 0.12:
+        text = _tags(words, nouns, filming)
+    else:
+        told = [words.chance(0.3 if words.motion[i] == "still" else 0.88) for i in range(count)]
+        verb = "doing" if style < 0.7 or not all(told) else "does"
+        clauses = [_join([_article(n), words.pick(verb, words.motion[i]) if told[i] else ""]) for i, n in enumerate(nouns)]
+        slides = any(told[i] and words.motion[i].startswith("slide") for i in range(count))  # "moving left left of" helps nobody
+        if count == 2 and verb == "doing" and not slides and words.chance(0.6):
+            relation = words.relation()
+        if relation is not None:
+            i, j, side = relation
+            told_i = words.pick(verb, words.motion[i]) if told[i] else ""
+            told_j = words.pick(verb, words.motion[j]) if told[j] else ""
+            subject = _join([_article(nouns[i]), told_i, words.pick(side), _article(nouns[j]), told_j])
+        else:
+            subject = _list(clauses)
+        text = _join([subject, where, when])
+        if where and words.chance(0.15):
+            text = _join([where, when]) + ", " + subject
+        text = _join([text, filming], ", ")
+    text = _capital(text) if words.chance(0.5) else text
+    return text + ("." if words.chance(0.3) else "")
+
+
+def _tags(words: _Words, nouns: list[str], filming: str) -> str:
+    """Keywords with commas: some people type so."""
+    parts = []
+    for i, noun in enumerate(nouns):
+        parts.append(_join([noun, words.pick("doing", words.motion[i]) if words.motion[i] != "still" else ""]))
+    parts += [words.pick("tags", words.scene.place), words.pick("tags", words.scene.time_of_day), filming]
+    return _join(parts, ", ")
+
+
+def _long_en(words: _Words) -> str:
+    count = len(words.scene.objects)
+    opening = words.pick("opening" if count == 1 else "plural opening").format(
+        where=words.pick("where", words.scene.place), when=words.pick("when", words.scene.time_of_day), count=words.pick("count", count)
+    )
+    clauses = [f"{_article(_noun(words, i))} {words.pick('does', words.motion[i])}" for i in range(count)]
+    sentences = [_capital(opening)]
+    if count > 1 and words.chance(0.5):
+        sentences.append(_capital(_list(clauses, last=", and ")) + ".")
+    else:
+        sentences += [_capital(clause) + "." for clause in clauses]
+    relation = words.relation()
+    if relation is not None:
+        i, j, side = relation
+        names = [f"the {words.colour[k]} {words.shape[k]}" for k in (i, j)]
+        sentences.append(_capital(words.pick("relation").format(a=names[0], side=words.pick(side), b=names[1])))
+    extras = [words.pick("scenery", words.scene.place), words.pick("mood", words.scene.time_of_day)]
+    if "light from" in words.one:
+        extras.append(words.pick("light from", words.one["light from"]))
+    return _fill(words, sentences, extras, words.pick("films", words.camera), " ")
+
+
+def _fill(words: _Words, sentences: list[str], extras: list[str], film: str, space: str) -> str:
+    """Add sentences of scenery, in any order, while there is room, and the camera's."""
+    words.rng.shuffle(extras)
+    for extra in extras:
+        if len(space.join([*sentences, extra, film]).encode()) <= LONG_BYTES:
+            sentences.append(extra)
+    sentences.insert(len(sentences) if words.chance(0.8) else 1, film)
+    return space.join(sentences)
+
+
+def _noun_zh(words: _Words, i: int, share: float = 1.0) -> str:
+    colour, shape = words.colour[i], words.shape[i]
+    if len(colour) == 1:  # the bare colour goes with a short name only
+        shape = words.table["shape"][words.scene.objects[i].shape][0]
+        return words.sized(i, share) + colour + shape
+    return words.sized(i, share) + colour + ("的" if words.chance(0.6) else "") + shape
+
+
+def _short_zh(words: _Words) -> str:
+    count = len(words.scene.objects)
+    nouns = [_noun_zh(words, i, 0.6) for i in range(count)]
+    where = words.pick("where", words.scene.place) if words.chance(0.85) else ""
+    when = words.pick("when", words.scene.time_of_day) if words.chance(0.4 if words.scene.time_of_day == "day" else 0.7) else ""
+    film = words.pick("films", words.camera) if words.chance(0.12 if words.camera == "static" else 0.5) else ""
+    if words.chance(0.12):
+        parts = [n + (words.pick("does", words.motion[i]) if words.motion[i] != "still" else "") for i, n in enumerate(nouns)]
+        parts += [words.pick("tags", words.scene.place), words.pick("tags", words.scene.time_of_day), film]
+        return _join(parts, "，")
+    relation = words.relation() if count == 2 and words.chance(0.4) else None
+    if relation is not None:
+        i, j, side = relation
+        text = when + where + "一个" + nouns[i] + words.pick(side).format(b="一个" + nouns[j])
+    else:
+        told = [words.chance(0.3 if words.motion[i] == "still" else 0.88) for i in range(count)]
+        clauses = ["一个" + n + (words.pick("does", words.motion[i]) if told[i] else "") for i, n in enumerate(nouns)]
+        text = when + where + ("有" if where and not any(told) else "") + _list(clauses, "，" if any(told) else "和", "，")
+    return _join([text, film], "，") + ("。" if words.chance(0.3) else "")
+
+
+def _long_zh(words: _Words) -> str:
+    count = len(words.scene.objects)
+    opening = words.pick("opening").format(
+        where=words.pick("where", words.scene.place), when=words.pick("when", words.scene.time_of_day), count=words.pick("count", count)
+    )
+    clauses = ["一个" + _noun_zh(words, i) + words.pick("does", words.motion[i]) for i in range(count)]
+    sentences = [opening + "。", "，".join(clauses) + "。"]
+    relation = words.relation()
+    if relation is not None:
+        i, j, side = relation
+        names = [_noun_zh(words, k, 0.0) for k in (i, j)]
+        sentences.append(names[0] + words.pick(side).format(b=names[1]) + "。")
+    extras = [words.pick("scenery", words.scene.place) + "。", words.pick("mood", words.scene.time_of_day) + "。"]
+    if "light from" in words.one:
+        extras.append(words.pick("light from", words.one["light from"]) + "。")
+    return _fill(words, sentences, extras, words.pick("films", words.camera) + "。", "")
+
+
+def _strings(item: object) -> list[str]:
+    if isinstance(item, str):
+        return [item]
+    return [text for part in (item.values() if isinstance(item, dict) else item) for text in _strings(part)]
+
+
+def vocabulary() -> set[str]:
+    """All lowercase English words and single Chinese characters (with their punctuation) that a caption can have."""
+    english = " ".join(re.sub(r"\{\w+\}", " ", text) for text in _strings(phrases.ENGLISH))
+    chinese = "".join(re.sub(r"\{\w+\}", "", text) for text in _strings(phrases.CHINESE))
+    return set(re.findall(r"[a-z]+", english.lower())) | set(chinese)

@@ -1,0 +1,54 @@
+"""A headless Chromium that shows the real server's page."""
+
+from pathlib import Path
+
+import pytest
+from sora_pack.scripts.environment import SetupError, chromium
+
+# Its own lookups and updates would only knock at closed doors; --no-sandbox because root may not have one.
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+FLAGS += ["--disable-component-update", "--disable-sync", "--autoplay-policy=no-user-gesture-required"]
+
+ARTIFACTS = Path(__file__).resolve().parent.parent / "artifacts"
+LOADED = "() => window.app?.graph && window.LiteGraph && Object.keys(LiteGraph.registered_node_types).length > 100"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Module scope: playwright keeps an event loop running in this thread, which other tests must not find."""
+    from playwright.sync_api import sync_playwright
+
+    try:
+        path = chromium()
+    except SetupError as error:
+        pytest.fail(str(error), pytrace=False)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, server):
+    """The page, loaded, with a clean profile; uncaught errors of the page fail the test."""
+    context = browser.new_context(viewport={"width": 1600, "height": 1000})
+    page = context.new_page()
+    page.set_default_timeout(60_000)
+    errors = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(server.url)
+    page.wait_for_function(LOADED)
+    yield page
+    context.close()
+    assert not errors, f"the page reported: {errors}"
+
+
+@pytest.fixture
+def picture(request):
+    """Save a screenshot of the page under tests/artifacts/, named by the test."""
+
+    def save(page, name):
+        ARTIFACTS.mkdir(exist_ok=True)
+        page.screenshot(path=ARTIFACTS / f"{name}.png")
+
+    return save

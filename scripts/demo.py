@@ -51,8 +51,8 @@ def generate(text: str | None) -> tuple[Path, Path]:
 
     with tempfile.TemporaryDirectory(prefix="sora-demo-", ignore_cleanup_errors=True) as base:
         print("Starting ComfyUI.", flush=True)
-        server = ComfyServer(environment.host_folder(), Path(base), cpu=not torch.cuda.is_available(), variables=environment.child_variables())
-        with server:
+        cpu, variables = not torch.cuda.is_available(), environment.child_variables()
+        with ComfyServer(environment.host_folder(), Path(base), cpu=cpu, variables=variables) as server:
             prompt = to_api(json.loads(WORKFLOW.read_text(encoding="utf-8")), server.get("/object_info"))
             if text is not None:
                 prompt = set_input(prompt, "SoraPrompt", "text", text)

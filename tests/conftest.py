@@ -25,9 +25,10 @@ _alias_pack()
 
 def prepare_host():
     """Put the host on sys.path and set its arguments, once. Returns the host's folder; raises FileNotFoundError when there is none."""
-    from sora_pack.scripts.environment import host_folder
+    from sora_pack.scripts.environment import cache_folder, host_folder
 
     folder = host_folder()
+    sys.pycache_prefix = str(cache_folder() / "pycache")  # the host's folder stays as it was
     if str(folder) in sys.path:
         return folder
     foreign = sys.modules.get("nodes")
@@ -66,6 +67,21 @@ def host():
 def pack(host):
     """The pack as a module, ready for `from sora_pack.nodes import ...` (the host is importable)."""
     return sys.modules["sora_pack"]
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """The real ComfyUI server with this pack, on the CPU (scripts/server.py says what it can do). One for the whole session."""
+    from sora_pack.scripts.environment import child_variables, host_folder
+    from sora_pack.scripts.server import ComfyServer
+
+    base = tmp_path_factory.mktemp("comfy")
+    settings = base / "user" / "default" / "comfy.settings.json"
+    settings.parent.mkdir(parents=True)
+    # No first-visit dialog over the canvas.
+    settings.write_text('{"Comfy.TutorialCompleted": true}', encoding="utf-8")
+    with ComfyServer(host_folder(), base, variables=child_variables()) as server:
+        yield server
 
 
 def pytest_collection_modifyitems(items):

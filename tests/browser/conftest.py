@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from sora_pack.scripts.environment import SetupError, chromium
 
 # Its own lookups and updates would only knock at closed doors; --no-sandbox because root may not have one.

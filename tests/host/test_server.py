@@ -1,0 +1,105 @@
+"""The pack in the real server: it loads fast and whole, every node explains itself, nothing is written into the host."""
+
+import json
+import re
+import urllib.request
+
+import pytest
+
+from sora_pack.scripts.server import PACK_NAME, PromptError
+
+NODES = ["SoraLoadModel", "SoraPrompt", "SoraCanvas", "SoraPlaceImage", "SoraSampler", "SoraNoise", "SoraDecode", "SoraDecodeFrames"]
+LANGUAGE = "zh"
+
+
+@pytest.fixture(scope="module")
+def described(host_before, server):
+    return server.get("/object_info")
+
+
+def fetch(server, path):
+    with urllib.request.urlopen(f"{server.url}{path}", timeout=30) as answer:
+        return answer.read().decode()
+
+
+def inputs_of(info):
+    """(name, options) of every input, the nested ones of dynamic combos included."""
+
+    def walk(group, prefix):
+        for kind in ("required", "optional"):
+            for name, entry in group.get(kind, {}).items():
+                options = entry[1] if len(entry) > 1 else {}
+                yield prefix + name, options
+                for option in options.get("options", []):
+                    if isinstance(option, dict):
+                        yield from walk(option["inputs"], f"{prefix}{name}.")
+
+    return list(walk(info["input"], ""))
+
+
+def test_import_is_whole_and_fast(server):
+    log = server.log_text()
+    line = re.search(rf"([\d.]+) seconds( \(IMPORT FAILED\))?: .*custom_nodes\W+{PACK_NAME}\s", log)
+    assert line, f"the server did not report the pack:\n{server.log_tail()}"
+    assert line[2] is None, f"the pack failed to load:\n{server.log_tail(40)}"
+    assert float(line[1]) < 0.5, f"the pack delays the host's start by {line[1]} s; 0.5 s is the limit"
+
+
+def test_every_node_is_registered(described):
+    ours = {name for name, info in described.items() if info["python_module"] == f"custom_nodes.{PACK_NAME}"}
+    assert ours >= set(NODES), f"missing: {sorted(set(NODES) - ours)}"
+    assert all(name.startswith("Sora") for name in ours)
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_node_explains_itself(described, name):
+    info = described[name]
+    assert info["category"].startswith("Sora/")
+    assert info["display_name"] and info["display_name"] != name
+    assert info["description"]
+    assert info["search_aliases"]
+    silent = [field for field, options in inputs_of(info) if not options.get("tooltip")]
+    assert not silent, f"inputs without a tooltip: {silent}"
+    assert all(info["output_tooltips"]) and len(info["output_tooltips"]) == len(info["output"])
+
+
+@pytest.mark.parametrize("name", NODES)
+@pytest.mark.parametrize("page", ["{}.md", "{}/" + LANGUAGE + ".md"])
+def test_help_page_is_served(server, name, page):
+    text = fetch(server, f"/extensions/{PACK_NAME}/docs/{page.format(name)}")
+    assert text.startswith("# ") and len(text) > 200
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        if "://" not in target:
+            fetch(server, f"/extensions/{PACK_NAME}/docs/{page.format(name).rpartition('/')[0]}/{target}")
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_node_speaks_chinese(server, described, name):
+    words = server.get("/i18n")[LANGUAGE]["nodeDefs"][name]
+    assert words["display_name"] and words["description"]
+    for field, _ in inputs_of(described[name]):
+        entry = words["inputs"].get(field.replace(".", "_"), {})
+        assert entry.get("name") and entry.get("tooltip"), f"{name}.{field} has no Chinese name or tooltip"
+
+
+def test_templates_are_offered(server):
+    names = server.get("/workflow_templates")[PACK_NAME]
+    assert {"text_to_video", "image_to_video"} <= set(names)
+    for name in names:
+        workflow = json.loads(fetch(server, f"/api/workflow_templates/{PACK_NAME}/{name}.json"))
+        assert workflow["nodes"], f"{name} is not in UI format"
+        with urllib.request.urlopen(f"{server.url}/api/workflow_templates/{PACK_NAME}/{name}.jpg", timeout=30) as answer:
+            assert answer.read(2) == b"\xff\xd8", f"{name}.jpg is not a JPEG"
+
+
+def test_refused_prompt_names_the_field(server, described):
+    # A canvas needs a VAE; the server must say so in the field's name, and go on serving.
+    prompt = {"1": {"class_type": "SoraCanvas", "inputs": {}}, "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}}}
+    with pytest.raises(PromptError) as refused:
+        server.queue(prompt)
+    assert "vae" in str(refused.value)
+    assert server.get("/queue") == {"queue_running": [], "queue_pending": []}
+
+
+def test_host_folder_is_as_it_was(host_before, server, host_listing):
+    assert host_listing() == host_before

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import tarfile
+from types import SimpleNamespace
 
 import pytest
 
@@ -102,7 +103,7 @@ def test_only_the_host_is_unpacked(tmp_path):
     names = ["p/vendor/ComfyUI/main.py", "p/vendor/ComfyUI/comfy/a.py", "p/setup.py", "p/vendor/ComfyUI/../../evil.py"]
     package = archive(tmp_path / "x.tar.gz", names)
     environment.unpack_host(package, tmp_path / "out", hashlib.sha256(package.read_bytes()).hexdigest())
-    assert sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.py")) == ["comfy/a.py", "main.py"]
+    assert sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.py")) == ["comfy/a.py", "main.py"]
 
 
 def test_a_wrong_comfyui_dir_is_named(monkeypatch, tmp_path):
@@ -112,7 +113,7 @@ def test_a_wrong_comfyui_dir_is_named(monkeypatch, tmp_path):
 
 
 def test_a_full_disk_is_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(environment.shutil, "disk_usage", lambda path: (0, 0, 10**9))
+    monkeypatch.setattr(environment.shutil, "disk_usage", lambda path: SimpleNamespace(free=10**9))
     with pytest.raises(environment.SetupError, match=r"1\.0 GB free, the environment needs 12 GB"):
         environment._need_disk(tmp_path)
 

@@ -32,8 +32,7 @@ class Run:
         self.steps, self.save_every = steps, save_every
         self.started = self.saved = time.monotonic()
         self.board = None
-        self.totals: dict[str, float] = {}
-        self.count = 0
+        self.values: dict[str, list[float]] = {}
 
     def resume(self) -> dict | None:
         """The saved state, or None at the first start. A file torn by a full disk is named, not silently replaced."""
@@ -57,18 +56,17 @@ class Run:
     def record(self, step: int, every: int, **values: float) -> None:
         """Adds the values of one step; every `every` steps their means are printed and logged."""
         for name, value in values.items():
-            self.totals[name] = self.totals.get(name, 0.0) + value
-        self.count += 1
+            self.values.setdefault(name, []).append(value)
         if step % every and step != self.steps:
             return
-        means = {name: total / self.count for name, total in self.totals.items()}
+        means = {name: sum(seen) / len(seen) for name, seen in self.values.items()}
         seconds = time.monotonic() - self.started
         line = {"step": step, "seconds": round(seconds, 1), **{name: round(value, 5) for name, value in means.items()}}
         with (self.folder / "log.jsonl").open("a") as f:
             f.write(json.dumps(line) + "\n")
         print(f"step {step}/{self.steps}  " + "  ".join(f"{name} {value:.4g}" for name, value in means.items()), flush=True)
         self._write_board(step, means)
-        self.totals, self.count = {}, 0
+        self.values = {}
 
     def _write_board(self, step: int, means: dict[str, float]) -> None:
         if self.board is None:

@@ -1,0 +1,173 @@
+"""The whole objective of the design in one function: which cells a model sees, what is known of them, how noisy the rest is.
+
+Every verb of the pack is a choice of known cells, so one training step is one random such choice: prefixes, windows and strided
+subsets of a clip; nothing, the beginning, the end or any cells known; guide cells; boxes in space; noise levels shared or
+independent; shots. All samples of a batch share the cells, and differ in scene, noise and (mostly) in what is known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..flow import logit_normal_sigma
+from ..shapes import PATCH, Strides
+from .bank import Shard
+
+SIGMA_MEAN, SIGMA_STD = 0.6, 1.0  # of the logit: sampling with a shifted schedule spends its steps at high noise
+INDEPENDENT = 0.15  # share of batches with an own noise level for every cell
+TEXT_DROPOUT = 0.1
+LONG_CAPTIONS = 0.8
+CHINESE = 0.25
+
+
+@dataclass
+class Lesson:
+    """One batch: clean cells, where they stand, what is known, how noisy the rest is."""
+
+    latents: Tensor  # B C F h w, normalised
+    positions: Tensor  # F
+    unknown: Tensor  # B F, 1 where the cell is to be made
+    sigma: Tensor  # B F, 0 where known
+    records: list[int]
+    box: Tensor | None = None  # B F h/2 w/2 tokens, 1 where to be made; None for everywhere
+
+    @property
+    def token_sigma(self) -> Tensor:
+        """Noise level of every token [B, F, h/2, w/2]."""
+        return self.sigma[:, :, None, None] * self.box
+
+    @property
+    def timestep(self) -> Tensor:
+        """1000 sigma, [B, F] or, with a box, [B, N]."""
+        return 1000 * (self.sigma if self.box is None else self.token_sigma.flatten(1))
+
+    @property
+    def pixel_sigma(self) -> Tensor:
+        """Noise level of every latent value, [B, 1, F, 1, 1] or [B, 1, F, h, w]."""
+        if self.box is None:
+            return self.sigma[:, None, :, None, None]
+        return self.token_sigma.repeat_interleave(PATCH, 2).repeat_interleave(PATCH, 3).unsqueeze(1)
+
+
+def choose_cells(shard: Shard, rng: np.random.Generator) -> list[int]:
+    """Which cells of the clips a batch sees, in order: all, a prefix, a window further in, or a strided subset with cell 0."""
+    cells = shard.latents.shape[2]
+    if cells == 1:
+        return [0]
+    kind = rng.choice(4, p=(0.35, 0.35, 0.12, 0.18))
+    if kind == 0:
+        return list(range(cells))
+    if kind == 1:
+        return list(range(rng.choice([n for n in (1, 3, 5, 7, 9) if n <= cells])))
+    if kind == 2:
+        length = int(rng.integers(2, cells))
+        start = int(rng.integers(1, cells - length + 1))
+        return list(range(start, start + length))
+    count = int(rng.integers(2, cells + 1))
+    return [0, *sorted(1 + rng.choice(cells - 1, count - 1, replace=False))]
+
+
+def choose_unknown(batch: int, cells: list[int], rng: np.random.Generator) -> Tensor:
+    """What is to be made [B, F]: mostly everything; else all but the first cell, a beginning, an end, both ends, or any cells.
+
+    The leftmost cell of a window that does not begin with cell 0 is always known: a one-frame cell looks like no other.
+    """
+    unknown, length = torch.ones(batch, len(cells)), len(cells)
+    for row in unknown if length > 1 else ():
+        kind = rng.choice(6, p=(0.5, 0.2, 0.1, 0.06, 0.08, 0.06))
+        a, b = rng.integers(1, length), rng.integers(1, length)
+        if kind in (1, 2):
+            row[: 1 if kind == 1 else a] = 0
+        elif kind == 3:
+            row[b:] = 0
+        elif kind == 4:
+            row[: min(a, b)] = 0
+            row[max(a, b) + (a == b) :] = 0
+        elif kind == 5:
+            row[torch.from_numpy(rng.random(length) < 0.5)] = 0
+        if cells[0] > 0:
+            row[0] = 0
+        if not row.any():
+            row[-1] = 1
+    return unknown
+
+
+def lesson(shard: Shard, tokens: int, native_fps: float, rng: np.random.Generator, strides: Strides = Strides()) -> Lesson:
+    """Draws one batch of at most `tokens` tokens from a shard."""
+    per_cell = shard.latents.shape[3] // PATCH * (shard.latents.shape[4] // PATCH)
+    cells = choose_cells(shard, rng)
+    batch = max(1, min(len(shard.scenes), tokens // (per_cell * len(cells))))
+    records = rng.choice(len(shard.scenes), batch, replace=False).tolist()
+    # One cell is one step of position at the native rate; a clip at half the rate has its cells twice as far apart.
+    spacing = native_fps / shard.fps
+    latents = shard.latents[records][:, :, cells].float()
+    positions = torch.tensor(cells, dtype=torch.float32) * spacing
+    unknown = choose_unknown(batch, cells, rng)
+    if shard.tail is not None and len(cells) == shard.latents.shape[2] and rng.random() < 0.5:
+        latents, unknown = join_tail(shard, latents, records, unknown, rng)
+    made = Lesson(latents, positions, unknown, draw_sigma(unknown, rng), records)
+    if shard.guides is not None and rng.random() < 0.2:
+        made = add_guides(made, shard, spacing / strides.time, rng)
+    if rng.random() < 0.05:
+        made.box = draw_boxes(made, rng)
+    return made
+
+
+def join_tail(shard: Shard, latents: Tensor, records: list[int], unknown: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """A gap before a known end: the clip's second half as `encode_span` sees it, which knows nothing of the frames in the gap."""
+    start = latents.shape[2] - shard.tail.shape[2]
+    latents = torch.cat([latents[:, :, :start], shard.tail[records].float()], 2)
+    unknown = unknown.clone()
+    unknown[:, start:] = 0
+    for row in unknown:
+        row[:start] = 1
+        row[: rng.choice([0, 0, 1, start - 1])] = 0  # backward extension, or a fill that also knows a beginning
+    return latents, unknown
+
+
+def draw_sigma(unknown: Tensor, rng: np.random.Generator) -> Tensor:
+    """Noise levels [B, F]: one for all unknown cells of a sample, or an own one for each; 0 for known ones."""
+    batch, cells = unknown.shape
+    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    columns = cells if rng.random() < INDEPENDENT else 1
+    sigma = logit_normal_sigma(batch * columns, SIGMA_MEAN, SIGMA_STD, generator).view(batch, columns)
+    return sigma.expand(batch, cells) * unknown
+
+
+def add_guides(made: Lesson, shard: Shard, position_per_frame: float, rng: np.random.Generator) -> Lesson:
+    """Appends stills of some moments as known cells at the positions of their frames."""
+    count = int(rng.integers(1, shard.guides.shape[1] + 1))
+    chosen = sorted(rng.choice(shard.guides.shape[1], count, replace=False).tolist())
+    guides = shard.guides[made.records][:, chosen, :, 0].transpose(1, 2).float()  # B C g h w
+    at = torch.tensor([shard.guide_frames[i] * position_per_frame for i in chosen])
+    zeros = torch.zeros(len(made.records), count)
+    return replace(made, latents=torch.cat([made.latents, guides], 2), positions=torch.cat([made.positions, at]),
+                   unknown=torch.cat([made.unknown, zeros], 1), sigma=torch.cat([made.sigma, zeros], 1))  # fmt: skip
+
+
+def draw_boxes(made: Lesson, rng: np.random.Generator) -> Tensor:
+    """A box of tokens for every sample, the same in all cells, [B, F, h/2, w/2]; only inside it there is anything to make."""
+    batch, _, cells, h, w = made.latents.shape
+    h, w = h // PATCH, w // PATCH
+    box = torch.zeros(batch, cells, h, w)
+    for sample in box:
+        top, left = rng.integers(h - 1), rng.integers(w - 1)
+        sample[:, top : rng.integers(top + 2, h + 1), left : rng.integers(left + 2, w + 1)] = 1
+    return box
+
+
+def draw_captions(shard: Shard, records: list[int], rng: np.random.Generator) -> list[str]:
+    """A fresh caption for every record: mostly long, a quarter Chinese, some empty for guidance."""
+    from ..world import caption
+
+    prompts = []
+    for i in records:
+        length = "long" if rng.random() < LONG_CAPTIONS else "short"
+        language = "zh" if rng.random() < CHINESE else "en"
+        text = caption(shard.scenes[i], length, language, int(rng.integers(2**31)))
+        prompts.append("" if rng.random() < TEXT_DROPOUT else text)
+    return prompts

@@ -1,0 +1,129 @@
+"""Trains the text encoder and the transformer together on a latent bank.
+
+    python -m sora_core.training transformer --folder runs/s1 --bank runs/bank --steps 8000
+
+On two cores (no GPU) about one step of 2,560 tokens a second; 8,000 steps reach right colours, places, times of day and shapes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..config import ModelHeader, TextConfig, TransformerConfig, preset
+from ..text import ByteTextEncoder
+from ..transformer import SpacetimeTransformer
+from .bank import Bank, Shard
+from .objective import Lesson, draw_captions, lesson
+from .optim import Average, Optimizer
+from .run import Run
+
+NATIVE_FPS = 8.0
+SHIFT = 3.0  # of the sampling schedule; small latents need less than the public model's 8
+
+# These are no matrices between hidden states: Muon's orthogonal update does not suit tables, inputs and outputs.
+ADAM_NAMES = ("embedding", "modulation", "head.head", "position", "table")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One stage of training. `still_share` falls linearly from its first to its second value over the run."""
+
+    size: str = "mini"
+    steps: int = 8000
+    tokens: int = 2560
+    muon_lr: float = 2e-3
+    adam_lr: float = 1.5e-3
+    still_share: tuple[float, float] = (0.6, 0.2)
+    seed: int = 0
+
+
+class Student(nn.Module):
+    """Text encoder and transformer as one module, so that one optimiser and one average hold both."""
+
+    def __init__(self, config: TransformerConfig, text: TextConfig):
+        super().__init__()
+        self.text, self.transformer = ByteTextEncoder(text), SpacetimeTransformer(config)
+
+    def forward(self, noisy: Tensor, timestep: Tensor, prompts: list[str], positions: Tensor) -> Tensor:
+        return self.transformer(noisy, timestep, self.text.encode(prompts), positions=positions)
+
+
+def velocity_loss(student: Student, made: Lesson, prompts: list[str], seed: int) -> Tensor:
+    """Mean squared error of the velocity n - x0 over the cells that are to be made (rectified flow, arXiv 2209.03003)."""
+    device = next(student.parameters()).device
+    noise = torch.randn(made.latents.shape, generator=torch.Generator().manual_seed(seed))
+    sigma = made.pixel_sigma
+    noisy = made.latents.lerp(noise, sigma.expand_as(noise))
+    with torch.autocast(device.type, torch.bfloat16):
+        velocity = student(noisy.to(device), made.timestep.to(device), prompts, made.positions.to(device))
+    error = (velocity.float() - (noise - made.latents).to(device)).square()
+    weight = (sigma > 0).to(error).expand_as(error)
+    return (error * weight).sum() / weight.sum().clamp_min(1)
+
+
+def choose_shard(bank: Bank, still_share: float, rng: np.random.Generator) -> Shard:
+    stills = [s for s in bank.shards if s.latents.shape[2] == 1]
+    clips = [s for s in bank.shards if s.latents.shape[2] > 1]
+    pool = stills if stills and (not clips or rng.random() < still_share) else clips
+    return pool[rng.integers(len(pool))]
+
+
+def train_transformer(folder: str, bank_folder: str, settings: Settings) -> Student:
+    """Trains for `settings.steps`, resuming from `folder` if it was started there; returns the averaged weights on the CPU."""
+    run, bank = Run(folder, settings.steps), Bank(bank_folder)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(settings.seed)
+    student = Student(preset(settings.size), TextConfig()).to(device)
+    optimizer = Optimizer(student, muon_lr=settings.muon_lr, adam_lr=settings.adam_lr, steps=settings.steps, warmup=200, adam_names=ADAM_NAMES)
+    average = Average(student, 0.999)
+    first = 0
+    if state := run.resume():
+        student.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        average.weights, first = [w.to(device) for w in state["average"]], state["step"]
+    for step in range(first, settings.steps):
+        if step % 50 == 0:
+            bank.refresh()
+        # The lesson of a step is drawn from the step alone, so a resumed run sees what an uninterrupted one would have seen.
+        rng = np.random.default_rng((settings.seed, step))
+        start, end = settings.still_share
+        shard = choose_shard(bank, start + (end - start) * step / settings.steps, rng)
+        made = lesson(shard, settings.tokens, NATIVE_FPS, rng)
+        loss = velocity_loss(student, made, draw_captions(shard, made.records, rng), int(rng.integers(2**62)))
+        loss.backward()
+        norm = optimizer.step(step)
+        average.update(step)
+        kind = "still" if shard.latents.shape[2] == 1 else "clip"
+        run.record(step + 1, 50, **{"loss": loss.item(), f"loss_{kind}": loss.item(), "grad": norm, "samples": len(made.records)})
+        run.save({"model": student.state_dict(), "optimizer": optimizer.state_dict(), "average": average.weights, "step": step + 1}, step + 1 == settings.steps)
+    average.swap()
+    return student.cpu().eval()
+
+
+def averaged_student(folder: str | Path, settings: Settings) -> tuple[Student, int]:
+    """The averaged weights of a run as they were last saved, and the step; for sheets while the run goes on."""
+    state = torch.load(Path(folder) / "state.pt", weights_only=True, map_location="cpu")
+    student = Student(preset(settings.size), TextConfig())
+    student.load_state_dict(state["model"])
+    with torch.no_grad():
+        for p, average in zip(student.parameters(), state["average"], strict=True):
+            p.copy_(average)
+    return student.eval(), state["step"]
+
+
+def header(name: str, words: tuple[str, ...], preview: list[list[float]]) -> ModelHeader:
+    """The facts of a model trained here. Preview factors are fitted by `fit_preview`."""
+    return ModelHeader(name=name, noise="frame", shift=SHIFT, native_fps=NATIVE_FPS, max_seconds=5.0, vae=f"{name}_vae.safetensors",
+                       text=f"{name}_text.safetensors", preview_factors=tuple(map(tuple, preview)), words=words)  # fmt: skip
+
+
+def fit_preview(latents: Tensor, pixels: Tensor) -> list[list[float]]:
+    """Least-squares map from a latent cell to its mean colour: 16 rows of RGB and one of bias, for latents [n, 16] and pixels [n, 3]
+    in -1..1."""
+    ones = torch.cat([latents, torch.ones(len(latents), 1)], 1)
+    return torch.linalg.lstsq(ones, pixels).solution.tolist()

@@ -19,19 +19,21 @@ def linear(red: float, green: float, blue: float) -> tuple[float, float, float]:
 
 @dataclass(frozen=True)
 class Light:
-    """elevation in radians; the others linear colours: direct light, light from all sides, sky above and at the horizon."""
+    """elevation in radians; linear colours: direct light, light from all sides, sky above and at the horizon. ground: what the ground
+    gives back of it; below 1 the bodies stand out, so that their colours are told apart at night."""
 
     elevation: float
     direct: tuple[float, float, float]
     ambient: tuple[float, float, float]
     zenith: tuple[float, float, float]
     horizon: tuple[float, float, float]
+    ground: float = 1.0
 
 
 LIGHTS = {
     "day": Light(0.85, (0.80, 0.76, 0.68), (0.33, 0.36, 0.40), linear(0.16, 0.45, 0.88), linear(0.72, 0.88, 0.98)),
     "sunset": Light(0.50, (0.88, 0.62, 0.36), (0.35, 0.28, 0.29), linear(0.38, 0.24, 0.50), linear(1.0, 0.58, 0.22)),
-    "night": Light(0.75, (0.38, 0.42, 0.54), (0.12, 0.135, 0.20), linear(0.02, 0.03, 0.11), linear(0.10, 0.15, 0.33)),
+    "night": Light(0.75, (0.54, 0.56, 0.66), (0.15, 0.165, 0.23), linear(0.02, 0.03, 0.11), linear(0.10, 0.15, 0.33), 0.5),
 }
 
 ALBEDO = {  # two tones of the ground
@@ -61,10 +63,10 @@ def light_direction(scene: Scene) -> tuple[float, float, float]:
 
 
 def ground_light(light: Light) -> tuple[Planes, Planes]:
-    """(light on level ground in the open, share of it that a shadow takes away), three floats each."""
+    """(light that level ground gives back in the open, share of it that a shadow takes away), three floats each."""
     direct = [c * math.sin(light.elevation) for c in light.direct]
     total = [a + d for a, d in zip(light.ambient, direct, strict=True)]
-    return total, [d / t for d, t in zip(direct, total, strict=True)]
+    return [light.ground * t for t in total], [d / t for d, t in zip(direct, total, strict=True)]
 
 
 def paint(scene: Scene, eye: torch.Tensor, rays: Planes) -> Planes:
@@ -94,7 +96,7 @@ def _mix(a: tuple, b: tuple, share: torch.Tensor) -> Planes:
 
 def _haze(scene: Scene, light: Light) -> tuple[float, ...]:
     """What the ground fades to far away."""
-    lit = [f * (a + 0.5 * d) for f, a, d in zip(FAR[scene.place], light.ambient, light.direct, strict=True)]
+    lit = [light.ground * f * (a + 0.5 * d) for f, a, d in zip(FAR[scene.place], light.ambient, light.direct, strict=True)]
     return tuple(0.6 * x + 0.4 * h for x, h in zip(lit, light.horizon, strict=True))
 
 
@@ -147,13 +149,13 @@ def _sea(light: Light) -> tuple[tuple[float, ...], tuple[float, ...]]:
 def _wall(scene: Scene, light: Light, wx: torch.Tensor, wy: torch.Tensor, sky: Planes) -> Planes:
     """A plain wall with a row of windows on the sky outside, and a skirting board."""
     step, half, sill, lintel = WINDOW
-    wall = [f * (0.85 * a + 0.32 * d) for f, a, d in zip(FAR["room"], light.ambient, light.direct, strict=True)]
+    wall = [light.ground * f * (0.85 * a + 0.32 * d) for f, a, d in zip(FAR["room"], light.ambient, light.direct, strict=True)]
     across = torch.remainder(wx + scene.texture, step) - step / 2
     inside = torch.minimum(half - across.abs(), torch.minimum(wy - sill, lintel - wy))
     pane = (inside * 12.0).clamp(0.0, 1.0)
     frame = ((inside + 0.16) * 12.0).clamp_(0.0, 1.0)
     board = ((0.35 - wy) * 12.0).clamp_(0.0, 1.0)
-    trim = [0.9 * a + 0.35 * d for a, d in zip(light.ambient, light.direct, strict=True)]
+    trim = [light.ground * (0.9 * a + 0.35 * d) for a, d in zip(light.ambient, light.direct, strict=True)]
     share = torch.maximum(frame, board)
     framed = [w + (t - w) * share for w, t in zip(wall, trim, strict=True)]
     return [f + (s - f) * pane for f, s in zip(framed, sky, strict=True)]

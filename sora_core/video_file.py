@@ -1,0 +1,323 @@
+"""Video files in and out, some frames at a time, so that memory does not grow with the length.
+
+A file is written under a temporary name beside its place and renamed when it is whole: a failure, a cancel or a full disk leaves
+nothing under the final name. Pictures are uint8 [n, H, W, 3] in RGB.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import BinaryIO
+
+import av
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Codec:
+    """One way to write a file. `crf` is the quality (lower is better); these defaults are hard to tell from the original."""
+
+    suffixes: tuple[str, ...]
+    container: str
+    video: str
+    audio: str
+    crf: int
+    options: dict[str, str]
+
+
+CODECS = {
+    "h264": Codec((".mp4", ".m4v", ".mov"), "mp4", "h264", "aac", 17, {"preset": "medium"}),
+    "vp9": Codec((".webm",), "webm", "libvpx-vp9", "libopus", 24, {"b": "0", "deadline": "good", "cpu-used": "4"}),
+}
+
+BT709 = 1  # FFmpeg's number of it, for matrix, primaries and transfer. Written into the file, so that players agree on colours.
+BT709_TO_CODE = {"dst_colorspace": "ITU709", "dst_color_range": "MPEG"}
+EXACT = 0x2 | 0x40000 | 0x2000
+"""FFmpeg's BILINEAR | ACCURATE_RND | FULL_CHR_H_INT. Its default way back to RGB is 1 level too dark in every channel."""
+
+
+@dataclass(frozen=True)
+class VideoFacts:
+    """What a file says of itself: size in pixels, frames a second, number of frames."""
+
+    width: int
+    height: int
+    fps: Fraction
+    frames: int
+
+
+def write_video(
+    target: str | Path | BinaryIO,
+    chunks: Iterable[Tensor | np.ndarray],
+    fps: float | Fraction,
+    *,
+    codec: str = "h264",
+    crf: float | None = None,
+    metadata: dict | None = None,
+    audio: dict | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> int:
+    """Writes a video chunk by chunk and returns its number of frames.
+
+    Args:
+        target: a path (.mp4 for h264, .webm for vp9), or an open binary file.
+        chunks: pictures [n, H, W, 3], uint8 or float in 0..1, all of one size. Both codecs store even sizes only: to an odd one the
+            last column or row is added once more.
+        fps: frames a second.
+        crf: quality, 0 to 51 (vp9: 63), lower is better; None for the codec's default.
+        metadata: tags of the file; a value that is no string is stored as JSON.
+        audio: {"waveform": [1, channels, samples] or [channels, samples] in -1..1, "sample_rate": int}, cut at the last picture.
+        progress: called with the number of frames written so far; what it raises stops the writing.
+
+    Raises:
+        ValueError: no frames, frames of another size or kind, an unknown codec, a name that does not fit the codec.
+        OSError: what the system says; a full disk is named with its folder.
+    """
+    if codec not in CODECS:
+        raise ValueError(f"codec {codec!r} is not known: use one of {', '.join(CODECS)}")
+    kind = CODECS[codec]
+    rate = Fraction(fps).limit_denominator(1001)  # 23.976 and 30000/1001 pass unchanged
+    job = {"kind": kind, "fps": rate, "crf": crf, "metadata": metadata, "audio": audio, "progress": progress}
+    if not isinstance(target, str | Path):
+        return _encode(target, chunks, **job)
+    path = Path(target)
+    if path.suffix.lower() not in kind.suffixes:
+        raise ValueError(f"{path.name}: {codec} is written to {' or '.join(kind.suffixes)} files")
+    with atomic_path(path) as part:
+        return _encode(str(part), chunks, **job)
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write to; on leaving it is flushed to the disk and renamed, or removed if anything was raised."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise OSError(errno.ENOSPC, f"The disk is full: {path.name} was not written; free some space for {path.parent}") from error
+        raise
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _encode(file, chunks, *, kind: Codec, fps: Fraction, crf, metadata, audio, progress) -> int:
+    chunks = (_to_uint8(chunk) for chunk in chunks)
+    first = next(chunks, None)
+    if first is None:
+        raise ValueError("there is nothing to write: the video has no frames")
+    height, width = first.shape[1:3]
+    # Moves the index to the front, so that a browser plays while it loads. FFmpeg reopens the file by its name for that.
+    movflags = "use_metadata_tags+faststart" if isinstance(file, str) else "use_metadata_tags"
+    count = 0
+    with av.open(file, "w", format=kind.container, options={"movflags": movflags} if kind.container == "mp4" else {}) as out:
+        for key, value in (metadata or {}).items():
+            out.metadata[key] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        stream = _add_video(out, kind, fps, crf, width, height)
+        sound = _Sound(out, kind, audio) if audio else None
+        for chunk in itertools.chain([first], chunks):
+            if chunk.shape[1:3] != (height, width):
+                raise ValueError(f"frame {count} is {chunk.shape[2]}x{chunk.shape[1]}, the frames before it are {width}x{height}")
+            for picture in np.pad(chunk, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge"):
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), "rgb24").reformat(format="yuv420p", **BT709_TO_CODE)
+                frame.pts, frame.time_base = count, 1 / fps
+                out.mux(stream.encode(frame))
+                count += 1
+            if sound:
+                sound.write_until(count / fps)
+            if progress:
+                progress(count)
+        out.mux(stream.encode())
+        if sound:
+            sound.finish()
+    return count
+
+
+def _add_video(out, kind: Codec, fps: Fraction, crf: float | None, width: int, height: int):
+    stream = out.add_stream(kind.video, rate=fps, options={**kind.options, "crf": f"{kind.crf if crf is None else crf:g}"})
+    stream.width, stream.height, stream.pix_fmt = width + width % 2, height + height % 2, "yuv420p"
+    context = stream.codec_context
+    context.time_base = 1 / fps
+    context.colorspace = context.color_primaries = context.color_trc = BT709
+    context.color_range = 1  # limited, as every player expects of yuv420p
+    return stream
+
+
+class _Sound:
+    """The audio track, written along with the pictures so that neither waits in memory for the other."""
+
+    def __init__(self, out, kind: Codec, audio: dict):
+        wave = torch.as_tensor(audio["waveform"]).detach().float().cpu()
+        self.wave = (wave[0] if wave.ndim == 3 else wave).numpy()
+        self.rate, self.done, self.out = int(audio["sample_rate"]), 0, out
+        layouts = {1: "mono", 2: "stereo", 6: "5.1"}
+        if len(self.wave) not in layouts:
+            raise ValueError(f"audio with {len(self.wave)} channels cannot be written: use 1, 2 or 6")
+        self.layout = layouts[len(self.wave)]
+        # Opus knows 48 kHz and its divisors only; the encoder resamples.
+        self.stream = out.add_stream(kind.audio, rate=48000 if kind.audio == "libopus" else self.rate, layout=self.layout)
+
+    def write_until(self, seconds: Fraction) -> None:
+        end = min(self.wave.shape[1], int(seconds * self.rate))
+        if end > self.done:
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(self.wave[:, self.done : end]), "fltp", self.layout)
+            frame.sample_rate, frame.pts, frame.time_base = self.rate, self.done, Fraction(1, self.rate)
+            self.out.mux(self.stream.encode(frame))
+            self.done = end
+
+    def finish(self) -> None:
+        self.out.mux(self.stream.encode())
+
+
+def _to_uint8(chunk: Tensor | np.ndarray) -> np.ndarray:
+    """Pictures [n, H, W, 3] as uint8, rounded to the nearest value."""
+    x = torch.as_tensor(chunk)
+    if x.ndim != 4 or x.shape[-1] != 3:
+        raise ValueError(f"frames of shape {tuple(x.shape)} cannot be written: must be [n, height, width, 3]")
+    if x.is_floating_point():
+        x = x.float().mul(255).round_().clamp_(0, 255).to(torch.uint8)
+    elif x.dtype != torch.uint8:
+        raise ValueError(f"frames of type {x.dtype} cannot be written: must be uint8, or float in 0..1")
+    return x.detach().cpu().numpy()
+
+
+def video_facts(path: str | Path) -> VideoFacts:
+    """Size, rate and number of frames. Raises ValueError if the file is no video."""
+    with _open_video(path) as (file, stream):
+        frames = stream.frames
+        if not frames:  # webm does not say; its packets are counted without decoding them
+            frames = sum(packet.pts is not None for packet in file.demux(stream))
+        return VideoFacts(stream.width, stream.height, Fraction(stream.average_rate), frames)
+
+
+def read_frames(path: str | Path, start: int = 0, end: int | None = None, chunk: int = 16) -> Iterator[Tensor]:
+    """Yields the frames start..end-1 (all by default) as uint8 tensors [n, H, W, 3] with n up to `chunk`.
+
+    Frames are found by their time, counted at the average rate of the file. Raises ValueError if the file is no video.
+    """
+    if start < 0 or (end is not None and end < start):
+        raise ValueError(f"frames {start} to {end} cannot be read: start must be 0 or more, end not below start")
+    held: list[Tensor] = []
+    with _open_video(path) as (file, stream):
+        stream.thread_type = "AUTO"
+        rate, origin = Fraction(stream.average_rate), stream.start_time or 0
+        if start:
+            file.seek(origin + int(start / rate / stream.time_base), stream=stream)  # to the key frame at or before it
+        for frame in file.decode(stream):
+            index = round((frame.pts - origin) * stream.time_base * rate)
+            if end is not None and index >= end:
+                break
+            if index < start:
+                continue
+            picture = frame.to_ndarray(format="rgb24", interpolation=EXACT, src_color_range=frame.color_range, dst_color_range="JPEG")
+            held.append(torch.from_numpy(picture))
+            if len(held) == chunk:
+                yield torch.stack(held)
+                held = []
+    if held:
+        yield torch.stack(held)
+
+
+@contextlib.contextmanager
+def _open_video(path: str | Path):
+    try:
+        file = av.open(str(path))
+    except av.error.InvalidDataError as error:
+        raise ValueError(f"{Path(path).name} is not a video that can be read") from error
+    with file:
+        if not file.streams.video or not file.streams.video[0].average_rate:
+            raise ValueError(f"{Path(path).name} has no moving pictures in it")
+        yield file, file.streams.video[0]
+
+
+def carry_seam(chunks: Iterable[Tensor], residual: Tensor, span: int = 8) -> Iterator[Tensor]:
+    """Adds to the first `span` frames behind a given one what the codec lost of it, fading out, so that the join does not jump.
+
+    Args:
+        chunks: decoded new frames [n, H, W, 3] in 0..1, from the first frame behind the given one on.
+        residual: [H, W, 3], the given frame minus its decoding.
+        span: number of frames until nothing is left of it (DESIGN §3, rule 6).
+    """
+    done = 0
+    for chunk in chunks:
+        left = 1 - torch.arange(done + 1, done + 1 + len(chunk), dtype=chunk.dtype, device=chunk.device) / (span + 1)
+        done += len(chunk)
+        weight = left.clamp_min(0).view(-1, 1, 1, 1)
+        yield (chunk + weight * residual.to(chunk)).clamp(0, 1) if done - len(chunk) < span else chunk
+
+
+def contact_sheet(
+    frames: Sequence, path: str | Path, *, columns: int | None = None, labels: Sequence[str] | None = None, gap: int = 4
+) -> None:
+    """Saves pictures side by side as a PNG, row by row.
+
+    Args:
+        frames: pictures [H, W, 3] (uint8 or float in 0..1), of any sizes.
+        columns: pictures in a row; all in one row by default.
+        labels: words under each picture, or under each row if there are as many as rows.
+        gap: pixels between pictures.
+
+    Raises:
+        ValueError: no pictures, or labels that fit neither pictures nor rows.
+    """
+    from PIL import Image, ImageDraw
+
+    pictures = [Image.fromarray(_to_uint8(torch.as_tensor(frame)[None])[0]) for frame in frames]
+    if not pictures:
+        raise ValueError("there is nothing to show: the contact sheet has no pictures")
+    columns = min(columns or len(pictures), len(pictures))
+    rows = -(-len(pictures) // columns)
+    if labels is not None and len(labels) not in (len(pictures), rows):
+        raise ValueError(f"{len(labels)} labels fit neither {len(pictures)} pictures nor {rows} rows")
+    width, height = max(p.width for p in pictures), max(p.height for p in pictures)
+    across = columns if labels is not None and len(labels) == rows < len(pictures) else 1  # pictures above one label
+    texts = [_wrap(label, across * (width + gap) - gap) for label in labels or ()]
+    line = _font("").size + 3
+    below = line * max((len(text) for text in texts), default=0) + (gap if texts else 0)
+    sheet = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + below + gap) + gap), "white")
+    draw = ImageDraw.Draw(sheet)
+    for i, picture in enumerate(pictures):
+        x, y = gap + i % columns * (width + gap), gap + i // columns * (height + below + gap)
+        sheet.paste(picture, (x + (width - picture.width) // 2, y + (height - picture.height) // 2))
+    for i, text in enumerate(texts):
+        x, y = gap + i * across % columns * (width + gap), gap + i * across // columns * (height + below + gap) + height + gap // 2
+        for k, words in enumerate(text):
+            draw.text((x, y + k * line), words, fill="black", font=_font(words))
+    with atomic_path(Path(path)) as part:
+        sheet.save(part, "PNG")
+
+
+def _font(text: str):
+    """Pillow's own font; for Chinese one of the system's, if it has any."""
+    from PIL import ImageFont
+
+    if any(ord(c) >= 0x2E80 for c in text):
+        for name in ("NotoSansCJK-Regular.ttc", "wqy-zenhei.ttc", "wqy-microhei.ttc", "DroidSansFallbackFull.ttf", "msyh.ttc"):
+            with contextlib.suppress(OSError):
+                return ImageFont.truetype(name, 12)
+    return ImageFont.load_default(12)
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    """Cuts a text into lines of at most `width` pixels, between words where it has spaces."""
+    font, lines = _font(text), [""]
+    words = [word + " " for word in text.split()] if " " in text.strip() else list(text)
+    for word in words:
+        if lines[-1] and font.getlength((lines[-1] + word).rstrip()) > width:
+            lines.append("")
+        lines[-1] += word
+    return [line.rstrip() for line in lines]

@@ -1,0 +1,201 @@
+"""Video files: what is written comes back, nothing is left of a failed writing, memory does not grow."""
+
+import io
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sora_pack.sora_core.video_file import CODECS, atomic_path, carry_seam, contact_sheet, read_frames, video_facts, write_video
+
+FILES = {"h264": "clip.mp4", "vp9": "clip.webm"}
+
+
+def moving(count, height=64, width=96):
+    """A soft gradient that changes with time: frame t has blue 6 t."""
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    return torch.stack([torch.stack([x * 2, y * 3, torch.full_like(x, t * 6 % 256)], -1) for t in range(count)]).to(torch.uint8)
+
+
+def psnr(a, b):
+    return float(10 * torch.log10(255**2 / (a.float() - b.float()).square().mean()))
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_frames_come_back(tmp_path, codec):
+    frames, path, seen = moving(41), tmp_path / FILES[codec], []
+    assert write_video(path, frames.split(16), 8, codec=codec, progress=seen.append) == 41
+    assert seen == [16, 32, 41]
+    facts = video_facts(path)
+    assert (facts.width, facts.height, facts.fps, facts.frames) == (96, 64, 8, 41)
+    back = torch.cat(list(read_frames(path)))
+    assert back.shape == frames.shape
+    assert psnr(back, frames) > 40
+    bias = (back.float() - frames.float()).mean((0, 1, 2))
+    assert bias.abs().max() < 1.0, f"colours drift by {bias.tolist()}"
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_range_is_the_same_as_in_the_whole(tmp_path, codec):
+    path = tmp_path / FILES[codec]
+    write_video(path, [moving(60)], 24, codec=codec)
+    whole = torch.cat(list(read_frames(path, chunk=7)))
+    for start, end in ((0, 1), (1, 9), (37, 60), (59, None)):
+        assert torch.equal(torch.cat(list(read_frames(path, start, end))), whole[start:end])
+    assert list(read_frames(path, 60)) == []
+    assert max(len(c) for c in read_frames(path, chunk=7)) == 7
+
+
+def test_floats_arrays_and_odd_sizes(tmp_path):
+    frames = moving(9, 33, 47)
+    write_video(tmp_path / "a.mp4", [frames.float() / 255], 8)
+    write_video(tmp_path / "b.mp4", [frames.numpy()], 8)
+    a, b = (torch.cat(list(read_frames(tmp_path / name))) for name in ("a.mp4", "b.mp4"))
+    assert torch.equal(a, b)
+    assert a.shape == (9, 34, 48, 3), "odd sizes get one more row or column"
+    assert psnr(a[:, :33, :47], frames) > 35
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_one_frame_and_uncommon_rates(tmp_path, codec):
+    path = tmp_path / FILES[codec]
+    write_video(path, [moving(1)], 23.976, codec=codec)
+    assert video_facts(path).frames == 1
+    write_video(path, [moving(24)], Fraction(24000, 1001), codec=codec)
+    assert abs(video_facts(path).fps - Fraction(24000, 1001)) < 1e-3
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("shape", [(1, 2, 44100 * 3), (1, 8000)])
+def test_sound_lasts_as_long_as_the_pictures(tmp_path, codec, shape):
+    rate = 44100 if shape[-1] > 8000 else 8000
+    path = tmp_path / FILES[codec]
+    wave = 0.3 * torch.sin(torch.arange(shape[-1]) * 0.05).expand(shape)
+    write_video(path, moving(16).split(4), 8, codec=codec, audio={"waveform": wave, "sample_rate": rate})
+    with av.open(str(path)) as file:
+        heard = sum(frame.samples / frame.rate for frame in file.decode(audio=0))
+    assert heard == pytest.approx(min(2.0, shape[-1] / rate), abs=0.06)
+    assert video_facts(path).frames == 16
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_metadata(tmp_path, codec):
+    path = tmp_path / FILES[codec]
+    write_video(path, [moving(2)], 8, codec=codec, metadata={"prompt": {"1": {"class_type": "X"}}, "words": "红色的球"})
+    with av.open(str(path)) as file:
+        found = {key.lower(): value for key, value in file.metadata.items()}
+    assert json.loads(found["prompt"]) == {"1": {"class_type": "X"}}
+    assert found["words"] == "红色的球"
+
+
+def test_into_an_open_file():
+    buffer = io.BytesIO()
+    write_video(buffer, [moving(5)], 8)
+    buffer.seek(0)
+    with av.open(buffer) as file:
+        assert sum(1 for _ in file.decode(video=0)) == 5
+
+
+class Cancelled(BaseException):
+    pass
+
+
+def test_nothing_is_left_of_a_failed_or_cancelled_writing(tmp_path):
+    path = tmp_path / "clip.mp4"
+
+    def breaks():
+        yield moving(4)
+        raise RuntimeError("out of memory")
+
+    def cancel(done):
+        if done >= 8:
+            raise Cancelled
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        write_video(path, breaks(), 8)
+    with pytest.raises(Cancelled):
+        write_video(path, moving(12).split(4), 8, progress=cancel)
+    with pytest.raises(ValueError, match="frame 4 is 64x64"):
+        write_video(path, [moving(4), moving(4, 64, 64)], 8)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_keeps_the_file_that_was_there(tmp_path):
+    path = tmp_path / "clip.mp4"
+    write_video(path, [moving(4)], 8)
+    before = path.read_bytes()
+    with pytest.raises(ValueError):
+        write_video(path, [moving(4), moving(4)[..., :2]], 8)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_named(tmp_path):
+    path = tmp_path / "clip.mp4"
+    with atomic_path(path) as part:
+        name = part.name
+        part.touch()
+    path.unlink()
+    (tmp_path / name).symlink_to("/dev/full")
+    noise = torch.randint(0, 256, (40, 128, 128, 3), dtype=torch.uint8)
+    with pytest.raises(OSError, match=f"The disk is full: clip.mp4 was not written; free some space for {tmp_path}"):
+        write_video(path, [noise], 8)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("job", "words"),
+    [
+        ({"chunks": []}, "no frames"),
+        ({"chunks": [moving(2)[0]]}, r"\(64, 96, 3\).*\[n, height, width, 3\]"),
+        ({"chunks": [moving(2).long()]}, "int64.*uint8, or float"),
+        ({"chunks": [moving(2)], "codec": "av1"}, "use one of h264, vp9"),
+        ({"chunks": [moving(2)], "codec": "vp9"}, "vp9 is written to .webm files"),
+        ({"chunks": [moving(2)], "audio": {"waveform": torch.zeros(1, 4, 100), "sample_rate": 8000}}, "4 channels.*1, 2 or 6"),
+    ],
+)
+def test_bad_input_is_one_sentence(tmp_path, job, words):
+    with pytest.raises(ValueError, match=words):
+        write_video(tmp_path / "clip.mp4", fps=8, **job)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_video_is_named(tmp_path):
+    path = tmp_path / "notes.mp4"
+    path.write_text("not a video at all")
+    with pytest.raises(ValueError, match=r"notes.mp4 is not a video"):
+        next(read_frames(path))
+    with pytest.raises(ValueError, match="start must be 0 or more"):
+        next(read_frames(path, 5, 3))
+
+
+def test_carried_residual_fades_over_its_span():
+    frames, residual = torch.full((20, 4, 4, 3), 0.5), torch.full((4, 4, 3), 0.09)
+    out = torch.cat(list(carry_seam(frames.split(3), residual)))
+    step = out[:, 0, 0, 0] - 0.5
+    assert torch.allclose(step[:8], 0.09 * (1 - torch.arange(1, 9) / 9), atol=1e-6)
+    assert torch.equal(out[8:], frames[8:])
+    assert torch.equal(torch.cat(list(carry_seam(frames.split(7), residual))), out), "does not depend on the chunks"
+
+
+def test_contact_sheet_lays_out_rows_and_labels(tmp_path):
+    pictures = [np.full((20, 30, 3), 10 * i, np.uint8) for i in range(7)]
+    path = tmp_path / "sheet.png"
+    contact_sheet(pictures, path, columns=3, gap=2)
+    sheet = np.asarray(Image.open(path))
+    assert sheet.shape == (3 * 22 + 2, 3 * 32 + 2, 3)
+    assert (sheet[2:22, 34:64] == 10).all()
+    assert (sheet[46:66, 2:32] == 60).all()
+    assert (sheet[46:66, 34:] == 255).all()
+    contact_sheet(pictures, path, columns=3, labels=["a red ball", "two blue cubes slide left on the sand at night", "红球"])
+    assert Image.open(path).height > sheet.shape[0] + 3 * 12
+    with pytest.raises(ValueError, match="2 labels fit neither 7 pictures nor 3 rows"):
+        contact_sheet(pictures, path, columns=3, labels=["a", "b"])
+    with pytest.raises(ValueError, match="no pictures"):
+        contact_sheet([], path)

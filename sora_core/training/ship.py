@@ -12,7 +12,7 @@ from torch import Tensor
 from ..autoencoder import VideoVAE, normalise
 from ..checkpoint import load_vae, save_model
 from ..config import ModelHeader
-from ..world import caption_words, render, sample_scene
+from ..world import render, sample_scene, vocabulary
 from .bank import to_float
 from .transformer import Settings, averaged_student, fit_preview, header
 
@@ -43,7 +43,7 @@ def ship(folder: str, vae_path: str, size: str, name: str, out: str) -> list[Pat
     """Writes diffusion_models/NAME.safetensors, vae/NAME_vae.safetensors and text_encoders/NAME_text.safetensors below `out`."""
     student, step = averaged_student(folder, Settings(size=size))
     vae = load_vae(vae_path)
-    facts = header(name, tuple(sorted(caption_words())), preview_factors(vae))
+    facts = header(name, tuple(sorted(vocabulary())), preview_factors(vae))
     plain = ModelHeader(name=name, native_fps=facts.native_fps)
     files = {
         f"diffusion_models/{name}.safetensors": (half_precision(student.transformer.state_dict()), facts),

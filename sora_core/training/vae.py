@@ -40,13 +40,13 @@ class Batch:
 
 
 MIX = (
-    Batch(1, 64, 24, 1.0, 0.0, 0.25),
-    Batch(1, 128, 6, 0.4, 0.25),
-    Batch(5, 64, 6, 0.8, 0.1),
-    Batch(9, 64, 4, 1.2, 0.2),
-    Batch(17, 64, 2, 1.0, 0.3),
-    Batch(33, 48, 2, 0.4, 0.4),
-    Batch(129, 32, 1, 0.2, 0.5),
+    Batch(1, 64, 16, 1.0, 0.0, 0.2),
+    Batch(1, 128, 6, 0.3, 0.2),
+    Batch(5, 64, 6, 1.0, 0.1),
+    Batch(9, 64, 4, 1.2, 0.15),
+    Batch(17, 64, 2, 1.0, 0.2),
+    Batch(33, 48, 2, 0.5, 0.2),
+    Batch(129, 32, 1, 0.25, 0.3),
 )
 
 
@@ -117,12 +117,12 @@ def fold_statistics(vae: VideoVAE, clips: list[Tensor]) -> None:
     vae.conv1.bias[:channels].mul_(scale).add_(shift)
 
 
-def train_vae(folder: str, steps: int, seed: int = 0, muon_lr: float = 5e-3, adam_lr: float = 2e-3) -> VideoVAE:
+def train_vae(folder: str, steps: int, seed: int = 0, muon_lr: float = 2.5e-3, adam_lr: float = 2e-3) -> VideoVAE:
     """Trains for `steps`, resuming from `folder` if it was started there; returns the averaged, folded VAE on the CPU."""
     run, pool = Run(folder, steps), FramePool(Path(folder) / "frames")
     torch.manual_seed(seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    vae = VideoVAE(VAEConfig()).channels_last().to(device)
+    vae = VideoVAE(VAEConfig()).init_weights().channels_last().to(device)
     optimizer = Optimizer(vae, muon_lr=muon_lr, adam_lr=adam_lr, steps=steps, decay=0.4)
     average = Average(vae, 0.998)
     first = 0

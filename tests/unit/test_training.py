@@ -1,0 +1,148 @@
+"""Training: the objective keeps the lattice's rules, the optimiser does what it says, a killed run resumes to the same weights."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sora_pack.sora_core.autoencoder import VideoVAE
+from sora_pack.sora_core.config import LATENT_MEAN, LATENT_STD, VAEConfig
+from sora_pack.sora_core.training import transformer as trainer
+from sora_pack.sora_core.training import vae as vae_trainer
+from sora_pack.sora_core.training.bank import SHARD, Bank, Shape, make_shard, plan, scenes_of
+from sora_pack.sora_core.training.objective import lesson
+from sora_pack.sora_core.training.optim import Muon, Optimizer, orthogonalise
+from sora_pack.sora_core.training.ship import half_precision
+from sora_pack.sora_core.world import is_held_out
+
+
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory) -> Bank:
+    """Two shards, stills and clips with tails, of a VAE with random weights."""
+    folder = tmp_path_factory.mktemp("bank")
+    torch.manual_seed(0)
+    vae = VideoVAE(VAEConfig(dim=8)).channels_last()
+    small = {0: Shape(1, 8.0, 32, 32), 1: Shape(41, 8.0, 32, 32, tails=True)}
+    with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
+        patch.setattr("sora_pack.sora_core.training.bank.plan", small.__getitem__)
+        for index in small:
+            assert make_shard(folder, index, vae)
+            assert not make_shard(folder, index, vae), "a shard that is there is not made again"
+    return Bank(folder)
+
+
+def test_plan_mixes_shapes_and_leaves_out_what_is_held_out():
+    shapes = [plan(i) for i in range(40)]
+    assert {s.frames for s in shapes} == {1, 17, 25, 41}
+    assert {s.fps for s in shapes} == {4.0, 8.0, 16.0}
+    assert len({(s.width, s.height) for s in shapes}) == 3
+    scenes = scenes_of(3)
+    assert len(scenes) == SHARD and not any(map(is_held_out, scenes))
+
+
+def test_bank_holds_one_shape_per_shard_with_guides_and_tails(bank):
+    stills, clips = bank.shards
+    assert stills.latents.shape == (SHARD, 16, 1, 4, 4) and stills.guides is None
+    assert clips.latents.shape == (SHARD, 16, 11, 4, 4)
+    assert clips.tail.shape == (SHARD, 16, 5, 4, 4)
+    assert clips.guides.shape[1] == len(clips.guide_frames) == 8
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**31))
+def test_every_lesson_keeps_the_rules_of_the_lattice(bank, seed):
+    shard = bank.shards[1]
+    made = lesson(shard, 256, 8.0, np.random.default_rng(seed))
+    batch, _, cells, h, w = made.latents.shape
+    assert batch * cells * (h // 2) * (w // 2) <= 256 + 8 * 4 * batch, "guides come on top of the budget, nothing else"
+    assert made.sigma.shape == made.unknown.shape == (batch, cells)
+    assert made.positions.shape == (cells,)
+    assert ((made.sigma == 0) == (made.unknown == 0)).all(), "a cell is noisy exactly where it is to be made"
+    assert made.unknown.any(dim=1).all(), "every sample has something to learn"
+    if made.positions[0] > 0:
+        assert (made.unknown[:, 0] == 0).all(), "the leftmost cell of a pass is cell 0 or known"
+    if made.box is not None:
+        assert made.timestep.shape == (batch, cells * h // 2 * w // 2)
+
+
+def test_positions_follow_the_frame_rate(bank):
+    shard = bank.shards[1]
+    slow = lesson(shard, 256, 16.0, np.random.default_rng(3))
+    normal = lesson(shard, 256, 8.0, np.random.default_rng(3))
+    assert torch.equal(slow.positions, 2 * normal.positions)
+
+
+def test_orthogonalise_brings_singular_values_near_one():
+    for shape in ((24, 80), (80, 24)):
+        values = torch.linalg.svdvals(orthogonalise(torch.randn(shape, generator=torch.Generator().manual_seed(0))))
+        assert values.min() > 0.4 and values.max() < 1.3, values
+
+
+def test_muon_fits_a_linear_map():
+    torch.manual_seed(0)
+    target, layer = torch.randn(8, 16), torch.nn.Linear(16, 8, bias=False)
+    optimizer = Muon(layer.parameters(), lr=0.05)
+    for step in range(150):
+        optimizer.param_groups[0]["lr"] = 0.05 * (1 - step / 150)
+        loss = (layer.weight - target).square().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert loss < 0.01
+
+
+def test_a_broken_batch_leaves_the_weights_alone():
+    layer = torch.nn.Linear(4, 4)
+    before = layer.weight.clone()
+    optimizer = Optimizer(layer, muon_lr=0.1, adam_lr=0.1, steps=10, warmup=1)
+    (layer(torch.ones(1, 4)) * float("nan")).sum().backward()
+    assert not np.isfinite(optimizer.step(0))
+    assert torch.equal(layer.weight, before)
+
+
+def test_folding_gives_the_published_statistics_and_keeps_the_reconstruction():
+    torch.manual_seed(0)
+    vae, x = VideoVAE(VAEConfig(dim=8)), torch.rand(1, 3, 9, 32, 32) * 2 - 1
+    with torch.no_grad():
+        before = vae.decode(vae.encode(x))
+        vae_trainer.fold_statistics(vae, [x])
+        z = vae.encode(x)
+        after = vae.decode(z)
+    difference = (after - before).abs().max().item()
+    assert difference < 1e-4, f"max_diff {difference}"
+    flat = z.movedim(1, 0).flatten(1)
+    assert torch.allclose(flat.mean(1), torch.tensor(LATENT_MEAN), atol=1e-3)
+    assert torch.allclose(flat.std(1), torch.tensor(LATENT_STD), atol=1e-3)
+
+
+def test_a_killed_run_resumes_to_the_same_weights(bank, tmp_path, monkeypatch):
+    tiny = trainer.Settings(size="tiny", steps=6, tokens=128)
+    whole = trainer.train_transformer(str(tmp_path / "whole"), str(bank.folder), tiny)
+
+    class Killed(Exception):
+        pass
+
+    save = trainer.Run.save
+
+    def save_then_die(self, state, force=False):
+        save(self, state, True)
+        if state["step"] == 3:
+            raise Killed
+
+    monkeypatch.setattr(trainer.Run, "save", save_then_die)
+    with pytest.raises(Killed):
+        trainer.train_transformer(str(tmp_path / "killed"), str(bank.folder), tiny)
+    monkeypatch.setattr(trainer.Run, "save", save)
+    resumed = trainer.train_transformer(str(tmp_path / "killed"), str(bank.folder), tiny)
+    for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    averaged, step = trainer.averaged_student(tmp_path / "killed", tiny)
+    assert step == 6
+    assert all(torch.equal(a, b) for a, b in zip(averaged.state_dict().values(), whole.state_dict().values(), strict=True))
+
+
+def test_half_precision_keeps_what_bfloat16_would_hurt():
+    tensors = {"conv1.weight": torch.rand(2, 2, 1, 1, 1), "body.weight": torch.rand(4, 4), "body.bias": torch.rand(4), "norm.gamma": torch.rand(4, 1, 1)}
+    kinds = {name: t.dtype for name, t in half_precision(tensors, ("conv1.",)).items()}
+    assert kinds == {"conv1.weight": torch.float32, "body.weight": torch.bfloat16, "body.bias": torch.float32, "norm.gamma": torch.float32}

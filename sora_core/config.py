@@ -79,12 +79,14 @@ class VAEConfig:
 
 @dataclass(frozen=True)
 class TextConfig:
-    """Sizes of a ByteTextEncoder: UTF-8 bytes, a convolution of this `stride` in front, then transformer blocks."""
+    """Sizes of a ByteTextEncoder: UTF-8 bytes, a convolution of this `stride` in front, then transformer blocks. `pieces` is the size
+    of the table of hashed words (text.py)."""
 
     dim: int = 256
     num_layers: int = 4
     num_heads: int = 4
     stride: int = 4
+    pieces: int = 4096
     max_bytes: int = MAX_PROMPT_BYTES
 
 
@@ -134,7 +136,7 @@ class ModelHeader:
 
 PRESETS = {
     "tiny": TransformerConfig(dim=128, ffn_dim=256, num_layers=2),  # tests
-    "mini": TransformerConfig(dim=256, ffn_dim=1024, num_layers=10),  # the shipped first edition
+    "mini": TransformerConfig(dim=256, ffn_dim=1024, num_layers=8),  # the shipped first edition
     "small": TransformerConfig(dim=384, ffn_dim=1536, num_layers=12),
     "base": TransformerConfig(dim=768, ffn_dim=3072, num_layers=12),
     "wan-1.3b": TransformerConfig(dim=1536, ffn_dim=8960, num_layers=30),

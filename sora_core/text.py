@@ -106,7 +106,7 @@ class ByteTextEncoder(nn.Module):
         factory = {"dtype": dtype, "device": device}
         inner = config.dim // 2
         self.embedding = operations.Embedding(PAD, inner, **factory)
-        self.pieces = operations.Embedding(config.pieces, inner, **factory)
+        self.piece_embedding = operations.Embedding(config.pieces, inner, **factory)
         self.stem = operations.Conv1d(inner, config.dim, config.stride + 2 * OVERLAP, stride=config.stride, padding=OVERLAP, **factory)
         self.blocks = nn.ModuleList(TextBlock(config.dim, config.num_heads, operations, **factory) for _ in range(config.num_layers))
         self.norm = operations.LayerNorm(config.dim, **factory)
@@ -120,7 +120,7 @@ class ByteTextEncoder(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-        for table in (self.embedding, self.pieces):
+        for table in (self.embedding, self.piece_embedding):
             nn.init.normal_(table.weight)
         for block in self.blocks:
             for layer in (block.out, block.mlp[2]):
@@ -172,7 +172,7 @@ class ByteTextEncoder(nn.Module):
         """Sum of byte and piece embeddings, zero for PAD: [B, T] -> [B, T, D / 2]. Two hashes, so that two pieces hardly share both."""
         x = self.embedding(tokens.clamp(max=PAD - 1))
         for base in HASH_BASES:
-            x = x + self.pieces(piece_hashes(tokens, base, self.config.pieces))
+            x = x + self.piece_embedding(piece_hashes(tokens, base, self.config.pieces))
         return x * (tokens != PAD).unsqueeze(-1).to(x)
 
     def encode(self, prompts: list[str]) -> Tensor:

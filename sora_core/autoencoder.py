@@ -48,9 +48,10 @@ class RMSNorm(nn.Module):
         self.gamma = nn.Parameter(torch.ones(channels, *(1,) * dims, dtype=dtype, device=device))
 
     def forward(self, x: Tensor) -> Tensor:
-        # The reciprocal is taken of one channel only: F.normalize divides them all, a sixth of a training step on CPUs.
         inverse = self.scale / torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_min(1e-12)
-        return x * inverse * self.gamma.to(x)
+        # An outer product as a matrix product: multiplying by `inverse` itself is 5 times slower on CPUs with 16 channels innermost.
+        factor = inverse.movedim(1, -1) @ self.gamma.to(x).view(1, -1)
+        return x * factor.movedim(-1, 1)
 
 
 class _CausalMixin:
@@ -62,7 +63,8 @@ class _CausalMixin:
             return x
         past = None if cache is None else cache.get(self)
         if past is None:
-            past = x.new_zeros(x.shape[0], x.shape[1], history, *x.shape[3:])
+            # Laid out as x is, or the concatenation and everything behind it would leave channels_last_3d.
+            past = torch.zeros_like(x[:, :, :1]).expand(-1, -1, history, -1, -1)
         x = torch.cat([past, x], 2)
         if cache is not None:
             cache[self] = x[:, :, -history:].clone()
@@ -161,9 +163,8 @@ class Upsample(nn.Module):
         return _per_frame(self.resample, x)
 
     def _double(self, x: Tensor, cache: Cache | None) -> Tensor:
-        b, c, t, h, w = x.shape
-        y = self.time_conv(x, cache).unflatten(1, (2, c))  # b 2 c t h w
-        return y.permute(0, 2, 3, 1, 4, 5).reshape(b, c, t * 2, h, w)
+        y = self.time_conv(x, cache).movedim(1, -1).unflatten(-1, (2, -1))  # b t h w 2 c
+        return y.movedim(4, 2).flatten(1, 2).movedim(-1, 1)  # b c 2t h w, channels still innermost
 
 
 def _per_frame(layer: nn.Module, x: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..autoencoder import VideoVAE, normalise
 from ..canvas import encode_span
+from ..shapes import Strides
 from ..world import Scene, is_held_out, render, sample_scene
 
 SHARD = 32
@@ -139,6 +140,11 @@ class Shard:
     latents: Tensor  # n C F h w
     guides: Tensor | None = None  # n G C 1 h w
     tail: Tensor | None = None  # n C f h w
+
+    def span(self, cells: list[int]) -> tuple[float, float]:
+        """Seconds of the first and the last frame of some cells."""
+        frames = Strides().frames
+        return (frames(cells[0] + 1) - 1) / self.fps, (frames(cells[-1] + 1) - 1) / self.fps
 
 
 class Bank:

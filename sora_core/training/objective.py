@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..flow import logit_normal_sigma
 from ..shapes import PATCH, Strides
+from ..world import caption
 from .bank import Shard
 
 SIGMA_MEAN, SIGMA_STD = 0.6, 1.0  # of the logit: sampling with a shifted schedule spends its steps at high noise
@@ -22,6 +23,7 @@ INDEPENDENT = 0.15  # share of batches with an own noise level for every cell
 TEXT_DROPOUT = 0.1
 LONG_CAPTIONS = 0.8
 CHINESE = 0.25
+STILL_SECONDS = 2.0
 
 
 @dataclass
@@ -33,6 +35,7 @@ class Lesson:
     unknown: Tensor  # B F, 1 where the cell is to be made
     sigma: Tensor  # B F, 0 where known
     records: list[int]
+    cells: list[int]  # which cells of the clips, without guides
     box: Tensor | None = None  # B F h/2 w/2 tokens, 1 where to be made; None for everywhere
 
     @property
@@ -109,7 +112,7 @@ def lesson(shard: Shard, tokens: int, native_fps: float, rng: np.random.Generato
     unknown = choose_unknown(batch, cells, rng)
     if shard.tail is not None and len(cells) == shard.latents.shape[2] and rng.random() < 0.5:
         latents, unknown = join_tail(shard, latents, records, unknown, rng)
-    made = Lesson(latents, positions, unknown, draw_sigma(unknown, rng), records)
+    made = Lesson(latents, positions, unknown, draw_sigma(unknown, rng), records, cells)
     if shard.guides is not None and rng.random() < 0.2:
         made = add_guides(made, shard, spacing / strides.time, rng)
     if rng.random() < 0.05:
@@ -160,14 +163,14 @@ def draw_boxes(made: Lesson, rng: np.random.Generator) -> Tensor:
     return box
 
 
-def draw_captions(shard: Shard, records: list[int], rng: np.random.Generator) -> list[str]:
-    """A fresh caption for every record: mostly long, a quarter Chinese, some empty for guidance."""
-    from ..world import caption
-
+def draw_captions(shard: Shard, made: Lesson, rng: np.random.Generator) -> list[str]:
+    """A fresh caption for every record, true for the seconds that its cells cover: mostly long, a quarter Chinese, some empty for
+    guidance. A still is told as the beginning of its video, because a picture is what people animate."""
+    first, last = shard.span(made.cells)
     prompts = []
-    for i in records:
+    for i in made.records:
         length = "long" if rng.random() < LONG_CAPTIONS else "short"
         language = "zh" if rng.random() < CHINESE else "en"
-        text = caption(shard.scenes[i], length, language, int(rng.integers(2**31)))
+        text = caption(shard.scenes[i], length, language, int(rng.integers(2**31)), start=first, seconds=max(last - first, STILL_SECONDS))
         prompts.append("" if rng.random() < TEXT_DROPOUT else text)
     return prompts

@@ -58,7 +58,7 @@ def probe(size: str) -> dict[str, float]:
     shape, batch = VideoShape(128, 128, 5), 8
     student = Student(preset(size), TextConfig()).to(device)
     ones = torch.ones(batch, shape.cells)
-    made = Lesson(torch.randn(batch, *shape.latent), torch.arange(5.0), ones, ones * 0.5, list(range(batch)))
+    made = Lesson(torch.randn(batch, *shape.latent), torch.arange(5.0), ones, ones * 0.5, list(range(batch)), list(range(shape.cells)))
     prompts = [caption(sample_scene(i), "long", "en", i) for i in range(batch)]
     step = seconds_of(lambda: velocity_loss(student, made, prompts, 0).backward())
     rates[f"{size} train step, {batch} x {shape.tokens} tokens, s"] = step

@@ -94,7 +94,7 @@ def train_transformer(folder: str, bank_folder: str, settings: Settings) -> Stud
         start, end = settings.still_share
         shard = choose_shard(bank, start + (end - start) * step / settings.steps, rng)
         made = lesson(shard, settings.tokens, NATIVE_FPS, rng)
-        loss = velocity_loss(student, made, draw_captions(shard, made.records, rng), int(rng.integers(2**62)))
+        loss = velocity_loss(student, made, draw_captions(shard, made, rng), int(rng.integers(2**62)))
         loss.backward()
         norm = optimizer.step(step)
         average.update(step)

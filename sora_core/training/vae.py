@@ -41,11 +41,11 @@ class Batch:
 
 MIX = (
     Batch(1, 64, 16, 1.0, 0.0, 0.2),
-    Batch(1, 128, 6, 0.3, 0.2),
-    Batch(5, 64, 6, 1.0, 0.1),
-    Batch(9, 64, 4, 1.2, 0.15),
-    Batch(17, 64, 2, 1.0, 0.2),
-    Batch(33, 48, 2, 0.5, 0.2),
+    Batch(1, 128, 6, 0.2, 0.2),
+    Batch(5, 64, 6, 0.4, 0.05),
+    Batch(9, 64, 4, 0.9, 0.1),
+    Batch(17, 64, 2, 1.2, 0.15),
+    Batch(33, 48, 2, 0.6, 0.2),
     Batch(129, 32, 1, 0.25, 0.3),
 )
 
@@ -123,7 +123,7 @@ def train_vae(folder: str, steps: int, seed: int = 0, muon_lr: float = 2.5e-3, a
     torch.manual_seed(seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     vae = VideoVAE(VAEConfig()).init_weights().channels_last().to(device)
-    optimizer = Optimizer(vae, muon_lr=muon_lr, adam_lr=adam_lr, steps=steps, decay=0.4)
+    optimizer = Optimizer(vae, muon_lr=muon_lr, adam_lr=adam_lr, steps=steps, decay=0.5)
     average = Average(vae, 0.998)
     first = 0
     if state := run.resume():

@@ -11,14 +11,16 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
 FLAGS += ["--disable-component-update", "--disable-sync", "--autoplay-policy=no-user-gesture-required"]
 
 ARTIFACTS = Path(__file__).resolve().parent.parent / "artifacts"
-LOADED = "() => window.app?.graph && window.LiteGraph && Object.keys(LiteGraph.registered_node_types).length > 100"
+TIMEOUT = 120_000  # milliseconds; the page is there in 4 seconds on two quiet cores
+LOADED = "() => window.app?.graph && app.extensionManager?.workflow?.activeWorkflow?.isLoaded"
 
 
 @pytest.fixture(scope="module")
 def browser():
     """Module scope: playwright keeps an event loop running in this thread, which other tests must not find."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=TIMEOUT)
     try:
         path = chromium()
     except SetupError as error:
@@ -34,7 +36,7 @@ def page(browser, server):
     """The page, loaded, with a clean profile; uncaught errors of the page fail the test."""
     context = browser.new_context(viewport={"width": 1600, "height": 1000})
     page = context.new_page()
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(TIMEOUT)
     errors = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto(server.url)

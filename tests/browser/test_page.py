@@ -1,0 +1,134 @@
+"""What a user does in the browser: open a template, press Run, watch the video; add our nodes by search and connect them."""
+
+import json
+
+import pytest
+from playwright.sync_api import expect
+
+from sora_pack.scripts.server import PACK_NAME
+from sora_pack.scripts.workflow_api import to_api
+
+TEMPLATES = ["text_to_video", "image_to_video"]
+RUN_LIMIT = 600_000  # milliseconds; a two-core machine may be busy with something else
+
+
+def open_template(page, name):
+    """By the template browser, as a user does."""
+    page.get_by_text("Templates", exact=True).first.click()
+    page.get_by_text(PACK_NAME, exact=True).first.click()
+    page.get_by_test_id(f"template-workflow-{name}").click()
+    expect(page.get_by_test_id("template-workflows-content")).to_have_count(0)
+    page.wait_for_function("name => app.extensionManager.workflow.activeWorkflow?.path.endsWith(`${name}.json`)", arg=name)
+    page.wait_for_function("() => app.graph.nodes.length > 0")
+
+
+def add_by_search(page, words, x, y):
+    """Double-click the canvas, type, take the first result and put it down there. Returns its node id."""
+    page.mouse.dblclick(x, y)
+    box = page.get_by_placeholder("Add a node...")
+    box.fill(words)
+    page.locator("#results-list [role=option]").first.wait_for()
+    page.wait_for_function("() => !document.querySelector('#results-list')?.matches('[aria-busy=true]')")
+    before = page.evaluate("() => app.graph.nodes.map(node => node.id)")
+    page.keyboard.press("Enter")
+    expect(box).to_have_count(0)
+    page.mouse.move(x, y)
+    page.mouse.click(x, y)  # the new node hangs on the pointer until it is put down
+    added = page.evaluate("before => app.graph.nodes.map(node => node.id).filter(id => !before.includes(id))", before)
+    assert len(added) == 1, f"searching '{words}' added {len(added)} nodes"
+    return added[0]
+
+
+def connect(page, source, output, target, slot):
+    """Drag a link with the mouse from an output to an input, both by name."""
+    ends = page.evaluate(
+        """([source, output, target, slot]) => {
+            const place = (node, isInput, name) => {
+                const slots = isInput ? node.inputs : node.outputs
+                const index = slots.findIndex(entry => entry.name === name)
+                const at = isInput ? node.getInputPos(index) : node.getOutputPos(index)
+                const [x, y] = app.canvas.ds.convertOffsetToCanvas(at)
+                const frame = app.canvas.canvas.getBoundingClientRect()
+                return [x + frame.left, y + frame.top]
+            }
+            return [place(app.graph.getNodeById(source), false, output), place(app.graph.getNodeById(target), true, slot)]
+        }""",
+        [source, output, target, slot],
+    )
+    page.mouse.move(*ends[0])
+    page.mouse.down()
+    page.mouse.move(*ends[1], steps=8)
+    page.mouse.up()
+    linked = page.evaluate(
+        """([id, slot]) => {
+            const entry = app.graph.getNodeById(id).inputs.find(entry => entry.name === slot)
+            return entry.link === null ? null : app.graph.links.get(entry.link).origin_id
+        }""",
+        [target, slot],
+    )
+    assert linked == source, f"{slot} is linked to {linked}, not to {source}"
+
+
+def run_and_watch(page):
+    """Press Run, wait for the end, play the video in the Save Video node. Returns [seconds long, width, height]."""
+    page.evaluate("""() => {
+        window.outcome = null
+        for (const kind of ['execution_success', 'execution_error', 'execution_interrupted'])
+            app.api.addEventListener(kind, event => { window.outcome = [kind, event.detail?.exception_message ?? ''] })
+    }""")
+    page.get_by_test_id("queue-button").click()
+    page.wait_for_function("() => window.outcome || app.lastNodeErrors", timeout=RUN_LIMIT)
+    assert page.evaluate("() => app.lastNodeErrors") in (None, {})
+    assert page.evaluate("() => window.outcome") == ["execution_success", ""]
+    page.wait_for_function("() => document.querySelector('video')?.readyState >= 3")
+    page.evaluate("() => { const video = document.querySelector('video'); video.muted = true; return video.play() }")
+    page.wait_for_function("() => document.querySelector('video').currentTime > 0.2")
+    return page.evaluate("() => ['duration', 'videoWidth', 'videoHeight'].map(name => document.querySelector('video')[name])")
+
+
+@pytest.fixture
+def example(server, host):
+    """The picture that every ComfyUI has in its input folder, and that the template names."""
+    from sora_pack.scripts.environment import host_folder
+
+    return server.upload(host_folder() / "input" / "example.png")
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_template_opens_whole(page, server, picture, example, name):
+    open_template(page, name)
+    unknown = page.evaluate("() => app.graph.nodes.map(node => node.type).filter(type => !LiteGraph.registered_node_types[type])")
+    assert unknown == [] or set(unknown) <= {"Note", "MarkdownNote"}
+    assert page.evaluate("() => app.graph.nodes.filter(node => node.has_errors).length") == 0
+    expect(page.get_by_test_id("error-overlay")).to_have_count(0)
+    picture(page, f"template_{name}")
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_conversion_agrees_with_the_page(page, server, root, name):
+    saved = json.loads((root / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
+    theirs = page.evaluate("async saved => { await app.loadGraphData(saved); return (await app.graphToPrompt()).output }", saved)
+    for node in theirs.values():
+        node.pop("_meta")
+    assert to_api(saved, server.get("/object_info")) == theirs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_page_queues_and_plays(page, picture, example, name):
+    open_template(page, name)
+    seconds, width, height = run_and_watch(page)
+    assert seconds > 0.5 and width > 0 and height > 0
+    picture(page, f"video_{name}")
+
+
+def test_nodes_are_found_and_connected(page, picture):
+    page.evaluate("() => { app.graph.clear(); app.canvas.ds.reset() }")
+    loader = add_by_search(page, "sora load", 350, 300)
+    prompt = add_by_search(page, "sora prompt", 800, 250)
+    canvas = add_by_search(page, "sora canvas", 800, 600)
+    types = page.evaluate("() => Object.fromEntries(app.graph.nodes.map(node => [node.id, node.type]))")
+    assert [types[str(number)] for number in (loader, prompt, canvas)] == ["SoraLoadModel", "SoraPrompt", "SoraCanvas"]
+    connect(page, loader, "CLIP", prompt, "clip")
+    connect(page, loader, "VAE", canvas, "vae")
+    picture(page, "nodes_by_search")

@@ -17,11 +17,11 @@ def orthogonalise(m: Tensor, iterations: int = 5) -> Tensor:
     a, b, c = NEWTON_SCHULZ
     tall = m.shape[-2] > m.shape[-1]
     x = m.mT if tall else m
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    x = (x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)).bfloat16()  # the iteration forgives rounding and is most of the step's cost
     for _ in range(iterations):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if tall else x
+    return (x.mT if tall else x).to(m.dtype)
 
 
 class Muon(torch.optim.Optimizer):

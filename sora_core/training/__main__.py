@@ -17,7 +17,8 @@ import torch
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m sora_core.training", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="python -m sora_core.training", description=__doc__, formatter_class=plain)
     parser.add_argument("--threads", type=int, default=0, help="processor threads, 0 for torch's choice")
     parts = parser.add_subparsers(dest="part", required=True)
     vae = parts.add_parser("vae", help="train the video VAE on rendered frames and write vae.safetensors")
@@ -43,6 +44,11 @@ def _arguments() -> argparse.Namespace:
     ship.add_argument("--out", required=True, help="folder that gets diffusion_models/, vae/ and text_encoders/")
     probe = parts.add_parser("probe", help="measure this machine before sizes are fixed")
     probe.add_argument("--size", default="mini")
+    curve = parts.add_parser("curve", help="draw the log of a run as an SVG picture")
+    curve.add_argument("folder")
+    curve.add_argument("--values", nargs="+", default=["loss"])
+    curve.add_argument("--title", default="")
+    curve.add_argument("--out", required=True)
     return parser.parse_args()
 
 
@@ -82,12 +88,18 @@ def _probe(args: argparse.Namespace) -> None:
     probe(args.size)
 
 
+def _curve(args: argparse.Namespace) -> None:
+    from .curve import draw, read_log
+
+    draw({value: read_log(args.folder, value) for value in args.values}, args.out, args.title or args.folder)
+
+
 def main() -> None:
     args = _arguments()
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.set_flush_denormal(True)  # denormal numbers slow AVX code tenfold
-    {"vae": _vae, "bank": _bank, "transformer": _transformer, "ship": _ship, "probe": _probe}[args.part](args)
+    {"vae": _vae, "bank": _bank, "transformer": _transformer, "ship": _ship, "probe": _probe, "curve": _curve}[args.part](args)
 
 
 if __name__ == "__main__":

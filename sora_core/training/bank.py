@@ -9,7 +9,6 @@ start on the first ones while the rest are made, several processes may make them
 from __future__ import annotations
 
 import json
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,7 +111,7 @@ def make_shard(folder: Path, index: int, vae: VideoVAE) -> bool:
         facts = {"fps": shape.fps, "guide_frames": guides_at.tolist(), "scenes": [scene.to_json() for scene in scenes]}
         part = path.with_suffix(".part")
         save_file(tensors, str(part), metadata={"bank": json.dumps(facts, ensure_ascii=False)})
-        os.replace(part, path)
+        part.replace(path)
     finally:
         lock.unlink(missing_ok=True)
     return True

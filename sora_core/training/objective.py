@@ -99,7 +99,7 @@ def choose_unknown(batch: int, cells: list[int], rng: np.random.Generator) -> Te
     return unknown
 
 
-def lesson(shard: Shard, tokens: int, native_fps: float, rng: np.random.Generator, strides: Strides = Strides()) -> Lesson:
+def lesson(shard: Shard, tokens: int, native_fps: float, rng: np.random.Generator) -> Lesson:
     """Draws one batch of at most `tokens` tokens from a shard."""
     per_cell = shard.latents.shape[3] // PATCH * (shard.latents.shape[4] // PATCH)
     cells = choose_cells(shard, rng)
@@ -114,7 +114,7 @@ def lesson(shard: Shard, tokens: int, native_fps: float, rng: np.random.Generato
         latents, unknown = join_tail(shard, latents, records, unknown, rng)
     made = Lesson(latents, positions, unknown, draw_sigma(unknown, rng), records, cells)
     if shard.guides is not None and rng.random() < 0.2:
-        made = add_guides(made, shard, spacing / strides.time, rng)
+        made = add_guides(made, shard, spacing / Strides.time, rng)
     if rng.random() < 0.05:
         made.box = draw_boxes(made, rng)
     return made

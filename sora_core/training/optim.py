@@ -74,7 +74,8 @@ class Optimizer:
         for name, p in model.named_parameters():
             matrix = p.ndim >= 2 and min(p.shape[0], p.numel() // p.shape[0]) > 1 and not any(part in name for part in adam_names)
             (matrices if matrix else rest).append(p)
-        self.parts = [Muon(matrices, muon_lr, weight_decay=weight_decay), torch.optim.AdamW(rest, adam_lr, betas=(0.9, 0.95), weight_decay=0.0)]
+        adam = torch.optim.AdamW(rest, adam_lr, betas=(0.9, 0.95), weight_decay=0.0)
+        self.parts = [Muon(matrices, muon_lr, weight_decay=weight_decay), adam]
         self.peaks = [muon_lr, adam_lr]
         self.parameters = matrices + rest
         self.steps, self.warmup, self.decay = steps, warmup, decay
@@ -107,7 +108,7 @@ class Average:
 
     def __init__(self, model: nn.Module, decay: float = 0.999):
         self.decay = decay
-        self.live = [p for p in model.parameters()]
+        self.live = list(model.parameters())
         self.weights = [p.detach().clone() for p in self.live]
 
     @torch.no_grad()

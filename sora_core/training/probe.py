@@ -12,8 +12,8 @@ import torch
 
 from ..autoencoder import VideoVAE
 from ..config import TextConfig, preset
-from ..speed import transformer_flops
 from ..shapes import VideoShape
+from ..speed import transformer_flops
 from ..world import caption, render, sample_scene
 from .objective import Lesson
 from .transformer import Student, velocity_loss

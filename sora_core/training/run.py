@@ -8,6 +8,9 @@ import time
 from pathlib import Path
 
 import torch
+from torch import nn
+
+from .optim import Average, Optimizer
 
 
 def atomic_save(data: object, path: Path) -> None:
@@ -34,24 +37,28 @@ class Run:
         self.board = None
         self.values: dict[str, list[float]] = {}
 
-    def resume(self) -> dict | None:
-        """The saved state, or None at the first start. A file torn by a full disk is named, not silently replaced."""
+    def resume(self, model: nn.Module, optimizer: Optimizer, average: Average) -> int:
+        """Brings all three to where the run was saved last; returns the number of steps done, 0 at the first start."""
         path = self.folder / "state.pt"
         if not path.exists():
-            return None
+            return 0
         state = torch.load(path, weights_only=True, map_location="cpu")
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        average.weights = [w.to(live.device) for w, live in zip(state["average"], average.live, strict=True)]
         log = self.folder / "log.jsonl"
         if log.exists():
             kept = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= state["step"]]
             log.write_text("".join(line + "\n" for line in kept))
-        return state
+        return state["step"]
 
-    def save(self, state: dict, force: bool = False) -> bool:
-        if not force and time.monotonic() - self.saved < self.save_every:
-            return False
+    def save(self, step: int, model: nn.Module, optimizer: Optimizer, average: Average) -> None:
+        """Saves when it is time, and after the last step."""
+        if step < self.steps and time.monotonic() - self.saved < self.save_every:
+            return
+        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average.weights, "step": step}
         atomic_save(state, self.folder / "state.pt")
         self.saved = time.monotonic()
-        return True
 
     def record(self, step: int, every: int, **values: float) -> None:
         """Adds the values of one step; every `every` steps their means are printed and logged."""

@@ -51,7 +51,7 @@ class Student(nn.Module):
         self.text, self.transformer = ByteTextEncoder(text), SpacetimeTransformer(config)
 
     def prepared_text(self, prompts: list[str]) -> PreparedText:
-        """What `transformer.prepare_text(text.encode(prompts))` gives, without multiplying the zero columns: a fifth of a step on stills."""
+        """What `transformer.prepare_text(text.encode(prompts))` gives. The zero columns are not multiplied: a fifth of a step on stills."""
         tokens, lengths = self.text.tokenize(prompts)
         states = self.text.states(tokens.to(self.text.device), lengths)
         states = F.pad(states, (0, 0, 0, self.text.rows(lengths) - states.shape[1]))
@@ -91,13 +91,10 @@ def train_transformer(folder: str, bank_folder: str, settings: Settings) -> Stud
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(settings.seed)
     student = Student(preset(settings.size), TextConfig()).to(device)
-    optimizer = Optimizer(student, muon_lr=settings.muon_lr, adam_lr=settings.adam_lr, steps=settings.steps, warmup=200, adam_names=ADAM_NAMES)
+    rates = {"muon_lr": settings.muon_lr, "adam_lr": settings.adam_lr}
+    optimizer = Optimizer(student, **rates, steps=settings.steps, warmup=200, adam_names=ADAM_NAMES)
     average = Average(student, 0.999)
-    first = 0
-    if state := run.resume():
-        student.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        average.weights, first = [w.to(device) for w in state["average"]], state["step"]
+    first = run.resume(student, optimizer, average)
     for step in range(first, settings.steps):
         if step % 50 == 0:
             bank.refresh()
@@ -112,7 +109,7 @@ def train_transformer(folder: str, bank_folder: str, settings: Settings) -> Stud
         average.update(step)
         kind = "still" if shard.latents.shape[2] == 1 else "clip"
         run.record(step + 1, 50, **{"loss": loss.item(), f"loss_{kind}": loss.item(), "grad": norm, "samples": len(made.records)})
-        run.save({"model": student.state_dict(), "optimizer": optimizer.state_dict(), "average": average.weights, "step": step + 1}, step + 1 == settings.steps)
+        run.save(step + 1, student, optimizer, average)
     average.swap()
     return student.cpu().eval()
 

@@ -125,11 +125,7 @@ def train_vae(folder: str, steps: int, seed: int = 0, muon_lr: float = 2.5e-3, a
     vae = VideoVAE(VAEConfig()).init_weights().channels_last().to(device)
     optimizer = Optimizer(vae, muon_lr=muon_lr, adam_lr=adam_lr, steps=steps, decay=0.5)
     average = Average(vae, 0.998)
-    first = 0
-    if state := run.resume():
-        vae.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        average.weights, first = [w.to(device) for w in state["average"]], state["step"]
+    first = run.resume(vae, optimizer, average)
     for step in range(first, steps):
         rng = np.random.default_rng((seed, step))  # the batch of a step does not depend on restarts
         torch.manual_seed(seed * 1_000_003 + step)
@@ -148,7 +144,7 @@ def train_vae(folder: str, steps: int, seed: int = 0, muon_lr: float = 2.5e-3, a
         norm = optimizer.step(step)
         average.update(step)
         run.record(step + 1, 50, loss=loss.item(), kl=kl.item(), psnr=psnr(x, y.detach()), grad=norm)
-        run.save({"model": vae.state_dict(), "optimizer": optimizer.state_dict(), "average": average.weights, "step": step + 1}, step + 1 == steps)
+        run.save(step + 1, vae, optimizer, average)
     average.swap()
     vae = vae.to("cpu").eval()
     rng = np.random.default_rng((seed, steps))

@@ -125,9 +125,10 @@ def test_a_killed_run_resumes_to_the_same_weights(bank, tmp_path, monkeypatch):
 
     save = trainer.Run.save
 
-    def save_then_die(self, state, force=False):
-        save(self, state, True)
-        if state["step"] == 3:
+    def save_then_die(self, step, *parts):
+        self.save_every = 0.0
+        save(self, step, *parts)
+        if step == 3:
             raise Killed
 
     monkeypatch.setattr(trainer.Run, "save", save_then_die)
@@ -143,6 +144,22 @@ def test_a_killed_run_resumes_to_the_same_weights(bank, tmp_path, monkeypatch):
 
 
 def test_half_precision_keeps_what_bfloat16_would_hurt():
-    tensors = {"conv1.weight": torch.rand(2, 2, 1, 1, 1), "body.weight": torch.rand(4, 4), "body.bias": torch.rand(4), "norm.gamma": torch.rand(4, 1, 1)}
+    shapes = {"conv1.weight": (2, 2, 1, 1, 1), "body.weight": (4, 4), "body.bias": (4,), "norm.gamma": (4, 1, 1)}
+    tensors = {name: torch.rand(shape) for name, shape in shapes.items()}
     kinds = {name: t.dtype for name, t in half_precision(tensors, ("conv1.",)).items()}
-    assert kinds == {"conv1.weight": torch.float32, "body.weight": torch.bfloat16, "body.bias": torch.float32, "norm.gamma": torch.float32}
+    assert kinds == dict.fromkeys(shapes, torch.float32) | {"body.weight": torch.bfloat16}
+
+
+def test_curve_is_drawn_from_the_log(tmp_path):
+    from sora_pack.sora_core.training import curve
+
+    run = trainer.Run(tmp_path, 100)
+    for step in range(1, 101):
+        run.record(step, 10, loss=1 / step)
+    points = curve.read_log(tmp_path, "loss")
+    assert [x for x, _ in points] == list(range(10, 101, 10))
+    curve.draw({"loss": points}, tmp_path / "loss.svg", "loss")
+    assert (tmp_path / "loss.svg").read_text().count("L") >= 9
+    assert curve.ticks(0.0, 1.0) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    with pytest.raises(ValueError, match="no such value"):
+        curve.draw({"x": []}, tmp_path / "none.svg", "none")

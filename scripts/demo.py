@@ -21,6 +21,7 @@ import environment
 ROOT = environment.ROOT
 WORKFLOW = ROOT / "workflows" / "text_to_video.json"
 RESULTS = ROOT / "runs" / "demo"
+SHEET_PICTURES, SHEET_COLUMNS = 12, 6
 
 
 def main() -> int:
@@ -82,10 +83,14 @@ class Progress:
 
 def _contact_sheet(video: Path) -> Path:
     sys.path.insert(0, str(ROOT))  # the host is another process, so nothing here can be hidden by the pack's nodes/
-    from sora_core.video_file import contact_sheet, read_frames
+    from sora_core.video_file import contact_sheet, read_frames, video_facts
 
+    facts = video_facts(video)
+    frames = [frame for chunk in read_frames(video) for frame in chunk]
+    shown = range(0, len(frames), max(1, len(frames) // SHEET_PICTURES))
+    labels = [f"{float(index / facts.fps):.1f} s" for index in shown]
     sheet = video.with_suffix(".png")
-    contact_sheet(read_frames(video), sheet)
+    contact_sheet([frames[index] for index in shown], sheet, columns=SHEET_COLUMNS, labels=labels)
     return sheet
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -22,6 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PACK_NAME = "sora"
 FOLDERS = ("models", "input", "output", "temp", "user", "custom_nodes")
+COLOURS = re.compile(r"\x1b\[\d*m")
 NOT_COPIED = (".git", ".cache", "runs", "checkpoints", "__pycache__")
 
 Event = Callable[[str, dict], None]
@@ -63,7 +65,7 @@ class ComfyServer:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def start(self, timeout: float = 180) -> ComfyServer:
+    def start(self, timeout: float = 600) -> ComfyServer:
         """Start and wait until it answers. timeout in seconds. Raises ServerError."""
         for name in FOLDERS:
             (self.base / name).mkdir(parents=True, exist_ok=True)
@@ -100,7 +102,7 @@ class ComfyServer:
         self.close()
 
     def log_text(self) -> str:
-        return self.log.read_text(encoding="utf-8", errors="replace")
+        return COLOURS.sub("", self.log.read_text(encoding="utf-8", errors="replace"))
 
     def log_tail(self, lines: int = 20) -> str:
         return "\n".join(self.log_text().splitlines()[-lines:])

@@ -47,13 +47,13 @@ OTHER_RATES = (Shape(17, 4.0, 128, 128, True), Shape(25, 16.0, 128, 128))
 
 
 def plan(index: int) -> Shape:
-    """The shape of shard `index`: of ten shards five are stills, three last 2 s, one 5 s, one is of another rate or a 5 s clip."""
-    turn, slot = divmod(index, 10)
-    if slot in (0, 2, 4, 6, 8):
-        return STILLS[(turn * 5 + slot // 2) % 3]
-    if slot == 9:
-        return OTHER_RATES[turn // 2 % 2] if turn % 2 else SECONDS_5[(turn // 2 + 1) % 4]
-    return SECONDS_5[turn % 4] if slot == 5 else SECONDS_2[(turn * 3 + slot) % 4]
+    """The shape of shard `index`: of twelve shards eight are stills, three last 2 s, and one lasts 5 s or has another rate."""
+    turn, slot = divmod(index, 12)
+    if slot == 11:
+        return OTHER_RATES[turn // 3 % 2] if turn % 3 == 2 else SECONDS_5[turn % 4]
+    if slot % 3 == 2:
+        return SECONDS_2[(turn * 3 + slot // 3) % 4]
+    return STILLS[(turn + slot) % 3]
 
 
 def scenes_of(index: int) -> list[Scene]:

@@ -33,7 +33,7 @@ def bank(tmp_path_factory) -> Bank:
 
 
 def test_plan_mixes_shapes_and_leaves_out_what_is_held_out():
-    shapes = [plan(i) for i in range(40)]
+    shapes = [plan(i) for i in range(96)]
     assert {s.frames for s in shapes} == {1, 17, 25, 41}
     assert {s.fps for s in shapes} == {4.0, 8.0, 16.0}
     assert len({(s.width, s.height) for s in shapes}) == 3

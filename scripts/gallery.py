@@ -1,0 +1,93 @@
+"""Makes the sheets of docs/gallery.md with the shipped model: 24 held-out prompts and 6 animated pictures, the prompts under them.
+
+    python scripts/gallery.py            # about ten minutes on two cores; run it with the Python of the environment
+
+Every prompt has a combination of colour, shape, motion and place that no training clip had.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+from sora_core.generate import Pipeline  # noqa: E402
+from sora_core.video_file import contact_sheet  # noqa: E402
+from sora_core.world import caption, is_held_out, render, scene_for  # noqa: E402
+
+SIZES = {"1:1": (128, 128), "16:9": (176, 96), "9:16": (96, 176)}
+SHOWN = 6  # moments of a video on its sheet
+
+# objects (colour, shape, motion), place, time of day, camera
+SCENES = (
+    ([("purple", "cube", "still")], "meadow", "day", "orbit"),
+    ([("purple", "cube", "slide right")], "snow", "day", "static"),
+    ([("purple", "cube", "bounce")], "beach", "sunset", "static"),
+    ([("yellow", "cone", "still")], "room", "day", "zoom in"),
+    ([("yellow", "cone", "slide left")], "meadow", "day", "static"),
+    ([("green", "cylinder", "come closer")], "beach", "day", "static"),
+    ([("green", "cylinder", "still")], "snow", "sunset", "orbit"),
+    ([("orange", "ball", "bounce")], "snow", "day", "static"),
+    ([("orange", "cube", "circle")], "snow", "night", "static"),
+    ([("blue", "ball", "bounce")], "beach", "day", "static"),
+    ([("blue", "cone", "still")], "beach", "sunset", "zoom out"),
+    ([("blue", "cylinder", "slide right")], "beach", "night", "static"),
+    ([("red", "ball", "slide left")], "room", "day", "static"),
+    ([("red", "cone", "still")], "room", "sunset", "orbit"),
+    ([("red", "cube", "come closer")], "room", "day", "static"),
+    ([("red", "ball", "bounce"), ("green", "cube", "still")], "room", "day", "static"),
+    ([("purple", "cube", "still"), ("white", "ball", "bounce")], "meadow", "day", "static"),
+    ([("yellow", "ball", "still"), ("green", "cylinder", "still")], "meadow", "sunset", "orbit"),
+    ([("orange", "cone", "still"), ("black", "ball", "still")], "snow", "day", "static"),
+    ([("blue", "cube", "still"), ("red", "ball", "bounce")], "beach", "day", "static"),
+    ([("white", "cone", "circle")], "meadow", "day", "static"),
+    ([("red", "cylinder", "bounce")], "meadow", "day", "static"),
+    ([("black", "cone", "circle")], "beach", "sunset", "static"),
+    ([("purple", "cylinder", "bounce")], "room", "day", "static"),
+)
+
+
+def prompts() -> list[tuple[str, str]]:
+    """(prompt, aspect ratio): every second one Chinese, a third short, the three aspect ratios in turn."""
+    made = []
+    for i, (objects, place, time_of_day, camera) in enumerate(SCENES):
+        scene = scene_for(objects, place, time_of_day, camera, seed=i)
+        assert is_held_out(scene), SCENES[i]
+        text = caption(scene, "short" if i % 3 == 2 else "long", "zh" if i % 2 else "en", seed=i)
+        made.append((text, tuple(SIZES)[i // 2 % 3]))
+    return made
+
+
+def moments(frames: torch.Tensor) -> list[torch.Tensor]:
+    """Evenly spaced frames of [T, H, W, 3], first and last included."""
+    return [frames[round(k * (len(frames) - 1) / (SHOWN - 1))] for k in range(SHOWN)]
+
+
+def main() -> None:
+    folder = ROOT / "docs" / "gallery"
+    folder.mkdir(parents=True, exist_ok=True)
+    pipeline, started = Pipeline.load(), time.monotonic()
+    how = "Made by `python scripts/gallery.py`, the first result of each (seed = number). No training clip had these combinations."
+    lines = ["# What the shipped model makes", "", how, ""]
+    for i, (prompt, aspect) in enumerate(prompts()):
+        width, height = SIZES[aspect]
+        frames = pipeline.video(prompt, seconds=2.0, width=width, height=height, seed=i)
+        contact_sheet(moments(frames), folder / f"{i:02d}.png")
+        lines += [f"**{i}.** {prompt} ({aspect}, 2 s)", "", f"![{i}](gallery/{i:02d}.png)", ""]
+        print(f"{i + 1}/{len(SCENES)}  {time.monotonic() - started:.0f} s", flush=True)
+    lines += ["## Animated pictures", "", "The first frame is given, a rendered picture that no training clip had; the rest is made.", ""]
+    for i, (objects, place, time_of_day, camera) in enumerate(SCENES[1::4]):
+        scene = scene_for(objects, place, time_of_day, camera, seed=100 + i)
+        prompt, picture = caption(scene, "long", "en", seed=i), render(scene, [0.0], 128, 128)[0]
+        frames = pipeline.video(prompt, seconds=2.0, width=128, height=128, seed=100 + i, picture=picture)
+        contact_sheet(moments(frames), folder / f"picture{i}.png")
+        lines += [f"**{i}.** {prompt}", "", f"![{i}](gallery/picture{i}.png)", ""]
+    (ROOT / "docs" / "gallery.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -64,7 +64,7 @@ class _CausalMixin:
         past = None if cache is None else cache.get(self)
         if past is None:
             # Laid out as x is, or the concatenation and everything behind it would leave channels_last_3d.
-            past = torch.zeros_like(x[:, :, :1]).expand(-1, -1, history, -1, -1)
+            past = x.new_zeros(x.shape[0], history, *x.shape[3:], x.shape[1]).movedim(-1, 1)
         x = torch.cat([past, x], 2)
         if cache is not None:
             cache[self] = x[:, :, -history:].clone()

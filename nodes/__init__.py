@@ -1,0 +1,33 @@
+"""The nodes: host types in, calls of the core, host types out. Listed in the order of the flow.
+
+The only place that imports the host. Node files are imported when the host asks for the list, the heavy parts when a node runs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import folder_paths
+from comfy_api.latest import ComfyExtension, io
+
+WEIGHTS = Path(__file__).resolve().parent.parent / "sora_core" / "weights"
+
+
+class SoraExtension(ComfyExtension):
+    async def on_load(self) -> None:
+        # The host's own loaders list and open the files that come with this pack.
+        for kind in ("diffusion_models", "vae", "text_encoders"):
+            folder_paths.add_model_folder_path(kind, str(WEIGHTS / kind))
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        from .canvas import SoraCanvas, SoraPlaceImage
+        from .decode_video import SoraDecode, SoraDecodeFrames
+        from .encode_prompt import SoraPrompt
+        from .load_model import SoraLoadModel
+        from .sample_video import SoraNoise, SoraSampler
+
+        return [SoraLoadModel, SoraPrompt, SoraCanvas, SoraPlaceImage, SoraSampler, SoraNoise, SoraDecode, SoraDecodeFrames]
+
+
+def build_extension() -> ComfyExtension:
+    return SoraExtension()

@@ -1,0 +1,282 @@
+"""LATENT -> VIDEO, IMAGE: SoraDecode, SoraDecodeFrames."""
+
+from __future__ import annotations
+
+import math
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+
+import comfy.model_management
+import comfy.utils
+import folder_paths
+import torch
+from comfy_api.latest import Input, Types, io, ui
+from torch import Tensor
+
+from ..sora_core.canvas import NEW, Piece, Timeline, result_frames
+from ..sora_core.config import ModelHeader
+from .canvas import Given, fps_of, given_of
+from .show import show_on_node
+
+SEAMS = ("carry", "hard")
+SEAM_TOOLTIP = (
+    "How the first made frames meet a given one. carry: what encoding lost of the given frame is added to the next 8, fading out, so that "
+    "nothing jumps. hard: they are left as decoded."
+)
+
+
+# -- the video -----------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One video of a LATENT, not decoded yet.
+
+    Args:
+        vae: the host's.
+        samples: [B, C, F, h, w].
+        batch_index: which of them.
+        given: what is known of it; None for a plain decoding.
+        fps: frames a second.
+        carry: see canvas.result_frames.
+        start, end: the frames of it that count, end left out.
+    """
+
+    vae: object
+    samples: Tensor
+    batch_index: int
+    given: Given | None
+    fps: float
+    carry: bool
+    start: int
+    end: int
+
+    @property
+    def timeline(self) -> Timeline:
+        if self.given is not None:
+            return self.given.canvas.timeline
+        from .host_vae import strides_of
+
+        return Timeline((Piece(NEW, 0, strides_of(self.vae).frames(self.samples.shape[2])),))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height)."""
+        scale = self.vae.spacial_compression_decode()
+        return self.samples.shape[-1] * scale, self.samples.shape[-2] * scale
+
+    @property
+    def count(self) -> int:
+        return self.end - self.start
+
+    @torch.inference_mode()
+    def frames(self) -> Iterator[Tensor]:
+        """Chunks [n, H, W, 3] in 0..1; nothing of them is kept."""
+        from .host_vae import VideoCoder
+
+        coder = VideoCoder(self.vae)
+
+        def decode() -> Iterator[Tensor]:
+            return coder.decode_chunks(self.samples, self.batch_index)
+
+        def read(source: int, start: int, count: int) -> Iterator[Tensor]:
+            return self.given.sources[source].read(self.batch_index, start, count)
+
+        yield from result_frames(self.timeline, decode, read, self.carry, self.start, self.end)
+
+
+def clips(vae, latent: dict, seam: str) -> tuple[list[Clip], str]:
+    """All videos of a LATENT, and a sentence for the node.
+
+    Raises:
+        ValueError: a LATENT that is not for video, or for another VAE.
+    """
+    from .host_vae import strides_of
+
+    samples, strides = latent["samples"], strides_of(vae)
+    if samples.is_nested or samples.ndim != 5:
+        raise ValueError(f"latent: this is a picture's latent of {samples.ndim} axes, a video's has 5: connect 'Sora Sampler'")
+    if samples.shape[1] != strides.channels:
+        raise ValueError(
+            f"latent: it has {samples.shape[1]} channels, the VAE needs {strides.channels}: use the VAE that belongs to the MODEL"
+        )
+    given, fps = given_of(latent), fps_of(latent, ModelHeader.native_fps)
+    if given is not None and given.canvas.shape.strides != strides:
+        raise ValueError("vae: this is not the VAE that the canvas was made with: connect the same one to both nodes")
+    note = ""
+    if given is None:
+        note = (
+            "The latents were changed on the way here: decoded plainly" if "sora" in latent else f"No Sora canvas: {fps:g} frames a second"
+        )
+    first = Clip(vae, samples, 0, given, fps, seam == "carry", 0, 0)
+    frames = first.timeline.frames
+    return [replace(first, batch_index=i, end=frames) for i in range(len(samples))], note
+
+
+class LatentVideo(Input.Video):
+    """The host's VIDEO around latents: each use decodes a chunk, hands it on, forgets it."""
+
+    def __init__(self, clip: Clip):
+        self.clip = clip
+        self._file: Path | None = None
+
+    def save_to(self, path, format=Types.VideoContainer.AUTO, codec=Types.VideoCodec.AUTO, metadata=None, bit_depth=None, crf=None):
+        from ..sora_core.video_file import write_video
+
+        if format not in (Types.VideoContainer.AUTO, Types.VideoContainer.MP4) or codec not in (
+            Types.VideoCodec.AUTO,
+            Types.VideoCodec.H264,
+        ):
+            raise ValueError(f"format {format} with codec {codec} cannot be written: use mp4 with h264")
+        if bit_depth not in (None, 8):
+            raise ValueError(f"{bit_depth} bits cannot be written: use 8")
+        bar = comfy.utils.ProgressBar(self.clip.count)
+
+        def progress(done: int) -> None:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            bar.update_absolute(done)
+
+        write_video(path, self.clip.frames(), self.get_frame_rate(), crf=crf, metadata=metadata, progress=progress)
+
+    def get_components(self):
+        return Types.VideoComponents(images=torch.cat(list(self.clip.frames())), audio=None, frame_rate=self.get_frame_rate())
+
+    def as_trimmed(self, start_time=None, duration=None, strict_duration=False):
+        fps, count = self.clip.fps, self.clip.count
+        start = round((start_time or 0) * fps)
+        start = max(0, count + start) if start < 0 else start
+        length = round(duration * fps) if duration else count - start
+        if start >= count or length < 1 or (strict_duration and start + length > count):
+            return None
+        start += self.clip.start
+        return LatentVideo(replace(self.clip, start=start, end=min(start + length, self.clip.end)))
+
+    def get_stream_source(self) -> str:
+        """A file of the host's temporary folder, written once; decoding again for each use would cost more."""
+        if self._file is None or not self._file.exists():
+            self._file = Path(folder_paths.get_temp_directory()) / f"sora_{uuid.uuid4().hex}.mp4"
+            self.save_to(str(self._file))
+        return str(self._file)
+
+    def get_dimensions(self) -> tuple[int, int]:
+        return self.clip.size
+
+    def get_duration(self) -> float:
+        return self.clip.count / self.clip.fps
+
+    def get_frame_count(self) -> int:
+        return self.clip.count
+
+    def get_frame_rate(self) -> Fraction:
+        return Fraction(self.clip.fps).limit_denominator(1001)
+
+    def get_container_format(self) -> str:
+        return "mp4"
+
+
+# -- nodes ---------------------------------------------------------------------------------------------------------------------------
+
+
+class SoraDecode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="SoraDecode",
+            display_name="Sora Decode",
+            category="Sora/decode",
+            description=(
+                "Turns latents into a VIDEO for Save Video. It is decoded while it is saved, so a long one needs no more memory than a "
+                "short one."
+            ),
+            search_aliases=["sora decode", "VAE decode", "latent to video", "create video"],
+            inputs=[
+                io.Vae.Input("vae", tooltip="The VAE of the model."),
+                io.Latent.Input("latent", tooltip="From Sora Sampler or another sampler."),
+                io.Combo.Input("seam", options=list(SEAMS), default="carry", tooltip=SEAM_TOOLTIP),
+            ],
+            outputs=[
+                io.Video.Output(is_output_list=True, tooltip="One video for each of the batch, for Save Video and the host's video nodes.")
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, vae, latent, seam) -> io.NodeOutput:
+        made, note = clips(vae, latent, seam)
+        show_on_node(cls, note)
+        return io.NodeOutput([LatentVideo(clip) for clip in made], ui=ui.PreviewText(note) if note else None)
+
+
+class SoraDecodeFrames(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="SoraDecodeFrames",
+            display_name="Sora Decode Frames",
+            category="Sora/decode",
+            description=(
+                "Turns latents, all or a part, into an IMAGE of all frames, for the host's picture nodes. Long videos go through Sora "
+                "Decode."
+            ),
+            search_aliases=["sora frames", "VAE decode", "latent to image", "frames"],
+            inputs=[
+                io.Vae.Input("vae", tooltip="The VAE of the model."),
+                io.Latent.Input("latent", tooltip="From Sora Sampler or another sampler."),
+                io.Float.Input(
+                    "from_second", default=0.0, min=0.0, max=3600.0, step=0.001, tooltip="First moment, in seconds from the begin."
+                ),
+                io.Float.Input(
+                    "to_second",
+                    default=0.0,
+                    min=0.0,
+                    max=3600.0,
+                    step=0.001,
+                    tooltip="Last moment, in seconds from the begin; 0 is the end.",
+                ),
+                io.Combo.Input("seam", options=list(SEAMS), default="carry", tooltip=SEAM_TOOLTIP),
+            ],
+            outputs=[
+                io.Image.Output(is_output_list=True, tooltip="The frames, one IMAGE for each video of the batch."),
+                io.Float.Output(display_name="fps", tooltip="Frames a second, for Create Video."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, vae, latent, from_second, to_second, seam) -> io.NodeOutput:
+        made, note = clips(vae, latent, seam)
+        start, end = frame_range(from_second, to_second, made[0].count, made[0].fps)
+        check_memory((end - start) * len(made), made[0].size)
+        bar, images = comfy.utils.ProgressBar((end - start) * len(made)), []
+        for clip in made:
+            parts = []
+            for part in replace(clip, start=start, end=end).frames():
+                parts.append(part)
+                bar.update(len(part))
+            images.append(torch.cat(parts))
+        show_on_node(cls, note)
+        return io.NodeOutput(images, made[0].fps, ui=ui.PreviewText(note) if note else None)
+
+
+def frame_range(from_second: float, to_second: float, frames: int, fps: float) -> tuple[int, int]:
+    """The frames shown between two moments, both included; to 0 is the end. Raises ValueError naming the field."""
+    last = (frames - 1) / fps
+    if from_second > last:
+        raise ValueError(f"from_second {from_second:g} is behind the end of the video: use 0 to {last:g}")
+    if to_second and to_second < from_second:
+        raise ValueError(f"to_second {to_second:g} is before from_second {from_second:g}: use {from_second:g} or more, or 0 for the end")
+    start = math.ceil(from_second * fps - 1e-6)
+    end = math.floor(to_second * fps + 1e-6) + 1 if to_second else frames
+    return start, max(start + 1, min(end, frames))
+
+
+def check_memory(frames: int, size: tuple[int, int]) -> None:
+    """An IMAGE holds all frames at once. Raises ValueError when they cannot fit."""
+    needed = frames * size[0] * size[1] * 3 * 4
+    there = comfy.model_management.get_total_memory(torch.device("cpu"))
+    if needed > there / 2:
+        sizes = f"{frames} frames of {size[0]}x{size[1]} are {needed / 2**30:,.1f} GB as an IMAGE, this machine has {there / 2**30:,.1f} GB"
+        raise ValueError(f"to_second: {sizes}: take a shorter part, or save with 'Sora Decode'")

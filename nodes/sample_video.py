@@ -1,0 +1,308 @@
+"""MODEL + CONDITIONING + LATENT -> LATENT: SoraSampler, SoraNoise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import comfy.model_management
+import comfy.samplers
+import comfy.utils
+import torch
+from comfy_api.latest import io
+from PIL import Image
+from torch import Tensor
+
+from ..sora_core.canvas import Canvas
+from ..sora_core.config import TEXT_DIM, TEXT_ROW_MULTIPLE, ModelHeader
+from ..sora_core.flow import cell_noise
+from ..sora_core.shapes import PATCH, Strides
+from .canvas import Given, given_of
+
+MAX_SEED = 0xFFFFFFFFFFFFFFFF
+PREVIEW_CELLS = 4
+PREVIEW_SIZE = 512
+
+
+class SoraSampler(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="SoraSampler",
+            display_name="Sora Sampler",
+            category="Sora/sampling",
+            description=(
+                "Turns noise into video latents that follow the words and keep what the canvas gives. Takes models of this pack and Wan "
+                "2.1."
+            ),
+            search_aliases=["sora sampler", "KSampler", "generate video", "denoise", "sample"],
+            inputs=[
+                io.Model.Input("model", tooltip="From Sora Load Model; or a Wan 2.1 text-to-video model from Load Diffusion Model."),
+                io.Conditioning.Input("positive", tooltip="What the video shows."),
+                io.Latent.Input("latent", tooltip="The canvas."),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=MAX_SEED,
+                    control_after_generate=io.ControlAfterGenerate.fixed,
+                    tooltip="Chooses the noise. The same seed gives the same video, and the same moments in a longer one.",
+                ),
+                io.Int.Input(
+                    "steps",
+                    default=20,
+                    min=1,
+                    max=1000,
+                    tooltip="Number of denoising steps. More take longer and add detail, up to about 30.",
+                ),
+                io.Float.Input(
+                    "guidance",
+                    default=5.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    tooltip=(
+                        "How strongly the words count, as a factor. 1 follows them as trained and takes half the time; 3 to 7 is usual."
+                    ),
+                ),
+                io.Combo.Input(
+                    "sampler_name", options=comfy.samplers.SAMPLER_NAMES, default="euler", tooltip="The solver, from the host's list."
+                ),
+                io.Combo.Input(
+                    "scheduler", options=comfy.samplers.SCHEDULER_NAMES, default="simple", tooltip="How the noise levels are spaced."
+                ),
+                io.Float.Input(
+                    "denoise",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Share of the noise that is put on and taken off, 0 to 1. Below 1 the latent's own content is kept in part.",
+                ),
+                io.Conditioning.Input("negative", optional=True, tooltip="What the video does not show. Left open: the empty prompt."),
+                io.Sigmas.Input("sigmas", optional=True, tooltip="Noise levels in place of steps, scheduler and denoise."),
+                io.Sampler.Input("sampler", optional=True, tooltip="A solver in place of sampler_name."),
+                io.Noise.Input("noise", optional=True, tooltip="Noise in place of that of the seed."),
+            ],
+            outputs=[io.Latent.Output(tooltip="The video as latents, for Sora Decode.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model,
+        positive,
+        latent,
+        seed,
+        steps,
+        guidance,
+        sampler_name,
+        scheduler,
+        denoise,
+        negative=None,
+        sigmas=None,
+        sampler=None,
+        noise=None,
+    ) -> io.NodeOutput:
+        check(model, positive, negative, latent)
+        if sigmas is None:
+            sigmas = comfy.samplers.KSampler(model, steps, model.load_device, sampler_name, scheduler, denoise).sigmas
+        run = prepare(model, latent, CellNoise(seed, given_of(latent)) if noise is None else noise)
+        guider = comfy.samplers.CFGGuider(run.model)
+        guider.set_conds(positive, empty_prompt() if negative is None else negative)
+        guider.set_cfg(guidance)
+        samples = guider.sample(
+            run.noise,
+            run.samples,
+            sampler or comfy.samplers.sampler_object(sampler_name),
+            sigmas,
+            denoise_mask=run.mask,
+            callback=progress(run.model, len(sigmas) - 1, run.cells),
+            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+            seed=seed,
+        )
+        samples = samples[:, :, : run.cells].to(comfy.model_management.intermediate_device(), comfy.model_management.intermediate_dtype())
+        return io.NodeOutput({**latent, "samples": samples})
+
+
+class SoraNoise(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="SoraNoise",
+            display_name="Sora Noise",
+            category="Sora/sampling",
+            description=(
+                "The noise of Sora Sampler for the host's own samplers (SamplerCustomAdvanced): each moment has its own, whatever the "
+                "length."
+            ),
+            search_aliases=["sora noise", "random noise", "seed"],
+            inputs=[
+                io.Latent.Input("latent", tooltip="The canvas; its frames a second say which moment a latent cell is."),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=MAX_SEED,
+                    control_after_generate=io.ControlAfterGenerate.fixed,
+                    tooltip="Chooses the noise. Sora Sampler draws the same from the same seed.",
+                ),
+            ],
+            outputs=[io.Noise.Output(tooltip="For SamplerCustomAdvanced.")],
+        )
+
+    @classmethod
+    def execute(cls, latent, seed) -> io.NodeOutput:
+        return io.NodeOutput(CellNoise(seed, given_of(latent)))
+
+
+@dataclass
+class CellNoise:
+    """The host's NOISE. Each cell has noise of its own, from seed, place in the batch and moment."""
+
+    seed: int
+    given: Given | None = None
+
+    def generate_noise(self, latent: dict) -> Tensor:
+        """float32 [B, C, F, h, w] for the samples of a LATENT; an other one than at the node keeps the node's rate, if it has none."""
+        batch, channels, cells, height, width = latent["samples"].shape
+        canvas = _canvas(given_of(latent)) or _canvas(self.given)
+        if canvas is None or canvas.shape.cells != cells:
+            fps, s = (canvas.shape.fps, canvas.shape.strides.time) if canvas else (ModelHeader.native_fps, Strides.time)
+            times = [s * k / fps for k in range(cells)]
+        else:
+            times = canvas.seconds_of_cells
+        numbers = latent.get("batch_index") or range(batch)
+        return torch.stack([cell_noise(self.seed, number, times, (channels, height, width)) for number in numbers])
+
+
+def _canvas(given: Given | None) -> Canvas | None:
+    return given and given.canvas
+
+
+def empty_prompt() -> list:
+    """CONDITIONING of no words."""
+    return [[torch.zeros(1, TEXT_ROW_MULTIPLE, TEXT_DIM), {"pooled_output": None}]]
+
+
+# -- what is refused -----------------------------------------------------------------------------------------------------------------
+
+
+def check(model, positive, negative, latent: dict) -> None:
+    """Refuses, before any work, what does not belong together. Raises ValueError naming the input."""
+    samples, form = latent["samples"], model.get_model_object("latent_format")
+    if form.latent_dimensions != 3:
+        raise ValueError("model: this MODEL makes pictures, not video: connect 'Sora Load Model', or a Wan 2.1 text-to-video model")
+    if samples.is_nested or samples.ndim != 5:
+        raise ValueError(f"latent: this is a picture's latent of {samples.ndim} axes, a video's has 5: connect 'Sora Canvas'")
+    if samples.shape[1] != form.latent_channels:
+        raise ValueError(
+            f"latent: it has {samples.shape[1]} channels, the MODEL needs {form.latent_channels}: use the VAE that belongs to the MODEL"
+        )
+    given = given_of(latent)
+    strides = given and given.canvas.shape.strides
+    if strides and (strides.space, strides.time) != (form.spacial_downscale_ratio, form.temporal_downscale_ratio):
+        raise ValueError(
+            f"latent: its VAE has strides {strides.space} and {strides.time}, the MODEL needs {form.spacial_downscale_ratio} and "
+            f"{form.temporal_downscale_ratio}: use the VAE that belongs to the MODEL"
+        )
+    if samples.shape[-1] % PATCH or samples.shape[-2] % PATCH:
+        raise ValueError(f"latent: its sides are {samples.shape[-1]} and {samples.shape[-2]} cells, they must be even: use 'Sora Canvas'")
+    for name, conditioning in (("positive", positive), ("negative", negative)):
+        for rows, *_ in conditioning or ():
+            if rows.shape[-1] != TEXT_DIM:
+                raise ValueError(
+                    f"{name}: its words are {rows.shape[-1]} wide, the MODEL needs {TEXT_DIM}: use the CLIP that belongs to the MODEL"
+                )
+
+
+# -- one run -------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Run:
+    """What the host's sampler gets. `cells` is the number of cells that come back; guides stand behind them."""
+
+    model: object
+    samples: Tensor
+    noise: Tensor
+    mask: Tensor | None
+    cells: int
+
+
+def prepare(model, latent: dict, noise) -> Run:
+    """Brings a LATENT into the form that the MODEL was trained for: guides behind the lattice, or held cells in it; positions; fps."""
+    from . import host
+
+    given, header, ours = given_of(latent), host.header_of(model), isinstance(model.model, host.SoraModel)
+    model = host.keep_known_cells(model.clone())
+    samples, mask = latent["samples"], latent.get("noise_mask")
+    run = Run(model, samples, noise.generate_noise(latent), None if mask is None else full_mask(mask, samples), samples.shape[2])
+    if header.noise == "frame" and not ours:
+        host.show_known_cells(model)
+    if given is None:
+        return run
+    knows_guides = ours and header.noise == "frame"
+    if given.guides and knows_guides:
+        append_guides(run, given)
+    elif given.guides:
+        hold_cells(run, given)
+    options = model.model_options["transformer_options"] = dict(model.model_options["transformer_options"])
+    if ours:
+        positions = given.canvas.positions(header.native_fps)[: run.samples.shape[2]]
+        options[host.KEY] = {"positions": torch.tensor(positions, dtype=torch.float32)}
+    elif given.canvas.shape.fps != header.native_fps:
+        rope = dict(options.get("rope_options") or {})
+        options["rope_options"] = {**rope, "scale_t": rope.get("scale_t", 1.0) * header.native_fps / given.canvas.shape.fps}
+    return run
+
+
+def full_mask(mask: Tensor, samples: Tensor) -> Tensor:
+    """A LATENT's noise_mask as [1 or B, 1, F, h, w], resized as the host does it."""
+    return comfy.utils.reshape_mask(mask, samples[:, :1].shape)
+
+
+def append_guides(run: Run, given: Given) -> None:
+    """Guides as known cells behind the lattice. The noise there is never seen."""
+    guides = torch.cat(given.guides, 2).to(run.samples)
+    mask = torch.ones_like(run.samples[:, :1]) if run.mask is None else run.mask.expand(len(run.samples), -1, -1, -1, -1)
+    run.samples = torch.cat([run.samples, guides], 2)
+    run.noise = torch.cat([run.noise, torch.zeros_like(guides).to(run.noise)], 2)
+    run.mask = torch.cat([mask, torch.zeros_like(guides[:, :1]).to(mask)], 2)
+
+
+def hold_cells(run: Run, given: Given) -> None:
+    """For models without guides: each picture becomes the known cell that holds its frame."""
+    run.samples = run.samples.clone()
+    run.mask = torch.ones_like(run.samples[:, :1]) if run.mask is None else run.mask.expand(len(run.samples), -1, -1, -1, -1).clone()
+    for guide, held in zip(given.canvas.guides, given.held):
+        cell = given.canvas.shape.strides.cell_of_frame(guide.frame)
+        run.samples[:, :, cell] = held[:, :, 0].to(run.samples)
+        run.mask[:, :, cell] = 0
+
+
+def progress(model, steps: int, cells: int):
+    """The callback of the host's samplers: progress, a preview, and a chance to stop, at every step."""
+    bar = comfy.utils.ProgressBar(steps)
+    form = model.model.latent_format
+
+    def step(i: int, x0: Tensor, x: Tensor, total: int) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        picture = ("JPEG", preview(x0[0, :, :cells], form), PREVIEW_SIZE) if form.latent_rgb_factors else None
+        bar.update_absolute(i + 1, total, picture)
+
+    return step
+
+
+def preview(x0: Tensor, form) -> Image.Image:
+    """Some cells of [C, F, h, w] from first to last as a square of pictures, by a linear map of the latents."""
+    count = PREVIEW_CELLS if x0.shape[1] >= PREVIEW_CELLS else 1
+    chosen = [round(k * (x0.shape[1] - 1) / max(count - 1, 1)) for k in range(count)] if count > 1 else [x0.shape[1] // 2]
+    factors = torch.tensor(form.latent_rgb_factors, dtype=torch.float32)
+    bias = torch.tensor(form.latent_rgb_factors_bias or [0.0] * 3, dtype=torch.float32)
+    rgb = x0[:, chosen].float().cpu().movedim(0, -1) @ factors + bias  # n h w 3
+    rgb = rgb.add(1).mul(127.5).clamp(0, 255).byte()
+    side = 2 if count > 1 else 1
+    rows = [torch.cat(list(rgb[r * side : (r + 1) * side]), 1) for r in range(side)]
+    picture = Image.fromarray(torch.cat(rows, 0).numpy())
+    scale = PREVIEW_SIZE / max(picture.size)
+    return picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BICUBIC)

@@ -1,0 +1,307 @@
+"""The rules of the lattice: what is given comes back, what is made fills its cells, and nothing replaced leaks in."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sora_pack.sora_core.autoencoder import VideoVAE
+from sora_pack.sora_core.canvas import (
+    NEW,
+    Guide,
+    Piece,
+    Span,
+    Timeline,
+    blank,
+    encode_given,
+    encode_held,
+    encode_span,
+    extend,
+    extend_backward,
+    fill,
+    join,
+    loop,
+    place_still,
+    result_frames,
+    take,
+    token_mask,
+    unknown_cells,
+)
+from sora_pack.sora_core.config import LATENT_MEAN, VAEConfig
+from sora_pack.sora_core.shapes import Strides, VideoShape
+
+STILL = VideoShape(32, 32, 1, 8.0)
+STRIDES = [Strides(4, 8, 16), Strides(8, 16, 48), Strides(1, 8, 4)]
+
+
+def stills():
+    return st.sampled_from([VideoShape(32, 32, 1, 8.0, s) for s in STRIDES])
+
+
+def check_window(canvas):
+    """What every window must obey."""
+    s, frames = canvas.shape.strides.time, canvas.shape.frames
+    known = canvas.known
+    assert known == sorted(set(known)) and all(0 <= k < canvas.shape.cells for k in known)
+    for span in canvas.spans:
+        last = span.cell + span.cells - 1
+        assert s * last < frames
+    made = [p for p in canvas.timeline.pieces if p.source == NEW]
+    cell = canvas.shape.strides.cell_of_frame
+    cells = {k for p in made for k in range(cell(p.start), cell(p.start + p.count - 1) + 1)}
+    assert cells.isdisjoint(known) and cells | set(known) == set(range(canvas.shape.cells))
+    # the leftmost cell is known, or it is cell 0 and made as such
+    assert 0 in known or made[0].start == 0
+    assert canvas.mask().tolist() == [0.0 if k in known else 1.0 for k in range(canvas.shape.cells)]
+
+
+# -- timelines of the verbs ----------------------------------------------------------------------------------------------------------
+
+
+def test_blank_is_all_new():
+    canvas = blank(VideoShape(32, 32, 6, 8.0))
+    assert canvas.timeline.pieces == (Piece(NEW, 0, 21),)
+    assert canvas.known == [] and canvas.seconds_of_cells == [0, 0.5, 1, 1.5, 2, 2.5]
+
+
+def test_still_at_the_begin_passes_and_later_guides():
+    canvas = place_still(place_still(blank(VideoShape(32, 32, 6, 8.0)), 0, 0), 11, 1)
+    assert canvas.timeline.pieces == (Piece(0, 0, 1), Piece(NEW, 1, 20))
+    assert canvas.known == [0] and canvas.guides == (Guide(11, 1),)
+    assert canvas.positions(16.0) == [0, 2, 4, 6, 8, 10, 5.5]  # twice the native rate's cells apart; frame 11 at 11 / 4
+    again = place_still(canvas, 11, 2)
+    assert again.guides == (Guide(11, 2),)
+
+
+def test_still_of_one_cell():
+    canvas = place_still(blank(STILL), 0, 0)
+    assert canvas.timeline.pieces == (Piece(0, 0, 1),)
+
+
+def test_still_behind_the_end_is_refused():
+    with pytest.raises(ValueError, match="use 0 to 20"):
+        place_still(blank(VideoShape(32, 32, 6, 8.0)), 21, 0)
+
+
+@settings(deadline=None)
+@given(stills(), st.integers(1, 80), st.integers(1, 60), st.integers(0, 6))
+def test_extend(still, source, new, context):
+    canvas = extend(still, source, new, context)
+    s = still.strides.time
+    check_window(canvas)
+    first, made = canvas.timeline.pieces
+    assert first == Piece(0, 0, source)
+    assert made.count % s == 0 and new <= made.count < new + s
+    a = canvas.spans[0]
+    assert a.start + a.frames(still.strides) == source and a.cells - 1 <= context
+    assert canvas.origin + made.start == source
+    assert a.cells - 1 == min(context, (source - 1) // s)
+
+
+@settings(deadline=None)
+@given(stills(), st.integers(1, 80), st.integers(1, 60))
+def test_extend_backward(still, source, new):
+    canvas = extend_backward(still, source, new)
+    s = still.strides.time
+    check_window(canvas)
+    made, rest = canvas.timeline.pieces
+    assert rest == Piece(0, 0, source)
+    assert made.start == 0 and (made.count - 1) % s == 0 and new <= made.count < new + s
+    assert canvas.origin + made.count == 0
+    if source < s:  # too short for a cell
+        assert not canvas.spans and [g.start for g in canvas.guides] == list(range(source))
+        assert canvas.guides[0].frame == made.count
+    else:
+        assert canvas.spans[0].start == 0 and not canvas.guides
+
+
+@settings(deadline=None)
+@given(stills(), st.integers(1, 60), st.integers(1, 60), st.integers(1, 40))
+def test_join_and_loop(still, first, second, new):
+    canvas = join(still, first, second, new)
+    check_window(canvas)
+    assert [p.source for p in canvas.timeline.pieces] == [0, NEW, 1]
+    assert canvas.timeline.frames == first + second + canvas.timeline.pieces[1].count
+    round_trip = loop(still, first, new)
+    check_window(round_trip)
+    assert [p.source for p in round_trip.timeline.pieces] == [0, NEW]
+    assert all(span.source == 0 for span in round_trip.spans)
+
+
+@settings(deadline=None)
+@given(stills(), st.data())
+def test_fill(still, data):
+    length = data.draw(st.integers(2, 80))
+    start = data.draw(st.integers(0, length - 1))
+    end = data.draw(st.integers(start + 1, length))
+    if (start, end) == (0, length):
+        return
+    try:
+        canvas = fill(still, length, start, end)
+    except ValueError as error:
+        assert "leaves nothing" in str(error) and start == 0
+        return
+    check_window(canvas)
+    kept = [p for p in canvas.timeline.pieces if p.source == 0]
+    (made,) = [p for p in canvas.timeline.pieces if p.source == NEW]
+    gap_end = kept[-1].start if kept[-1].start else length
+    gap_start = kept[0].count if kept[0].start == 0 else 0
+    assert gap_start <= start and gap_end >= end, "the gap that was asked for is made"
+    assert sum(p.count for p in kept) + gap_end - gap_start == length
+    s = still.strides.time
+    assert (made.count - (gap_start == 0)) % s == 0
+    if gap_end < length:
+        assert canvas.timeline.frames == length, "a gap that fits changes no length"
+        assert made.count < (end - start) + s
+
+
+def test_fill_snaps_to_both_sides_and_takes_another_length():
+    canvas = fill(STILL, 41, 16, 25)
+    assert canvas.timeline.pieces == (Piece(0, 0, 15), Piece(NEW, 13, 12), Piece(0, 27, 14))
+    longer = fill(STILL, 41, 16, 25, new=18)
+    assert longer.timeline.pieces == (Piece(0, 0, 16), Piece(NEW, 13, 20), Piece(0, 25, 16))
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: fill(STILL, 20, 5, 5), "use 0 <= from < to <= 20"),
+        (lambda: fill(STILL, 20, 0, 20), "leave one frame"),
+        (lambda: extend(STILL, 0, 8), "no frames"),
+        (lambda: extend(STILL, 8, 0), "ask for 1 or more"),
+    ],
+)
+def test_refused(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
+
+
+def test_noise_times_do_not_depend_on_the_length_of_what_is_made():
+    short, long = extend(STILL, 33, 8), extend(STILL, 33, 40)
+    assert long.seconds_of_cells[: short.shape.cells] == short.seconds_of_cells
+    short, long = extend_backward(STILL, 33, 9), extend_backward(STILL, 33, 41)
+    assert long.seconds_of_cells[-short.shape.cells + 1 :] == short.seconds_of_cells[1:]
+
+
+# -- encoding ------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def vae():
+    torch.manual_seed(0)
+    return VideoVAE(VAEConfig(dim=8, num_res_blocks=1)).eval()
+
+
+@pytest.fixture(scope="module")
+def video():
+    return torch.rand(1, 3, 33, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+@torch.inference_mode()
+def test_span_from_the_begin_is_a_plain_encoding(vae, video):
+    assert torch.equal(encode_span(vae, video, True), vae.encode(video))
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("frames", [4, 8, 12, 32])
+def test_span_knows_nothing_of_what_it_follows(vae, video, frames):
+    span = video[:, :, -frames:]
+    z = encode_span(vae, span, False)
+    assert z.shape[2] == frames // 4
+    mirrored = torch.cat([span, span.flip(2)], 2) if frames == 4 else span
+    if frames > 9:  # the history is the span itself, reversed: frames 9, 8, ... 1
+        by_hand = vae.encode(torch.cat([mirrored[:, :, 1:10].flip(2), span], 2))[:, :, 3:]
+        assert (z - by_hand).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("frames, begin, words", [(6, False, "4 or 8"), (4, True, "1 or 5"), (0, False, "4"), (3, False, "4")])
+def test_span_that_does_not_fill_its_cells(vae, frames, begin, words):
+    with pytest.raises(ValueError, match=words):
+        encode_span(vae, torch.zeros(1, 3, frames, 32, 32), begin)
+
+
+@torch.inference_mode()
+def test_given_cells_and_guides(vae, video):
+    canvas = fill(STILL, 33, 13, 21)
+
+    def read(source, start, count):
+        return video[:, :, start : start + count]
+
+    latents, guides = encode_given(vae, canvas, read, batch=2)
+    assert latents.shape == (2, *canvas.shape.latent) and guides == []
+    a, b = canvas.spans
+    assert (a, b) == (Span(0, 4, 0, 0), Span(6, 3, 0, 21))
+    assert torch.allclose(latents[1, :, :4], vae.encode(video[:, :, :13])[0], atol=1e-6)
+    assert torch.allclose(latents[:1, :, 6:], encode_span(vae, video[:, :, 21:33], False), atol=1e-6)
+    assert torch.equal(latents[0, :, 4, 0, 0], torch.tensor(LATENT_MEAN))
+    steered = place_still(blank(VideoShape(32, 32, 5, 8.0)), 7, 0)
+    latents, guides = encode_given(vae, steered, read, batch=2)
+    assert len(guides) == 1 and guides[0].shape == (2, 16, 1, 4, 4)
+    assert torch.equal(guides[0][0], vae.encode(video[:, :, :1])[0])
+    assert encode_held(vae, video[:, :, :1]).shape == (1, 16, 1, 4, 4)
+
+
+def test_unknown_cells_of_another_format_are_zero():
+    assert not unknown_cells((1, 48, 2, 4, 4)).any()
+
+
+@given(st.integers(1, 5), st.integers(1, 5), st.integers(0, 2**30))
+def test_token_is_known_only_if_all_its_cells_are(h, w, seed):
+    mask = (torch.rand(2, 1, 3, h, w, generator=torch.Generator().manual_seed(seed)) < 0.3).float()
+    tokens = token_mask(mask)
+    assert tokens.shape == (2, 3, -(-h // 2), -(-w // 2))
+    for y in range(tokens.shape[2]):
+        for x in range(tokens.shape[3]):
+            assert torch.equal(tokens[:, :, y, x], mask[:, 0, :, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2].amax((-1, -2)))
+
+
+# -- decoding ------------------------------------------------------------------------------------------------------------------------
+
+
+def numbered(count, offset=0.0, chunk=5):
+    """Frames [n, 1, 1, 3] whose value is their number / 1000 + offset, in chunks."""
+    frames = torch.arange(count, dtype=torch.float32).view(-1, 1, 1, 1).expand(-1, 1, 1, 3) / 1000 + offset
+    return iter(frames.split(chunk))
+
+
+def reader(source, start, count):
+    yield torch.stack([torch.full((1, 1, 3), 0.5 + source / 10 + (start + i) / 1000) for i in range(count)])
+
+
+@given(st.integers(0, 20), st.integers(1, 20), st.integers(1, 9))
+def test_take(start, count, chunk):
+    got = torch.cat(list(take(numbered(40, chunk=chunk), start, count)))[:, 0, 0, 0]
+    assert torch.equal(got, torch.arange(start, start + count) / 1000)
+
+
+def test_take_more_than_there_is():
+    with pytest.raises(ValueError, match="there are 10"):
+        list(take(numbered(10), 5, 6))
+
+
+TIMELINE = Timeline((Piece(0, 0, 15), Piece(NEW, 13, 12), Piece(0, 27, 14)))
+
+
+def test_given_frames_pass_and_made_ones_are_decoded():
+    frames = torch.cat(list(result_frames(TIMELINE, lambda: numbered(40), reader, carry=False)))[:, 0, 0, 0]
+    assert torch.equal(frames[:15], 0.5 + torch.arange(15) / 1000)
+    assert torch.equal(frames[15:27], torch.arange(13, 25) / 1000)
+    assert torch.equal(frames[27:], 0.5 + torch.arange(27, 41) / 1000)
+
+
+def test_seam_carries_the_residual_and_fades():
+    hard = torch.cat(list(result_frames(TIMELINE, lambda: numbered(40), reader, carry=False)))[:, 0, 0, 0]
+    soft = torch.cat(list(result_frames(TIMELINE, lambda: numbered(40), reader)))[:, 0, 0, 0]
+    added = soft - hard
+    residual = 0.514 - 0.012  # given frame 14 and its decoding, frame 12 of the lattice
+    assert not added[:15].any() and not added[23:].any()
+    assert 0 < added[22] < added[15] < residual
+    assert torch.allclose(added[15:23], residual * torch.arange(8, 0, -1) / 9, atol=1e-5)
+
+
+@given(st.integers(0, 40), st.integers(1, 41), st.booleans())
+def test_a_part_of_a_result_is_that_part_of_the_whole(start, length, carry):
+    end = min(start + length, 41)
+    whole = torch.cat(list(result_frames(TIMELINE, lambda: numbered(40), reader, carry)))
+    part = torch.cat(list(result_frames(TIMELINE, lambda: numbered(40), reader, carry, start, end)))
+    assert torch.equal(part, whole[start:end])

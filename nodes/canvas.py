@@ -16,7 +16,7 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..sora_core.canvas import Canvas, blank, encode_given, encode_held, place_still
-from ..sora_core.shapes import ASPECT_RATIOS, VideoShape, check_size, frames_for_seconds, size_for_aspect
+from ..sora_core.shapes import ASPECT_RATIOS, MAX_SECONDS, VideoShape, check_size, frames_for_seconds, size_for_aspect
 from .show import show_on_node
 
 KEY = "sora"
@@ -98,7 +98,7 @@ class SoraCanvas(io.ComfyNode):
                 default=RESOLUTION,
                 min=16,
                 max=4096,
-                step=1,
+                step=16,
                 optional=True,
                 tooltip=f"{side.capitalize()} in pixels, a multiple of 16.",
             )
@@ -116,16 +116,16 @@ class SoraCanvas(io.ComfyNode):
                 io.Float.Input(
                     "seconds",
                     default=5.0,
-                    min=-3600.0,
-                    max=3600.0,
+                    min=0.0,
+                    max=MAX_SECONDS,
                     step=0.001,
                     tooltip="Length in seconds, above 0. Rounded up to whole latent cells; the node shows the exact length.",
                 ),
                 io.Float.Input(
                     "fps",
                     default=8.0,
-                    min=0.0,
-                    max=1000.0,
+                    min=1.0,
+                    max=120.0,
                     step=0.001,
                     tooltip="Frames a second, 1 to 120. The model that comes with the pack makes 8.",
                 ),
@@ -148,19 +148,14 @@ class SoraCanvas(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, seconds=None, fps=None, size=None, batch=None, still=None):
-        # What is linked is not known yet; execute looks again.
-        try:
-            if seconds is not None and fps is not None:
-                check_length(seconds, fps, bool(still))
-            if isinstance(size, dict):
-                pixels(size)
-        except ValueError as error:
-            return str(error)
+    def validate_inputs(cls, seconds=None, *, size=None):
+        # The host repeats a complaint at every field that is named before the star, so this looks at one; execute looks at all.
+        if seconds is not None and (seconds < 0 or seconds > MAX_SECONDS):
+            return f"{seconds:g} is no length: use more than 0, at most {MAX_SECONDS:g}"
         return True
 
     @classmethod
-    def execute(cls, vae, seconds, fps, size, batch=1, still=False) -> io.NodeOutput:
+    def execute(cls, vae, seconds, fps, size=None, batch=1, still=False) -> io.NodeOutput:
         from .host_vae import strides_of
 
         strides = strides_of(vae)
@@ -197,7 +192,7 @@ class SoraPlaceImage(io.ComfyNode):
                     "second",
                     default=0.0,
                     min=0.0,
-                    max=3600.0,
+                    max=MAX_SECONDS,
                     step=0.001,
                     tooltip=(
                         "When the picture stands in the video, in seconds from its begin. 0 is the first frame, which stays exactly as "
@@ -252,19 +247,21 @@ def check_length(seconds: float, fps: float, still: bool) -> None:
     """Raises ValueError naming the field. A still has no length, so it is asked for in its own field."""
     if not still and seconds <= 0:
         raise ValueError(f"seconds is {seconds:g}: use more than 0, such as 1; for one picture switch 'still' on")
-    frames_for_seconds(max(seconds, 0), fps)
+    if not still:
+        frames_for_seconds(seconds, fps)
 
 
-def pixels(size: dict) -> tuple[int, int]:
+def pixels(size: dict | None) -> tuple[int, int]:
     """(width, height) of what the size field holds. Raises ValueError."""
+    size = size or {}
     aspect = size.get("size")
     if aspect == CUSTOM:
-        width, height = size.get("width", RESOLUTION), size.get("height", RESOLUTION)
+        width, height = size.get("width") or RESOLUTION, size.get("height") or RESOLUTION
         check_size(width, height)
         return width, height
     if aspect not in ASPECT_RATIOS:
-        raise ValueError(f"size {aspect!r} is not known: use one of {', '.join(ASPECT_RATIOS)} or {CUSTOM}")
-    return size_for_aspect(aspect, size.get("resolution", RESOLUTION) ** 2)
+        raise ValueError(f"size is not known: use one of {', '.join(ASPECT_RATIOS)} or {CUSTOM}")
+    return size_for_aspect(aspect, (size.get("resolution") or RESOLUTION) ** 2)
 
 
 def check_memory(shape: VideoShape, batch: int) -> None:

@@ -1,0 +1,71 @@
+"""Pieces of API-format prompts for the tests: {node id: {"class_type", "inputs"}}."""
+
+from __future__ import annotations
+
+
+def node(class_type: str, **inputs) -> dict:
+    return {"class_type": class_type, "inputs": inputs}
+
+
+def load(model: str = "tiny.safetensors", precision: str = "float32") -> dict:
+    return {"load": node("SoraLoadModel", model=model, precision=precision)}
+
+
+def canvas(seconds=1.0, fps=8.0, width=64, height=32, batch=1, **more) -> dict:
+    """9 frames, 3 cells, 24 tokens by default."""
+    size = {"size": "custom", "size.width": width, "size.height": height}
+    return {"canvas": node("SoraCanvas", vae=["load", 2], seconds=seconds, fps=fps, batch=batch, **size, **more)}
+
+
+def words(text="a red ball") -> dict:
+    return {"words": node("SoraPrompt", clip=["load", 1], text=text)}
+
+
+def sample(latent="canvas", model=("load", 0), **more) -> dict:
+    settings = {"seed": 7, "steps": 3, "guidance": 3.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0, **more}
+    return {"sample": node("SoraSampler", model=list(model), positive=["words", 0], latent=[latent, 0], **settings)}
+
+
+def ksample(latent="canvas", model=("load", 0), **more) -> dict:
+    settings = {"seed": 7, "steps": 3, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0, **more}
+    ends = {"positive": ["words", 0], "negative": ["words", 0], "latent_image": [latent, 0]}
+    return {"sample": node("KSampler", model=list(model), **ends, **settings)}
+
+
+def custom_sample(latent="canvas", model=("load", 0), sampler_name="euler", guidance=3.0, steps=3) -> dict:
+    """SamplerCustomAdvanced with SoraNoise; CFG against the same words."""
+    return {
+        "noise": node("SoraNoise", latent=[latent, 0], seed=7),
+        "guider": node("CFGGuider", model=list(model), positive=["words", 0], negative=["words", 0], cfg=guidance),
+        "solver": node("KSamplerSelect", sampler_name=sampler_name),
+        "sigmas": node("BasicScheduler", model=list(model), scheduler="simple", steps=steps, denoise=1.0),
+        "sample": node(
+            "SamplerCustomAdvanced",
+            noise=["noise", 0],
+            guider=["guider", 0],
+            sampler=["solver", 0],
+            sigmas=["sigmas", 0],
+            latent_image=[latent, 0],
+        ),
+    }
+
+
+def decode(latent="sample", vae=("load", 2), seam="carry") -> dict:
+    return {"video": node("SoraDecode", vae=list(vae), latent=[latent, 0], seam=seam)}
+
+
+def frames(latent="sample", vae=("load", 2), start=0.0, end=0.0, seam="carry") -> dict:
+    return {"frames": node("SoraDecodeFrames", vae=list(vae), latent=[latent, 0], from_second=start, to_second=end, seam=seam)}
+
+
+def picture(name="picture", width=64, height=32, color=0x3366CC) -> dict:
+    """A flat picture of the host's, in node `name`."""
+    return {name: node("EmptyImage", width=width, height=height, batch_size=1, color=color)}
+
+
+def place(second=0.0, image="picture", latent="canvas", fit="crop", name="placed") -> dict:
+    return {name: node("SoraPlaceImage", vae=["load", 2], latent=[latent, 0], image=[image, 0], second=second, fit=fit)}
+
+
+def save(video="video", prefix="video/test") -> dict:
+    return {"save": node("SaveVideo", video=[video, 0], filename_prefix=prefix, format="auto", codec="auto")}

@@ -1,0 +1,316 @@
+"""The nodes through the host's real executor: words, canvases and pictures; all that is refused, in one sentence."""
+
+import json
+import pickle
+import struct
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sora_pack.tests.host.executor import Failed, Refused, graph  # noqa: F401 (a fixture)
+from sora_pack.tests.host.prompts import canvas, decode, frames, ksample, load, node, picture, place, sample, save, words
+
+
+def refusal(graph, prompt, link):
+    """The sentence a prompt is refused with, at once or by a node."""
+    with pytest.raises((Refused, Failed)) as refused:
+        graph.run(prompt, link)
+    return str(refused.value)
+
+
+# -- words ---------------------------------------------------------------------------------------------------------------------------
+
+
+def test_unknown_words_are_named(graph):
+    graph.run({**load(), **words("a red dragon")}, ["words", 0])
+    assert "dragon" in graph.history["outputs"]["words"]["text"][0]
+    graph.run({**load(), **words("a red ball")}, ["words", 0])
+    assert "words" not in graph.history["outputs"]
+
+
+def test_empty_prompt_is_zero_rows(graph):
+    (rows, _), *_ = graph.run({**load(), **words("")}, ["words", 0])
+    assert rows.shape == (1, 64, 4096) and not rows.any()
+
+
+def test_host_text_node_gives_the_same(graph):
+    prompt = {**load(), **words("a red ball rolls"), "host": node("CLIPTextEncode", clip=["load", 1], text="a red ball rolls")}
+    ours, theirs = graph.run(prompt, ["words", 0], ["host", 0])
+    assert torch.equal(ours[0][0], theirs[0][0]) and ours[0][0].dtype == torch.float32
+
+
+def test_weights_in_brackets(graph):
+    plain, heavy, escaped = (
+        graph.run({**load(), **words(text)}, ["words", 0])[0][0] for text in ("red ball", "(red ball:1.5)", r"\(red ball\)")
+    )
+    assert torch.allclose(heavy, plain * torch.where(plain.any(-1, keepdim=True), 1.5, 1.0), atol=1e-5)
+    assert not torch.equal(escaped, plain)
+
+
+def test_leading_space_does_not_shift_weights(graph):
+    one, two = (graph.run({**load(), **words(text)}, ["words", 0])[0][0] for text in ("red (ball:2)", "   red (ball:2)"))
+    assert torch.equal(one, two)
+
+
+def test_long_prompt(graph):
+    sentence = refusal(graph, {**load(), **words("a " * 50_000)}, ["words", 0])
+    assert "99,999" in sentence or "100,000" in sentence
+    assert "1,024" in sentence and "text" in sentence
+    linked = {**load(), "host": node("CLIPTextEncode", clip=["load", 1], text="a " * 50_000)}
+    assert "1,024" in refusal(graph, linked, ["host", 0])
+    graph.run({**load(), **words("a" * 1024)}, ["words", 0])
+
+
+# -- canvas --------------------------------------------------------------------------------------------------------------------------
+
+
+def test_canvas_says_what_it_is(graph):
+    latent = graph.run({**load(), **canvas(seconds=1.1)}, ["canvas", 0])
+    assert latent["samples"].shape == (1, 16, 4, 4, 8) and not latent["samples"].any()
+    assert graph.history["outputs"]["canvas"]["text"][0] == "64x32\n13 frames, 1.5 s\n4 latent cells, 32 tokens"
+
+
+@pytest.mark.parametrize("aspect, shape", [("1:1", (8, 8)), ("16:9", (6, 10)), ("9:16", (10, 6))])
+def test_aspect_ratios(graph, aspect, shape):
+    prompt = {
+        **load(),
+        "canvas": node("SoraCanvas", vae=["load", 2], seconds=1.0, fps=8.0, size=aspect, batch=2, **{"size.resolution": 64}),
+    }
+    latent = graph.run(prompt, ["canvas", 0])
+    assert latent["samples"].shape == (2, 16, 3, *shape)
+
+
+def test_still(graph):
+    latent, image = graph.run({**load(), **words(), **canvas(still=True), **sample(), **frames()}, ["canvas", 0], ["frames", 0])
+    assert latent["samples"].shape[2] == 1 and image.shape == (1, 32, 64, 3)
+
+
+@pytest.mark.parametrize(
+    "change, parts",
+    [
+        ({"width": 500}, ["width 500", "496 or 512"]),
+        ({"height": 40}, ["height 40", "32 or 48"]),
+        ({"seconds": 0.0}, ["seconds is 0", "more than 0"]),
+        ({"seconds": -2.0}, ["seconds", "-2", "more than 0"]),
+        ({"seconds": 1e9}, ["seconds", "at most 600"]),
+        ({"fps": 0.0}, ["fps", "min of 1"]),
+        ({"width": -16}, ["size.width", "min of 16"]),
+        ({"width": 4096, "height": 4096, "seconds": 600.0, "fps": 120.0}, ["seconds", "GB", "make one smaller"]),
+    ],
+)
+def test_refused_canvas(graph, change, parts):
+    sentence = refusal(graph, {**load(), **canvas(**change)}, ["canvas", 0])
+    assert all(part in sentence for part in parts), sentence
+    assert graph.run({**load(), **canvas()}, ["canvas", 0])["samples"].shape[2] == 3  # and the server keeps serving
+
+
+def test_unknown_aspect_ratio(graph):
+    prompt = {**load(), "canvas": node("SoraCanvas", vae=["load", 2], seconds=1.0, fps=8.0, size="5:4", batch=1)}
+    assert "use one of 1:1, 16:9" in refusal(graph, prompt, ["canvas", 0])
+
+
+def test_canvas_of_a_picture_vae(graph):
+    prompt = {
+        "load": node("VAELoader", vae_name="pixel_space"),
+        "canvas": node("SoraCanvas", vae=["load", 0], seconds=1.0, fps=8.0, size="1:1", batch=1),
+    }
+    assert "not for video" in refusal(graph, prompt, ["canvas", 0])
+
+
+# -- pictures ------------------------------------------------------------------------------------------------------------------------
+
+
+def test_picture_at_the_begin_is_known_and_comes_back(graph):
+    prompt = {**load(), **words(), **canvas(), **picture(), **place(), **sample("placed"), **frames()}
+    placed, made, image, video = graph.run(prompt, ["placed", 0], ["sample", 0], ["picture", 0], ["frames", 0])
+    assert placed["noise_mask"].flatten().tolist() == [0, 1, 1]
+    assert torch.equal(made["samples"][:, :, 0], placed["samples"][:, :, 0])
+    assert not torch.equal(made["samples"][:, :, 1], placed["samples"][:, :, 1])
+    assert torch.equal(video[:1], image), "the given frame comes back bit for bit"
+
+
+def test_picture_later_is_a_guide(graph):
+    prompt = {**load(), **words(), **canvas(), **picture(), **place(second=0.6), **sample("placed"), **frames()}
+    placed, made, video = graph.run(prompt, ["placed", 0], ["sample", 0], ["frames", 0])
+    assert "noise_mask" not in placed and placed["sora"].canvas.guides[0].frame == 5
+    assert made["samples"].shape == placed["samples"].shape and video.shape == (9, 32, 64, 3)
+    assert "frame 5 of 9" in graph.history["outputs"]["placed"]["text"][0]
+    plain = graph.run({**load(), **words(), **canvas(), **sample()}, ["sample", 0])
+    assert not torch.equal(plain["samples"], made["samples"]), "the guide is seen"
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+def test_fit(graph, fit):
+    prompt = {**load(), **canvas(), **picture(width=100, height=20, color=0xFFFFFF), **place(fit=fit)}
+    still = graph.run(prompt, ["placed", 0])["sora"].sources[0].pictures[0]
+    assert still.shape == (32, 64, 3)
+    assert still[16, 32].min() > 0.99
+    assert (still[0].max() == 0) == (fit == "pad")
+
+
+def test_a_picture_for_each_video(graph):
+    pictures = {
+        **picture("one", color=0xFF0000),
+        **picture("two", color=0x00FF00),
+        "both": node("ImageBatch", image1=["one", 0], image2=["two", 0]),
+    }
+    prompt = {**load(), **words(), **canvas(batch=2), **pictures, **place(image="both"), **sample("placed"), **frames()}
+    one, two = graph.run(prompt, ["frames", 0])
+    assert one[0, 0, 0].tolist() == [1, 0, 0] and two[0, 0, 0].tolist() == [0, 1, 0]
+    three = {**prompt, **canvas(batch=3)}
+    assert "2 pictures for 3 videos: give 1 or 3" in refusal(graph, three, ["placed", 0])
+
+
+def test_picture_behind_the_end(graph):
+    sentence = refusal(graph, {**load(), **canvas(), **picture(), **place(second=1.2)}, ["placed", 0])
+    assert "second 1.2" in sentence and "use 0 to 1" in sentence
+
+
+def test_place_on_no_canvas(graph):
+    latent = node("EmptyHunyuanLatentVideo", width=64, height=32, length=9, batch_size=1)
+    sentence = refusal(graph, {**load(), "canvas": latent, **picture(), **place()}, ["placed", 0])
+    assert "Sora Canvas" in sentence
+
+
+# -- files that are refused ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def model_file(graph, host):
+    """Puts bytes into models/diffusion_models under a name, and takes them away again."""
+    import folder_paths
+
+    folder = next(
+        p for p in map(__import__("pathlib").Path, folder_paths.get_folder_paths("diffusion_models")) if (p / "tiny.safetensors").exists()
+    )
+    written = []
+
+    def write(name, data=None, tensors=None, metadata=None):
+        path = folder / name
+        if tensors is not None:
+            save_file(tensors, path, metadata)
+        else:
+            path.write_bytes(data)
+        written.append(path)
+        folder_paths.filename_list_cache.pop("diffusion_models", None)
+        return name
+
+    write.folder = folder
+    yield write
+    for path in written:
+        path.unlink()
+    folder_paths.filename_list_cache.pop("diffusion_models", None)
+
+
+def tiny(folder):
+    """Tensors and header of the tiny model."""
+    path = folder / "tiny.safetensors"
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        return load_file(path), json.loads(file.read(length))["__metadata__"]
+
+
+def test_pickle(graph, model_file):
+    name = model_file("evil.pt", pickle.dumps({"a": 1}))
+    assert "pickle" in refusal(graph, load(name), ["load", 0])
+    disguised = model_file("evil.safetensors", b"PK\x03\x04" + bytes(100))
+    assert "pickle" in refusal(graph, load(disguised), ["load", 0])
+
+
+def test_torn(graph, model_file):
+    whole = (model_file.folder / "tiny.safetensors").read_bytes()
+    name = model_file("torn.safetensors", whole[: len(whole) // 2])
+    assert "torn" in refusal(graph, load(name), ["load", 0])
+    assert "torn" in refusal(graph, load(model_file("start.safetensors", whole[:1000])), ["load", 0])
+
+
+def test_lacks_keys(graph, model_file):
+    tensors, metadata = tiny(model_file.folder)
+    del tensors["blocks.1.ffn.0.bias"]
+    name = model_file("lacks.safetensors", tensors=tensors, metadata=metadata)
+    assert "lacks 'blocks.1.ffn.0.bias'" in refusal(graph, load(name), ["load", 0])
+
+
+def test_nan(graph, model_file):
+    tensors, metadata = tiny(model_file.folder)
+    tensors["blocks.0.ffn.0.weight"][3, 5] = float("nan")
+    name = model_file("nan.safetensors", tensors=tensors, metadata=metadata)
+    sentence = refusal(graph, load(name), ["load", 0])
+    assert "blocks.0.ffn.0.weight" in sentence and "NaN" in sentence
+
+
+def test_other_model(graph, model_file):
+    name = model_file("other.safetensors", tensors={"a": torch.zeros(1)})
+    assert "not a model of this pack" in refusal(graph, load(name), ["load", 0])
+    tensors, metadata = tiny(model_file.folder)
+    claims = model_file("claims.safetensors", tensors={"img_emb.proj.0.bias": torch.zeros(3), **tensors}, metadata=metadata)
+    assert "image-to-video" in refusal(graph, load(claims), ["load", 0])
+
+
+def test_missing_companion(graph, model_file):
+    tensors, metadata = tiny(model_file.folder)
+    metadata["sora"] = json.dumps({**json.loads(metadata["sora"]), "vae": "gone.safetensors"})
+    name = model_file("lonely.safetensors", tensors=tensors, metadata=metadata)
+    sentence = refusal(graph, load(name), ["load", 0])
+    assert "gone.safetensors" in sentence and "models/vae" in sentence
+
+
+def test_unknown_name(graph):
+    assert "no file 'nothing.safetensors'" in refusal(graph, load("nothing.safetensors"), ["load", 0])
+
+
+def test_only_files_of_our_format_are_listed(graph, host, model_file):
+    model_file("other.safetensors", tensors={"a": torch.zeros(1)})
+    options = host.NODE_CLASS_MAPPINGS["SoraLoadModel"].INPUT_TYPES()["required"]["model"][1]["options"]
+    assert "tiny.safetensors" in options and "other.safetensors" not in options
+
+
+def test_shipped_files_come_first(graph, host, root):
+    shipped = sorted((root / "sora_core/weights/diffusion_models").glob("*.safetensors"))
+    options = host.NODE_CLASS_MAPPINGS["SoraLoadModel"].INPUT_TYPES()["required"]["model"][1]["options"]
+    assert options[: len(shipped)] == [path.name for path in shipped]
+
+
+# -- things that do not belong together ----------------------------------------------------------------------------------------------
+
+
+def test_latent_of_a_picture(graph):
+    prompt = {**load(), **words(), "canvas": node("EmptyLatentImage", width=64, height=64, batch_size=1), **sample()}
+    assert "picture's latent of 4 axes" in refusal(graph, prompt, ["sample", 0])
+    wrong = {**load(), "canvas": prompt["canvas"], **decode("canvas")}
+    assert "picture's latent of 4 axes" in refusal(graph, wrong, ["video", 0])
+
+
+def test_latent_of_another_vae(graph):
+    latent = node("EmptyMochiLatentVideo", width=64, height=32, length=7, batch_size=1)
+    prompt = {**load(), **words(), "canvas": latent, **sample()}
+    sentence = refusal(graph, prompt, ["sample", 0])
+    assert "12 channels" in sentence and "needs 16" in sentence
+
+
+def test_words_of_another_encoder(graph):
+    prompt = {**load(), **canvas(), "words": node("Foreign"), **sample()}
+    graph.nodes.NODE_CLASS_MAPPINGS["Foreign"] = foreign_conditioning()
+    assert "768 wide" in refusal(graph, prompt, ["sample", 0])
+
+
+def foreign_conditioning():
+    from comfy_api.latest import io
+
+    class Foreign(io.ComfyNode):
+        @classmethod
+        def define_schema(cls):
+            return io.Schema(node_id="Foreign", category="test", inputs=[], outputs=[io.Conditioning.Output()])
+
+        @classmethod
+        def execute(cls):
+            return io.NodeOutput([[torch.zeros(1, 77, 768), {}]])
+
+    return Foreign
+
+
+def test_the_server_keeps_serving(graph):
+    refusal(graph, {**load(), **canvas(width=500)}, ["canvas", 0])
+    history = graph.queue({**load(), **words(), **canvas(), **ksample(), **decode(), **save()})
+    assert history["outputs"]["save"]["animated"] == [True]

@@ -1,7 +1,7 @@
 """A sentence becomes a video, in the real ComfyUI, with the model that ships in this repository.
 
     python scripts/demo.py
-    python scripts/demo.py "a red ball bounces in the desert at noon"
+    python scripts/demo.py "a red ball bounces on the beach at noon"
 
 Sets up what is missing (see environment.py: two minutes and 6 GB, once), starts ComfyUI with this pack, queues
 workflows/text_to_video.json over HTTP and prints the paths of an MP4 and of a contact sheet, both in runs/demo/.

@@ -24,7 +24,7 @@ def main() -> int:
         print(error, file=sys.stderr)  # the browser tests will fail with this sentence; the others are worth running
 
     variables, root = environment.child_variables(), environment.ROOT
-    print("ruff check", flush=True)
+    print(f"environment: {python}\nruff check", flush=True)
     lint = subprocess.run([python, "-m", "ruff", "check", "."], cwd=root, env=variables).returncode
     arguments = sys.argv[1:] or ["tests"]
     if not any((root / argument.split("::")[0]).exists() for argument in arguments):

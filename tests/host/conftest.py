@@ -3,6 +3,7 @@
 import pytest
 
 from sora_pack.scripts.environment import host_folder
+from sora_pack.tests.host.executor import graph  # noqa: F401 (a fixture)
 
 
 @pytest.fixture(scope="session")

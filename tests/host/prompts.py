@@ -33,12 +33,12 @@ def ksample(latent="canvas", model=("load", 0), **more) -> dict:
 
 
 def custom_sample(latent="canvas", model=("load", 0), sampler_name="euler", guidance=3.0, steps=3) -> dict:
-    """SamplerCustomAdvanced with SoraNoise; CFG against the same words."""
+    """SamplerCustomAdvanced with SoraNoise and our model's noise levels; CFG against the same words."""
     return {
         "noise": node("SoraNoise", latent=[latent, 0], seed=7),
         "guider": node("CFGGuider", model=list(model), positive=["words", 0], negative=["words", 0], cfg=guidance),
         "solver": node("KSamplerSelect", sampler_name=sampler_name),
-        "sigmas": node("BasicScheduler", model=list(model), scheduler="simple", steps=steps, denoise=1.0),
+        "sigmas": node("BasicScheduler", model=["load", 0], scheduler="simple", steps=steps, denoise=1.0),
         "sample": node(
             "SamplerCustomAdvanced",
             noise=["noise", 0],

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sora_pack.tests.host.executor import Failed, Refused, graph  # noqa: F401 (a fixture)
+from sora_pack.tests.host.executor import Failed, Refused
 from sora_pack.tests.host.prompts import canvas, decode, frames, ksample, load, node, picture, place, sample, save, words
 
 

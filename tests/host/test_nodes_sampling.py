@@ -1,0 +1,406 @@
+"""Sampling through the host's real executor: known cells stay exactly, ours and the host's samplers agree, cancelling is clean."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from sora_pack.sora_core.checkpoint import read_transformer
+from sora_pack.tests.host.executor import Failed
+from sora_pack.tests.host.prompts import canvas, custom_sample, decode, frames, ksample, load, node, picture, place, sample, save, words
+
+SOLVERS = ["euler", "uni_pc", "dpmpp_2m_sde", "euler_ancestral", "lcm", "er_sde", "heun", "res_multistep"]
+BEGIN = {**load(), **words(), **canvas(), **picture()}
+
+
+@pytest.fixture
+def model(graph):
+    """The MODEL of the tiny file, as the prompts get it."""
+    return graph.run(load(), ["load", 0])
+
+
+@pytest.fixture
+def forwards(model, monkeypatch):
+    """A list that gets (batch, timestep) of every forward of the model."""
+    calls, network = [], model.model.diffusion_model
+    inner = type(network)._forward
+
+    def counted(self, x, timestep, *args, **kwargs):
+        calls.append((x.shape, timestep))
+        return inner(self, x, timestep, *args, **kwargs)
+
+    monkeypatch.setattr(type(network), "_forward", counted)
+    return calls
+
+
+# -- known cells ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("how", ["sora", "ksampler", "custom"])
+def test_known_cells_come_back_exactly(graph, how, solver):
+    run = {
+        "sora": lambda: sample("placed", sampler_name=solver),
+        "ksampler": lambda: ksample("placed", sampler_name=solver),
+        "custom": lambda: custom_sample("placed", sampler_name=solver),
+    }[how]()
+    placed, made = graph.run({**BEGIN, **place(), **run}, ["placed", 0], ["sample", 0])
+    assert torch.equal(made["samples"][:, :, 0], placed["samples"][:, :, 0])
+    assert made["samples"].isfinite().all()
+    assert (made["samples"][:, :, 1:] - placed["samples"][:, :, 1:]).abs().max() > 0.1
+
+
+def test_known_cells_have_level_zero(graph, forwards):
+    graph.run({**BEGIN, **place(), **ksample("placed", seed=99)}, ["sample", 0])
+    for _, timestep in forwards:
+        assert timestep.shape[1] == 3 and not timestep[:, 0].any() and (timestep[:, 1:] > 0).all()
+
+
+class Regions:
+    """Noise masks [1, 1, F, h, w], 1 where it is made."""
+
+    def aligned():
+        mask = torch.zeros(1, 1, 3, 4, 8)
+        mask[..., 2:, 2:6] = 1
+        return mask
+
+    def across_tokens():
+        mask = torch.ones(1, 1, 3, 4, 8)
+        mask[:, :, 1:, 1:2, 3:7] = 0
+        return mask
+
+
+@pytest.mark.parametrize("region", [Regions.aligned, Regions.across_tokens])
+@pytest.mark.parametrize("how", ["sora", "ksampler"])
+def test_masks_in_space(graph, forwards, region, how):
+    mask = region()
+    graph.nodes.NODE_CLASS_MAPPINGS["Masked"] = masked_latent(mask)
+    latent = {"masked": node("Masked", latent=["canvas", 0])}
+    run = sample("masked", seed=3) if how == "sora" else ksample("masked", seed=3)
+    before, made = graph.run({**BEGIN, **latent, **run}, ["masked", 0], ["sample", 0])
+    kept = (mask == 0).expand_as(made["samples"])
+    assert torch.equal(made["samples"][kept], before["samples"][kept])
+    assert (made["samples"][~kept] != before["samples"][~kept]).float().mean() > 0.99
+    shape, timestep = forwards[0]
+    assert timestep.shape[1] == 3 * 2 * 4  # a level for every token
+    if region is Regions.aligned:
+        assert (timestep.view(-1, 3, 2, 4) > 0)[:, :, 1, 1:3].all() and not timestep.view(-1, 3, 2, 4)[:, :, 0].any()
+    else:
+        assert (timestep > 0).all(), "no token is known whole"
+
+
+def masked_latent(mask):
+    from comfy_api.latest import io
+
+    class Masked(io.ComfyNode):
+        @classmethod
+        def define_schema(cls):
+            return io.Schema(node_id="Masked", category="test", inputs=[io.Latent.Input("latent")], outputs=[io.Latent.Output()])
+
+        @classmethod
+        def fingerprint_inputs(cls, **inputs):
+            return float("nan")
+
+        @classmethod
+        def execute(cls, latent):
+            samples = torch.randn(latent["samples"].shape, generator=torch.Generator().manual_seed(5))
+            return io.NodeOutput({"samples": samples, "noise_mask": mask})
+
+    return Masked
+
+
+def test_mixed_tokens_see_the_noise_of_their_level(pack):
+    from sora_pack.nodes.host import KEY, renoise_mixed_tokens
+
+    mask = Regions.across_tokens()
+    noise, latent, x = torch.randn(3, 1, 16, 3, 4, 8).unbind(0)
+    x = torch.where(mask == 0, latent, x)
+    sigma = torch.tensor([0.7, 0.7])
+    both = torch.cat([x, x])
+    out = renoise_mixed_tokens(both, sigma, {KEY: {"mask": mask, "noise": noise, "latent": latent}})
+    known = (mask == 0).expand_as(x)
+    assert torch.allclose(out[1:][known], (0.7 * noise + 0.3 * latent)[known])
+    assert torch.equal(out[:1][~known], x[~known])
+    assert renoise_mixed_tokens(both, sigma, {}) is both
+
+
+# -- positions, guides, rates --------------------------------------------------------------------------------------------------------
+
+
+def test_guides_stand_behind_the_lattice_and_are_clean(graph, forwards, model):
+    seen = []
+    network = model.model.diffusion_model
+    handle = network.blocks[0].register_forward_pre_hook(lambda *args: seen.append(1))
+    made = graph.run(
+        {**BEGIN, **place(second=0.5, name="one"), **place(second=1.0, latent="one", name="two"), **sample("two")}, ["sample", 0]
+    )
+    handle.remove()
+    shape, timestep = forwards[0]
+    assert shape[2] == 5 and not timestep[:, 3:].any() and (timestep[:, :3] > 0).all()
+    assert made["samples"].shape[2] == 3 and seen
+
+
+def test_positions_follow_the_rate(graph, model, monkeypatch):
+    seen = []
+    network = type(model.model.diffusion_model)
+    inner = network._rotary
+    monkeypatch.setattr(network, "_rotary", lambda self, positions, *rest: (seen.append(positions), inner(self, positions, *rest))[1])
+    slow = {**BEGIN, **canvas(seconds=2.0, fps=4.0), **place(second=0.5), **sample("placed", seed=12)}
+    graph.run(slow, ["sample", 0])
+    assert seen[0].tolist() == [0, 2, 4, 1]  # cells twice as far apart as at 8 frames a second; the guide is frame 2
+    seen.clear()
+    graph.run({**BEGIN, **ksample(seed=12)}, ["sample", 0])
+    assert seen[0] is None  # 0, 1, 2, ...
+
+
+# -- noise ---------------------------------------------------------------------------------------------------------------------------
+
+
+def test_noise_of_a_moment_does_not_depend_on_the_length(graph):
+    def noise(seconds, batch=1):
+        prompt = {**load(), **canvas(seconds=seconds, batch=batch), "noise": node("SoraNoise", latent=["canvas", 0], seed=4)}
+        latent, made = graph.run(prompt, ["canvas", 0], ["noise", 0])
+        return made.generate_noise(latent)
+
+    short, long, two = noise(1.0), noise(3.0), noise(1.0, batch=2)
+    assert torch.equal(long[:, :, :3], short) and torch.equal(two[:1], short) and not torch.equal(two[1], two[0])
+    assert abs(long.std().item() - 1) < 0.1
+
+
+def test_noise_for_a_latent_of_the_host(graph):
+    latent = {"canvas": node("EmptyHunyuanLatentVideo", width=64, height=32, length=9, batch_size=1)}
+    made = graph.run({**load(), **words(), **latent, **sample()}, ["sample", 0])
+    assert made["samples"].shape == (1, 16, 3, 4, 8)
+
+
+# -- ours and the host's -------------------------------------------------------------------------------------------------------------
+
+
+def test_sora_sampler_is_the_hosts_sampler(graph):
+    prompt = {**BEGIN, **place()}
+    ours = graph.run({**prompt, **sample("placed", negative=["words", 0])}, ["sample", 0])
+    theirs = graph.run({**prompt, **custom_sample("placed")}, ["sample", 0])
+    assert torch.equal(ours["samples"], theirs["samples"])
+
+
+def test_optional_inputs_take_the_place_of_fields(graph):
+    fields = graph.run({**BEGIN, **sample(seed=7, sampler_name="heun")}, ["sample", 0])
+    parts = custom_sample(sampler_name="heun")
+    del parts["guider"], parts["sample"]
+    links = {"sigmas": ["sigmas", 0], "sampler": ["solver", 0], "noise": ["noise", 0]}
+    linked = graph.run({**BEGIN, **parts, **sample(seed=123, steps=9, **links)}, ["sample", 0])
+    assert torch.equal(fields["samples"], linked["samples"])
+
+
+@pytest.mark.parametrize("how", ["custom", "sora"])
+def test_host_opens_our_files_and_makes_the_same_video(graph, how):
+    hosts = {
+        "unet": node("UNETLoader", unet_name="tiny.safetensors", weight_dtype="default"),
+        "vae": node("VAELoader", vae_name="tiny_vae.safetensors"),
+    }
+    levels = sigmas() if how == "sora" else {}
+    run = custom_sample if how == "custom" else lambda **model: sample(sigmas=["sigmas", 0], **model)
+    prompt = {**load(), **words(), **canvas(seconds=2.0), **levels}
+    ours = graph.run({**prompt, **run(), **frames()}, ["frames", 0])
+    theirs = {"frames": node("VAEDecode", samples=["sample", 0], vae=["vae", 0])}
+    theirs = graph.run({**prompt, **hosts, **run(model=("unet", 0)), **theirs}, ["frames", 0])
+    assert type(graph.run(hosts, ["unet", 0]).model.diffusion_model).__module__ == "comfy.ldm.wan.model"
+    difference = (ours - theirs).abs().max() * 255
+    assert difference < 2, f"largest pixel difference {difference:.3f} / 255"
+    assert ours.std() > 0.01
+
+
+def test_our_decoder_streams_the_hosts_vae(graph):
+    hosts = {"vae": node("VAELoader", vae_name="tiny_vae.safetensors")}
+    prompt = {**load(), **words(), **canvas(seconds=1.5), **sample(), **hosts}
+    streamed, whole = graph.run(
+        {**prompt, **frames(vae=("vae", 0)), "whole": node("VAEDecode", samples=["sample", 0], vae=["vae", 0])}, ["frames", 0], ["whole", 0]
+    )
+    assert torch.allclose(streamed, whole, atol=1e-5)
+
+
+@pytest.mark.parametrize("second", [0.0, 0.7])
+def test_pictures_on_the_hosts_model_of_our_file(graph, second):
+    """The host's WanModel does not know cells of other levels by itself, nor guides; our sampler teaches it what it can."""
+    hosts = {"unet": node("UNETLoader", unet_name="tiny.safetensors", weight_dtype="default")}
+    prompt = {**BEGIN, **hosts, **place(second=second), **sample("placed", model=("unet", 0))}
+    placed, made = graph.run(prompt, ["placed", 0], ["sample", 0])
+    if second == 0:
+        assert torch.equal(made["samples"][:, :, 0], placed["samples"][:, :, 0])
+        ours = graph.run({**BEGIN, **place(second=second), **sample("placed", sigmas=["sigmas", 0]), **sigmas()}, ["sample", 0])
+        theirs = graph.run({**prompt, **sample("placed", model=("unet", 0), sigmas=["sigmas", 0]), **sigmas()}, ["sample", 0])
+        assert (ours["samples"] - theirs["samples"]).abs().max() < 1e-3
+    else:
+        held = placed["sora"].held[0]
+        assert torch.equal(made["samples"][:, :, 2], held[:, :, 0])
+
+
+def sigmas():
+    return {"sigmas": node("BasicScheduler", model=["load", 0], scheduler="simple", steps=3, denoise=1.0)}
+
+
+def test_public_model_without_header(graph, host):
+    """A Wan 2.1 file as the public ones are: no header, one level for all cells. Known cells hold, later pictures are held cells."""
+    import folder_paths
+
+    folder = Path(folder_paths.get_full_path("diffusion_models", "tiny.safetensors")).parent
+    save_file(read_transformer(folder / "tiny.safetensors")[0], folder / "public.safetensors")
+    folder_paths.filename_list_cache.pop("diffusion_models", None)
+    unet = {"unet": node("UNETLoader", unet_name="public.safetensors", weight_dtype="default")}
+    chain = {**place(), **place(second=0.7, latent="placed", name="two")}
+    placed, made = graph.run(
+        {**BEGIN, **unet, **chain, **sample("two", model=("unet", 0), sampler_name="uni_pc")}, ["two", 0], ["sample", 0]
+    )
+    (folder / "public.safetensors").unlink()
+    folder_paths.filename_list_cache.pop("diffusion_models", None)
+    assert torch.equal(made["samples"][:, :, 0], placed["samples"][:, :, 0])
+    assert torch.equal(made["samples"][:, :, 2], placed["sora"].held[0][:, :, 0])
+
+
+# -- guidance ------------------------------------------------------------------------------------------------------------------------
+
+
+def test_guidance_one_is_one_forward_a_step(graph, forwards):
+    graph.run({**BEGIN, **sample(guidance=1.0, steps=4, seed=31)}, ["sample", 0])
+    assert [shape[0] for shape, _ in forwards] == [1] * 4
+    forwards.clear()
+    graph.run({**BEGIN, **sample(guidance=3.0, steps=4, seed=31)}, ["sample", 0])
+    assert sum(shape[0] for shape, _ in forwards) == 8
+
+
+def test_no_negative_is_the_empty_prompt(graph):
+    empty = {"empty": node("SoraPrompt", clip=["load", 1], text="")}
+    left_open = graph.run({**BEGIN, **sample()}, ["sample", 0])
+    given = graph.run({**BEGIN, **empty, **sample(negative=["empty", 0])}, ["sample", 0])
+    assert torch.equal(left_open["samples"], given["samples"])
+
+
+def test_batch_is_made_one_by_one_the_same(graph):
+    one = graph.run({**BEGIN, **sample()}, ["sample", 0])
+    two = graph.run({**BEGIN, **canvas(batch=2), **sample()}, ["sample", 0])
+    assert torch.allclose(two["samples"][:1], one["samples"], atol=1e-4)
+
+
+def test_denoise_below_one_keeps_some(graph):
+    whole = {**BEGIN, **sample()}
+    whole["again"] = {**sample("sample", denoise=0.3, seed=8)["sample"]}
+    first, again, far = graph.run(
+        {**whole, "far": sample("sample", denoise=1.0, seed=8)["sample"]}, ["sample", 0], ["again", 0], ["far", 0]
+    )
+    assert (again["samples"] - first["samples"]).std() < (far["samples"] - first["samples"]).std()
+
+
+# -- the host's other nodes ----------------------------------------------------------------------------------------------------------
+
+
+def lora_file(graph, names):
+    """A LoRA of rank 1 for some weights, under models/loras; returns its name."""
+    import folder_paths
+
+    torch.manual_seed(1)
+    folder = Path(folder_paths.get_folder_paths("loras")[0])
+    folder.mkdir(exist_ok=True, parents=True)
+    tensors = {}
+    for name, (out, into) in names.items():
+        tensors |= {f"{name}.lora_A.weight": torch.randn(1, into) * 0.3, f"{name}.lora_B.weight": torch.randn(out, 1) * 0.3}
+    save_file(tensors, folder / "tiny_lora.safetensors")
+    folder_paths.filename_list_cache.pop("loras", None)
+    return "tiny_lora.safetensors"
+
+
+def test_lora_loader_reaches_model_and_words(graph):
+    name = lora_file(graph, {"diffusion_model.blocks.0.ffn.0": (256, 128), "text_encoders.sora.transformer.blocks.0.out": (64, 64)})
+    lora = {"lora": node("LoraLoader", model=["load", 0], clip=["load", 1], lora_name=name, strength_model=1.0, strength_clip=1.0)}
+    plain, rows = graph.run({**BEGIN, **sample()}, ["sample", 0], ["words", 0])
+    patched = {**BEGIN, **lora, "words": node("SoraPrompt", clip=["lora", 1], text="a red ball"), **sample(model=("lora", 0))}
+    made, patched_rows = graph.run(patched, ["sample", 0], ["words", 0])
+    assert (made["samples"] - plain["samples"]).abs().max() > 1e-3
+    assert (patched_rows[0][0] - rows[0][0]).abs().max() > 1e-3
+    again = graph.run({**BEGIN, **sample(seed=7)}, ["sample", 0])
+    assert torch.equal(again["samples"], plain["samples"]), "the LoRA left nothing behind"
+
+
+def test_easy_cache(graph):
+    cached = {"cached": node("EasyCache", model=["load", 0], reuse_threshold=0.2, start_percent=0.15, end_percent=0.95, verbose=False)}
+    made = graph.run({**BEGIN, **cached, **sample(model=("cached", 0), steps=6)}, ["sample", 0])
+    assert made["samples"].isfinite().all()
+
+
+def test_bfloat16(graph):
+    exact = graph.run({**BEGIN, **sample()}, ["sample", 0])
+    half = graph.run({**load(precision="bfloat16"), **words(), **canvas(), **sample()}, ["sample", 0])
+    error = (half["samples"] - exact["samples"]).std() / exact["samples"].std()
+    assert half["samples"].dtype == torch.float32 and 0 < error < 0.05
+
+
+# -- cancelling and previews ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_cancel_in_the_middle(graph, model, monkeypatch, at):
+    import comfy.model_management
+
+    count, network = itertools.count(1), type(model.model.diffusion_model)
+    inner = network._forward
+
+    def cancel(self, *args, **kwargs):
+        out = inner(self, *args, **kwargs)
+        if next(count) == at:
+            comfy.model_management.interrupt_current_processing()
+        return out
+
+    monkeypatch.setattr(network, "_forward", cancel)
+    with pytest.raises(Failed) as failed:
+        graph.run({**BEGIN, **sample(seed=200 + at, steps=8)}, ["sample", 0])
+    assert failed.value.kind == "execution_interrupted" and next(count) <= at + 2
+    monkeypatch.undo()
+    clean = graph.run({**BEGIN, **sample(seed=200 + at, steps=3)}, ["sample", 0])
+    assert clean["samples"].isfinite().all()
+
+
+def test_cancel_while_saving(graph, monkeypatch):
+    import comfy.model_management
+    import folder_paths
+
+    from sora_pack.nodes.host_vae import HostVAE
+
+    inner = HostVAE.decode_chunks
+
+    def cancel(self, z, *args):
+        for i, part in enumerate(inner(self, z, *args)):
+            if i == 1:
+                comfy.model_management.interrupt_current_processing()
+            yield part
+
+    monkeypatch.setattr(HostVAE, "decode_chunks", cancel)
+    prompt = {**BEGIN, **canvas(seconds=6.0), **sample(steps=1, guidance=1.0), **decode(), **save(prefix="cancelled")}
+    with pytest.raises(Failed) as failed:
+        graph.queue(prompt)
+    assert failed.value.kind == "execution_interrupted"
+    assert not list(Path(folder_paths.get_output_directory()).glob("*cancelled*")), "no torn file is left"
+    monkeypatch.undo()
+    graph.queue(prompt)
+    assert list(Path(folder_paths.get_output_directory()).glob("cancelled*.mp4"))
+
+
+def test_every_step_has_a_preview(graph, monkeypatch):
+    import comfy.utils
+
+    seen = []
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, picture, node_id=None: seen.append((value, total, picture)))
+    graph.run({**BEGIN, **canvas(seconds=2.0), **sample(steps=3, seed=77)}, ["sample", 0])
+    steps = [entry for entry in seen if entry[1] == 3]
+    assert [value for value, *_ in steps][-1] == 3
+    kind, image, size = next(picture for *_, picture in steps if picture)
+    assert kind == "JPEG" and image.size == (512, 256) and size == 512
+
+
+def test_preview_shows_the_colours_of_the_header(pack):
+    from sora_pack.nodes.host import SoraLatentFormat
+    from sora_pack.nodes.sample_video import preview
+    from sora_pack.tests.tiny_model import HEADER
+
+    picture = preview(torch.zeros(16, 5, 4, 8), SoraLatentFormat(HEADER.preview_factors))
+    assert picture.size == (512, 256) and picture.getpixel((9, 9)) == (127, 140, 153)

@@ -1,0 +1,185 @@
+"""Words to video without the host: the core's own loop, for scripts, sheets and tests.
+
+    python -m sora_core.generate "a red ball bounces on the beach at sunset" --seconds 2 --out ball.mp4
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .autoencoder import VideoVAE, denormalise, normalise
+from .checkpoint import load_text, load_transformer, load_vae
+from .config import ModelHeader
+from .denoise import SOLVERS, Callback, guided, renoise
+from .flow import cell_noise, schedule
+from .shapes import VideoShape, check_size, frames_for_seconds
+from .text import ByteTextEncoder
+from .transformer import SpacetimeTransformer
+
+WEIGHTS = Path(__file__).parent / "weights"
+SHIPPED = WEIGHTS / "diffusion_models" / "sora_mini.safetensors"
+COMPANIONS = {"vae": "vae", "text": "text_encoders"}  # header field -> folder
+
+STEPS, GUIDANCE = 20, 5.0
+
+
+@torch.inference_mode()
+def generate(
+    transformer: SpacetimeTransformer,
+    header: ModelHeader,
+    words: Tensor,
+    shape: VideoShape,
+    *,
+    steps: int = STEPS,
+    guidance: float = GUIDANCE,
+    seed: int = 0,
+    negative: Tensor | None = None,
+    known: Tensor | None = None,
+    mask: Tensor | None = None,
+    solver: str = "euler",
+    denoise: float = 1.0,
+    callback: Callback | None = None,
+) -> Tensor:
+    """Latents of a video of `shape`, in one pass.
+
+    Args:
+        transformer, header: of one file (checkpoint.load_transformer).
+        words: text states [B, L, 4096]; B videos are made.
+        shape: size, cells and frames a second.
+        steps, guidance, denoise: as everywhere; guidance 1 is one forward a step.
+        seed: of the noise of every cell, which depends on neither length nor batch.
+        negative: text states to move away from; default the empty prompt.
+        known: normalised latents [B, C, F, H, W]; what `mask` keeps of them comes back bit for bit.
+        mask: [B or 1, 1, F, H, W] or with 1 for H and W, 0 = keep; default everything is made.
+        solver: a name in denoise.SOLVERS.
+        callback: after each step; what it raises ends the run.
+
+    Returns:
+        normalised latents [B, C, F, H, W], float32.
+
+    Raises:
+        ValueError: an unknown solver, or `mask` without `known`.
+    """
+    if solver not in SOLVERS:
+        raise ValueError(f"solver {solver!r} is not known: use one of {', '.join(SOLVERS)}")
+    if mask is not None and known is None:
+        raise ValueError("mask: it says what to keep, so `known` must be given too")
+    dtype, device = words.dtype, words.device
+    c, f, h, w = shape.latent
+    times = [shape.strides.time * k / shape.fps for k in range(f)]
+    x = torch.stack([cell_noise(seed, b, times, (c, h, w)) for b in range(len(words))]).to(device)
+    sigmas = schedule(steps, header.shift, denoise)
+    if known is not None:
+        x = renoise(known.to(x), x, sigmas[0], mask)
+    text = transformer.prepare_text(words)
+    empty = None
+    if guidance != 1:
+        empty = transformer.prepare_text(words.new_zeros(1, 64, words.shape[-1]) if negative is None else negative.to(dtype))
+    positions = torch.tensor(shape.positions(header.native_fps), device=device)
+    velocity = guided(transformer, text, empty, guidance, positions=positions)
+    return SOLVERS[solver](velocity, x, sigmas, mask, callback)
+
+
+@dataclass
+class Pipeline:
+    """Transformer, text encoder and VAE of one model, on one device."""
+
+    transformer: SpacetimeTransformer
+    header: ModelHeader
+    text: ByteTextEncoder
+    vae: VideoVAE
+
+    @classmethod
+    def load(cls, path: str | Path = SHIPPED, dtype: torch.dtype = torch.bfloat16, device: str = "cpu") -> Pipeline:
+        """Opens a model file and the companions that its header names, beside it or in the folders of the pack.
+
+        Raises:
+            CheckpointError: what is wrong with a file. FileNotFoundError: a companion that is nowhere.
+        """
+        transformer, header = load_transformer(path, dtype, device)
+        text = load_text(_companion(Path(path), header, "text"), dtype, device)
+        vae = load_vae(_companion(Path(path), header, "vae"), dtype, device)
+        return cls(transformer.eval(), header, text.eval(), vae.channels_last().eval())
+
+    @torch.inference_mode()
+    def video(self, prompt: str, seconds: float = 2.0, width: int = 128, height: int = 128, *, fps: float | None = None,
+              picture: Tensor | None = None, **options) -> Tensor:  # fmt: skip
+        """Frames uint8 [T, H, W, 3] on the CPU; 0 seconds is a still.
+
+        Args:
+            prompt: words in any language.
+            fps: default the model's native rate.
+            picture: uint8 [H, W, 3] of the video's size, its first frame, which comes back as it is.
+            options: for `generate`.
+
+        Raises:
+            ValueError: sizes or seconds that are not legal, a prompt that is too long, a picture of another size.
+        """
+        check_size(width, height, self.vae.strides)
+        fps = self.header.native_fps if fps is None else fps
+        cells = self.vae.strides.cells(frames_for_seconds(seconds, fps, self.vae.strides))
+        shape = VideoShape(width, height, cells, fps, self.vae.strides)
+        dtype = self.vae.conv2.weight.dtype
+        if picture is not None:
+            options |= self._given(picture, shape)
+        words = self.text.encode([prompt]).to(dtype)
+        z = generate(self.transformer, self.header, words, shape, **options)
+        frames = self.vae.decode(denormalise(z).to(dtype))[0].float().clamp(-1, 1)  # 3 T H W
+        frames = frames.add(1).mul(127.5).round().byte().movedim(0, -1).cpu()
+        if picture is not None:
+            frames[0] = picture
+        return frames
+
+    def _given(self, picture: Tensor, shape: VideoShape) -> dict[str, Tensor]:
+        """`known` and `mask` for a first frame."""
+        if picture.shape != (shape.height, shape.width, 3):
+            raise ValueError(f"picture: it is {tuple(picture.shape)}, must be ({shape.height}, {shape.width}, 3)")
+        x = (picture.permute(2, 0, 1).float() / 127.5 - 1)[None, :, None].to(self.vae.conv2.weight)
+        known = torch.zeros(1, *shape.latent, device=x.device)
+        known[:, :, :1] = normalise(self.vae.encode(x).float())
+        mask = torch.ones(1, 1, shape.cells, 1, 1, device=x.device)
+        mask[:, :, 0] = 0
+        return {"known": known, "mask": mask}
+
+
+def _companion(path: Path, header: ModelHeader, kind: str) -> Path:
+    name = getattr(header, kind) or f"sora_mini_{kind}.safetensors"
+    places = [path.parent / name, path.parent.parent / COMPANIONS[kind] / name, WEIGHTS / COMPANIONS[kind] / name]
+    found = next((p for p in places if p.is_file()), None)
+    if found is None:
+        raise FileNotFoundError(f"{path.name}: its {kind} file {name} is neither beside it nor in {places[1].parent}")
+    return found
+
+
+def main() -> None:
+    from .video_file import write_video
+
+    parser = argparse.ArgumentParser(prog="python -m sora_core.generate", description="Words to an MP4 with the shipped model.")
+    parser.add_argument("prompt")
+    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--height", type=int, default=128)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--guidance", type=float, default=GUIDANCE)
+    parser.add_argument("--model", default=str(SHIPPED))
+    parser.add_argument("--out", default="sora.mp4")
+    args = parser.parse_args()
+    pipeline = Pipeline.load(args.model)
+
+    def show(done: dict) -> None:
+        sys.stderr.write(f"\rstep {done['step'] + 1}/{done['steps']}" + "\n" * (done["step"] + 1 == done["steps"]))
+
+    options = {"seed": args.seed, "steps": args.steps, "guidance": args.guidance, "callback": show}
+    frames = pipeline.video(args.prompt, args.seconds, args.width, args.height, **options)
+    write_video(args.out, iter([frames]), pipeline.header.native_fps)
+
+
+if __name__ == "__main__":
+    main()

@@ -71,16 +71,20 @@ class _CausalMixin:
         return x
 
 
-def _causal_conv(operations, in_channels: int, out_channels: int, kernel, *, stride=1, padding=0, dtype=None, device=None) -> nn.Module:
+def _causal_conv(in_channels: int, out_channels: int, kernel, *, operations, stride=1, padding=0, dtype=None, device=None) -> nn.Module:
     """A Conv3d of `operations` whose forward is `(x, cache)`. `padding` is spatial; time is padded by history."""
 
     class CausalConv3d(_CausalMixin, operations.Conv3d):
         def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
-            # A still meets only the last slice of the kernel, the rest sees padding. The host's layers have no weight to slice
-            # until they are called, so this is for torch's own.
-            if cache is None and x.shape[2] == 1 and operations is nn and self.stride[0] == 1:
-                return F.conv3d(x, self.weight[:, :, -1:], self.bias, self.stride, self.padding)
+            if cache is None and x.shape[2] == 1 and self.stride[0] == 1:
+                return self._still(x)
             return super().forward(self._remember(x, cache))
+
+        def _still(self, x: Tensor) -> Tensor:
+            """A still meets only the last slice of the kernel, the rest would see padding."""
+            if operations is not nn:  # the host's layers have no weight to slice until they are called; they know how
+                return super().forward(x, autopad="causal_zero")
+            return F.conv3d(x, self.weight[:, :, -1:], self.bias, self.stride, self.padding)
 
     return CausalConv3d(in_channels, out_channels, kernel, stride=stride, padding=(0, padding, padding), dtype=dtype, device=device)
 
@@ -91,10 +95,10 @@ class ResidualBlock(nn.Module):
         norm_kw = {k: kw[k] for k in ("dtype", "device")}
         # Positions 1, 4 and 5 are activation and dropout in the public file, so the parameters keep the names 0, 2, 3 and 6.
         self.residual = nn.Sequential(
-            RMSNorm(in_channels, 3, **norm_kw), nn.SiLU(), _causal_conv(in_channels=in_channels, out_channels=out_channels, kernel=3, padding=1, **kw),
-            RMSNorm(out_channels, 3, **norm_kw), nn.SiLU(), nn.Identity(), _causal_conv(in_channels=out_channels, out_channels=out_channels, kernel=3, padding=1, **kw),
+            RMSNorm(in_channels, 3, **norm_kw), nn.SiLU(), _causal_conv(in_channels, out_channels, 3, padding=1, **kw),
+            RMSNorm(out_channels, 3, **norm_kw), nn.SiLU(), nn.Identity(), _causal_conv(out_channels, out_channels, 3, padding=1, **kw),
         )  # fmt: skip
-        self.shortcut = nn.Identity() if in_channels == out_channels else _causal_conv(in_channels=in_channels, out_channels=out_channels, kernel=1, **kw)
+        self.shortcut = nn.Identity() if in_channels == out_channels else _causal_conv(in_channels, out_channels, 1, **kw)
 
     def forward(self, x: Tensor, cache: Cache | None) -> Tensor:
         norm1, act1, conv1, norm2, act2, _, conv2 = self.residual
@@ -106,11 +110,11 @@ class ResidualBlock(nn.Module):
 class AttentionBlock(nn.Module):
     """One head of attention over the places of each frame."""
 
-    def __init__(self, channels: int, *, operations, dtype, device):
+    def __init__(self, channels: int, *, operations, **factory):
         super().__init__()
-        self.norm = RMSNorm(channels, 2, dtype=dtype, device=device)
-        self.to_qkv = operations.Conv2d(channels, channels * 3, 1, dtype=dtype, device=device)
-        self.proj = operations.Conv2d(channels, channels, 1, dtype=dtype, device=device)
+        self.norm = RMSNorm(channels, 2, **factory)
+        self.to_qkv = operations.Conv2d(channels, channels * 3, 1, **factory)
+        self.proj = operations.Conv2d(channels, channels, 1, **factory)
 
     def forward(self, x: Tensor, cache: Cache | None) -> Tensor:
         b, c, t, h, w = x.shape
@@ -124,10 +128,11 @@ class AttentionBlock(nn.Module):
 class Downsample(nn.Module):
     """Halves height and width; with `time` also halves all frames behind the first, which passes alone."""
 
-    def __init__(self, channels: int, time: bool, *, operations, dtype, device):
+    def __init__(self, channels: int, time: bool, *, operations, **factory):
         super().__init__()
-        self.resample = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), operations.Conv2d(channels, channels, 3, stride=2, dtype=dtype, device=device))
-        self.time_conv = _causal_conv(operations, channels, channels, (3, 1, 1), stride=(2, 1, 1), dtype=dtype, device=device) if time else None
+        self.resample = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), operations.Conv2d(channels, channels, 3, stride=2, **factory))
+        kernel = {"kernel": (3, 1, 1), "stride": (2, 1, 1)}
+        self.time_conv = _causal_conv(channels, channels, **kernel, operations=operations, **factory) if time else None
 
     def forward(self, x: Tensor, cache: Cache | None) -> Tensor:
         x = _per_frame(self.resample, x)
@@ -144,11 +149,11 @@ class Downsample(nn.Module):
 class Upsample(nn.Module):
     """Doubles height and width and halves the channels; with `time` also doubles all frames behind the first."""
 
-    def __init__(self, channels: int, time: bool, *, operations, dtype, device):
+    def __init__(self, channels: int, time: bool, *, operations, **factory):
         super().__init__()
         up = nn.Upsample(scale_factor=(2.0, 2.0), mode="nearest-exact")
-        self.resample = nn.Sequential(up, operations.Conv2d(channels, channels // 2, 3, padding=1, dtype=dtype, device=device))
-        self.time_conv = _causal_conv(operations, channels, channels * 2, (3, 1, 1), dtype=dtype, device=device) if time else None
+        self.resample = nn.Sequential(up, operations.Conv2d(channels, channels // 2, 3, padding=1, **factory))
+        self.time_conv = _causal_conv(channels, channels * 2, (3, 1, 1), operations=operations, **factory) if time else None
 
     def forward(self, x: Tensor, cache: Cache | None) -> Tensor:
         if self.time_conv is not None:
@@ -183,18 +188,19 @@ class _Walk(nn.Module):
         return conv(act(norm(x)), cache)
 
     def _middle(self, channels: int, kw: dict) -> nn.Sequential:
-        return nn.Sequential(ResidualBlock(channels, channels, **kw), AttentionBlock(channels, **kw), ResidualBlock(channels, channels, **kw))
+        first, last = (ResidualBlock(channels, channels, **kw) for _ in range(2))
+        return nn.Sequential(first, AttentionBlock(channels, **kw), last)
 
     def _head(self, channels: int, out: int, kw: dict) -> nn.Sequential:
         norm = RMSNorm(channels, 3, dtype=kw["dtype"], device=kw["device"])
-        return nn.Sequential(norm, nn.SiLU(), _causal_conv(in_channels=channels, out_channels=out, kernel=3, padding=1, **kw))
+        return nn.Sequential(norm, nn.SiLU(), _causal_conv(channels, out, 3, padding=1, **kw))
 
 
 class Encoder(_Walk):
     def __init__(self, config: VAEConfig, **kw):
         super().__init__()
         widths = [config.dim * m for m in (1, *config.dim_mult)]
-        self.conv1 = _causal_conv(in_channels=3, out_channels=widths[0], kernel=3, padding=1, **kw)
+        self.conv1 = _causal_conv(3, widths[0], 3, padding=1, **kw)
         blocks: list[nn.Module] = []
         for level, (width_in, width) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
             blocks += [ResidualBlock(width_in if i == 0 else width, width, **kw) for i in range(config.num_res_blocks)]
@@ -213,7 +219,7 @@ class Decoder(_Walk):
         super().__init__()
         widths = [config.dim * m for m in (config.dim_mult[-1], *reversed(config.dim_mult))]
         upsample_time = tuple(reversed(config.temporal_downsample))
-        self.conv1 = _causal_conv(in_channels=config.z_dim, out_channels=widths[0], kernel=3, padding=1, **kw)
+        self.conv1 = _causal_conv(config.z_dim, widths[0], 3, padding=1, **kw)
         self.middle = self._middle(widths[0], kw)
         blocks: list[nn.Module] = []
         for level, (width_in, width) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
@@ -237,14 +243,15 @@ class VideoVAE(nn.Module):
         dtype, device: of the parameters.
     """
 
-    def __init__(self, config: VAEConfig = VAEConfig(), *, operations=nn, dtype=None, device=None):
+    def __init__(self, config: VAEConfig | None = None, *, operations=nn, dtype=None, device=None):
         super().__init__()
+        config = config or VAEConfig()
         self.config = config
         self.strides = Strides(2 ** sum(config.temporal_downsample), 2 ** len(config.temporal_downsample), config.z_dim)
         kw = {"operations": operations, "dtype": dtype, "device": device}
         self.encoder = Encoder(config, **kw)
-        self.conv1 = _causal_conv(in_channels=config.z_dim * 2, out_channels=config.z_dim * 2, kernel=1, **kw)
-        self.conv2 = _causal_conv(in_channels=config.z_dim, out_channels=config.z_dim, kernel=1, **kw)
+        self.conv1 = _causal_conv(config.z_dim * 2, config.z_dim * 2, 1, **kw)
+        self.conv2 = _causal_conv(config.z_dim, config.z_dim, 1, **kw)
         self.decoder = Decoder(config, **kw)
 
     @torch.no_grad()
@@ -290,7 +297,9 @@ class VideoVAE(nn.Module):
         """
         s = self.strides.time
         frames = self.strides.frames(1 + (x.shape[2] - 1) // s)
-        return torch.cat(list(self.encode_chunks(_slices(x, frames, 1, s * chunk if chunk else frames))), 2)
+        if not chunk or frames <= self.strides.frames(1 + chunk):
+            return self.moments(_channels_last(x[:, :, :frames]))[0]  # one piece needs no memory
+        return torch.cat(list(self.encode_chunks(_slices(x, frames, 1, s * chunk))), 2)
 
     def encode_chunks(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
         """Latents of a stream of frames: the first chunk holds 1 + 4 k frames of [B, 3, T, H, W], every later one 4 k."""
@@ -304,8 +313,11 @@ class VideoVAE(nn.Module):
 
     def decode_chunks(self, z: Tensor, chunk: int | None = DEFAULT_CHUNK) -> Iterator[Tensor]:
         """Yields the frames of `decode` some cells at a time, so that a caller can save and forget them."""
+        if not chunk or z.shape[2] <= 1 + chunk:
+            yield self.decoder(_channels_last(self.conv2(z)))
+            return
         cache: Cache = {}
-        for part in _slices(z, z.shape[2], 1, chunk or z.shape[2]):
+        for part in _slices(z, z.shape[2], 1, chunk):
             yield self.decoder(_channels_last(self.conv2(part)), cache)
 
 

@@ -1,0 +1,65 @@
+"""Make the picture that the template browser shows for each workflow, out of the workflow's own video.
+
+    python scripts/thumbnails.py
+
+Runs every workflows/*.json in the real ComfyUI with the shipped model (about a minute each on two quiet cores) and saves the middle frame
+beside it as .jpg, which is the name that the host looks for.
+"""
+
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import environment
+
+WORKFLOWS = environment.ROOT / "workflows"
+SIDE = 384  # pixels of the longer side; the browser shows about 250
+
+
+def main() -> int:
+    try:
+        environment.enter(environment.ready())
+    except environment.SetupError as error:
+        print(error, file=sys.stderr)
+        return 2
+    from server import ComfyServer
+
+    with tempfile.TemporaryDirectory(prefix="sora-thumbnails-", ignore_cleanup_errors=True) as base:
+        with ComfyServer(environment.host_folder(), Path(base), variables=environment.child_variables()) as server:
+            for path in sorted(WORKFLOWS.glob("*.json")):
+                save_middle_frame(run(server, path), path.with_suffix(".jpg"))
+                print(path.with_suffix(".jpg"), flush=True)
+    return 0
+
+
+def run(server, path: Path) -> Path:
+    """Run a workflow; its pictures come from workflows/, else from the host's own input folder. Returns the video."""
+    from workflow_api import to_api
+
+    prompt = to_api(json.loads(path.read_text(encoding="utf-8")), server.get("/object_info"))
+    for node in prompt.values():
+        if node["class_type"] == "LoadImage":
+            name = node["inputs"]["image"]
+            source = next(folder / name for folder in (WORKFLOWS, environment.host_folder() / "input") if (folder / name).is_file())
+            shutil.copyfile(source, server.base / "input" / name)
+    return next(file for file in server.files(server.queue(prompt)) if file.suffix == ".mp4")
+
+
+def save_middle_frame(video: Path, target: Path) -> None:
+    from PIL import Image
+
+    sys.path.insert(0, str(environment.ROOT))  # the host is another process, so nothing here can be hidden by the pack's nodes/
+    from sora_core.video_file import read_frames, video_facts
+
+    middle = video_facts(video).frames // 2
+    frame = next(read_frames(video, middle, middle + 1))[0]
+    picture = Image.fromarray(frame.numpy())
+    scale = SIDE / max(picture.size)
+    size = tuple(round(side * scale) for side in picture.size)
+    picture.resize(size, Image.Resampling.LANCZOS).save(target, quality=88)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

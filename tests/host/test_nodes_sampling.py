@@ -1,6 +1,7 @@
 """Sampling through the host's real executor: known cells stay exactly, ours and the host's samplers agree, cancelling is clean."""
 
 import itertools
+import uuid
 from pathlib import Path
 
 import pytest
@@ -366,7 +367,7 @@ def test_cancel_while_saving(graph, monkeypatch):
 
     from sora_pack.nodes.host_vae import HostVAE
 
-    inner = HostVAE.decode_chunks
+    inner, name = HostVAE.decode_chunks, uuid.uuid4().hex
 
     def cancel(self, z, *args):
         for i, part in enumerate(inner(self, z, *args)):
@@ -375,14 +376,14 @@ def test_cancel_while_saving(graph, monkeypatch):
             yield part
 
     monkeypatch.setattr(HostVAE, "decode_chunks", cancel)
-    prompt = {**BEGIN, **canvas(seconds=6.0), **sample(steps=1, guidance=1.0), **decode(), **save(prefix="cancelled")}
+    prompt = {**BEGIN, **canvas(seconds=6.0), **sample(steps=1, guidance=1.0), **decode(), **save(prefix=name)}
     with pytest.raises(Failed) as failed:
         graph.queue(prompt)
     assert failed.value.kind == "execution_interrupted"
-    assert not list(Path(folder_paths.get_output_directory()).glob("*cancelled*")), "no torn file is left"
+    assert not list(Path(folder_paths.get_output_directory()).glob(f"*{name}*")), "no torn file is left"
     monkeypatch.undo()
     graph.queue(prompt)
-    assert list(Path(folder_paths.get_output_directory()).glob("cancelled*.mp4"))
+    assert list(Path(folder_paths.get_output_directory()).glob(f"{name}*.mp4"))
 
 
 def test_every_step_has_a_preview(graph, monkeypatch):

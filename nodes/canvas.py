@@ -195,7 +195,7 @@ class SoraPlaceImage(io.ComfyNode):
                     max=MAX_SECONDS,
                     step=0.001,
                     tooltip=(
-                        "When the picture stands in the video, in seconds from its begin. 0 is the first frame, which stays exactly as "
+                        "When the picture stands in the video, in seconds from its start. 0 is the first frame, which stays exactly as "
                         "given."
                     ),
                 ),

@@ -226,7 +226,7 @@ class SoraDecodeFrames(io.ComfyNode):
                 io.Vae.Input("vae", tooltip="The VAE of the model."),
                 io.Latent.Input("latent", tooltip="From Sora Sampler or another sampler."),
                 io.Float.Input(
-                    "from_second", default=0.0, min=0.0, max=3600.0, step=0.001, tooltip="First moment, in seconds from the begin."
+                    "from_second", default=0.0, min=0.0, max=3600.0, step=0.001, tooltip="First moment, in seconds from the start."
                 ),
                 io.Float.Input(
                     "to_second",
@@ -234,7 +234,7 @@ class SoraDecodeFrames(io.ComfyNode):
                     min=0.0,
                     max=3600.0,
                     step=0.001,
-                    tooltip="Last moment, in seconds from the begin; 0 is the end.",
+                    tooltip="Last moment, in seconds from the start; 0 is the end.",
                 ),
                 io.Combo.Input("seam", options=list(SEAMS), default="carry", tooltip=SEAM_TOOLTIP),
             ],

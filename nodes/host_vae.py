@@ -43,7 +43,7 @@ class HostVAE(VideoVAE):
         return super().encode(x.to(device=device or x.device, dtype=self.dtype), chunk)
 
     def decode_chunks(self, z, chunk=DEFAULT_CHUNK):
-        cache = {}
+        cache = {} if z.shape[2] > 1 + chunk else None  # one piece needs no memory
         start, end = 0, 1 + chunk
         while start < z.shape[2]:
             part = self.conv2(z[:, :, start:end].float()).to(self.dtype)

@@ -84,7 +84,7 @@ class Canvas:
     Args:
         shape: of the lattice.
         timeline: what becomes of it.
-        origin: the time of the lattice's frame 0, in frames of the first source (below 0 before its begin).
+        origin: the time of the lattice's frame 0, in frames of the first source (below 0 before its start).
         spans, guides: what is given.
     """
 
@@ -162,7 +162,7 @@ def join(still: VideoShape, first_frames: int, second_frames: int, new: int, con
 
 
 def loop(still: VideoShape, source_frames: int, new: int, context: int = CONTEXT_CELLS) -> Canvas:
-    """A video and `new` frames that lead from its end to its begin: the join of it with itself, the second copy left out."""
+    """A video and `new` frames that lead from its end to its start: the join of it with itself, the second copy left out."""
     canvas = _window(still, Piece(0, 0, source_frames), new, Piece(0, 0, source_frames), context)
     return replace(canvas, timeline=Timeline(canvas.timeline.pieces[:-1]))
 

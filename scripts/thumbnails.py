@@ -7,7 +7,6 @@ beside it as .jpg, which is the name that the host looks for.
 """
 
 import json
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import environment
 
 WORKFLOWS = environment.ROOT / "workflows"
+FIRST_FRAME = WORKFLOWS / "first_frame.png"
 SIDE = 384  # pixels of the longer side; the browser shows about 250
 
 
@@ -35,15 +35,13 @@ def main() -> int:
 
 
 def run(server, path: Path) -> Path:
-    """Run a workflow; its pictures come from workflows/, else from the host's own input folder. Returns the video."""
+    """Run a workflow with FIRST_FRAME in place of the user's own picture. Returns the video."""
     from workflow_api import to_api
 
     prompt = to_api(json.loads(path.read_text(encoding="utf-8")), server.get("/object_info"))
     for node in prompt.values():
         if node["class_type"] == "LoadImage":
-            name = node["inputs"]["image"]
-            source = next(folder / name for folder in (WORKFLOWS, environment.host_folder() / "input") if (folder / name).is_file())
-            shutil.copyfile(source, server.base / "input" / name)
+            node["inputs"]["image"] = server.upload(FIRST_FRAME)
     return next(file for file in server.files(server.queue(prompt)) if file.suffix == ".mp4")
 
 

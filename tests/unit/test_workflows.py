@@ -1,0 +1,41 @@
+"""The workflows that ship: their words are words of the shipped model, their pictures are there."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from sora_pack.sora_core.text import unseen_words
+from sora_pack.sora_core.world import vocabulary
+
+NAMES = ["text_to_video", "image_to_video"]
+
+
+def nodes(root, name):
+    return json.loads((root / "workflows" / f"{name}.json").read_text(encoding="utf-8"))["nodes"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_prompts_use_known_words(root, name):
+    for node in nodes(root, name):
+        if node["type"] == "SoraPrompt":
+            assert unseen_words(node["widgets_values"][0], tuple(sorted(vocabulary()))) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_note_says_what_it_needs_and_how_long_it_takes(root, name):
+    note = next(node["widgets_values"][0] for node in nodes(root, name) if node["type"] == "MarkdownNote")
+    assert "**Needs**" in note and "**Takes**" in note
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_seeds_stay_fixed(root, name):
+    # With "randomize" two people who run the template would see two videos.
+    values = [node["widgets_values"] for node in nodes(root, name) if node["type"] == "SoraSampler"]
+    assert values and all("fixed" in value for value in values)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_thumbnail_is_a_picture(root, name):
+    with Image.open(root / "workflows" / f"{name}.jpg") as picture:
+        assert picture.format == "JPEG" and max(picture.size) >= 256

@@ -12,6 +12,9 @@ from torch import Tensor
 
 ROTARY_BASE = 10000.0
 
+PIECE = 2**21
+"""Scores computed at once by `by_products`: 4 MB in bfloat16, about what a cache holds."""
+
 
 def rotary_axes(head_dim: int) -> tuple[int, int, int]:
     """Channels of a head that turn with time, height and width; height and width get a third each, rounded down to pairs."""
@@ -60,6 +63,30 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
     return torch.stack([a * cos - b * sin, a * sin + b * cos], dim=-1).flatten(-2).to(x.dtype)
 
 
+def _products_are_faster() -> bool:
+    """Whether this CPU multiplies bfloat16 matrices fast (AVX512-BF16) but has no tiles (AMX), which torch's CPU kernel needs to do so.
+
+    Measured with AVX512-BF16 (320 tokens, head dim 128): forward and backward 37 ms by the kernel, 18 ms by products; 2048 tokens,
+    forward: 171 and 95 ms. With AMX the kernel reaches 400 GFLOP/s and is left alone.
+    """
+    dot, tiles = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return bool(dot and tiles and dot() and not tiles())
+
+
+PRODUCTS_ARE_FASTER = _products_are_faster()
+
+
+def by_products(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
+    """softmax(q k^T) v for q [B, h, N, d] and k, v [B, h, L, d] by plain matrix products, some heads or queries at a time."""
+    shape, length = q.shape, k.shape[2]
+    q, k, v = (q * (scale or q.shape[-1] ** -0.5)).flatten(0, 1), k.flatten(0, 1).transpose(1, 2), v.flatten(0, 1)
+    heads, queries = max(1, PIECE // (shape[2] * length)), max(1, PIECE // length)
+    pieces = []
+    for q1, k1, v1 in zip(q.split(heads), k.split(heads), v.split(heads)):
+        pieces.append(torch.cat([(part @ k1).softmax(-1) @ v1 for part in q1.split(queries, dim=1)], 1))
+    return torch.cat(pieces).view(shape)
+
+
 def scaled_dot_product(
     q: Tensor,
     k: Tensor,
@@ -84,7 +111,10 @@ def scaled_dot_product(
         q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in (q, k, v))  # B h N d
     if mask is not None and mask.ndim in (2, 3):
         mask = mask[None, None] if mask.ndim == 2 else mask[:, None]
-    x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=host_arguments.get("scale"))
+    if PRODUCTS_ARE_FASTER and mask is None and q.dtype == torch.bfloat16 and q.device.type == "cpu":
+        x = by_products(q, k, v, host_arguments.get("scale"))
+    else:
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=host_arguments.get("scale"))
     return x if skip_output_reshape else x.transpose(1, 2).flatten(2)
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .attention import attend, rotate
+from .layers import GELU, RMSNorm
 
 BLOCK_MODULATIONS = 6
 """shift, scale and gate of self-attention, then of the MLP."""
@@ -74,7 +75,8 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = heads
         self.q, self.k, self.v, self.o = (operations.Linear(dim, dim, **factory) for _ in range(4))
-        self.norm_q, self.norm_k = (operations.RMSNorm(dim, eps=eps, elementwise_affine=True, **factory) for _ in range(2))
+        norm = RMSNorm if operations is nn else operations.RMSNorm
+        self.norm_q, self.norm_k = (norm(dim, eps=eps, elementwise_affine=True, **factory) for _ in range(2))
 
 
 class SelfAttention(Attention):
@@ -117,10 +119,12 @@ class Block(nn.Module):
         self.norm3 = operations.LayerNorm(dim, eps=eps, elementwise_affine=True, **factory)
         self.cross_attn = CrossAttention(dim, heads, eps, operations, **factory)
         self.norm2 = operations.LayerNorm(dim, eps=eps, elementwise_affine=False, **factory)
-        self.ffn = nn.Sequential(operations.Linear(dim, ffn_dim, **factory), nn.GELU(approximate="tanh"), operations.Linear(ffn_dim, dim, **factory))
+        self.ffn = nn.Sequential(operations.Linear(dim, ffn_dim, **factory), GELU(), operations.Linear(ffn_dim, dim, **factory))
         self.modulation = nn.Parameter(torch.empty(1, BLOCK_MODULATIONS, dim, **factory))
 
-    def forward(self, x: Tensor, levels: Levels, rotary: Tensor, keys_values: tuple[Tensor, Tensor], routes: list[Route] | None, options: dict):
+    def forward(
+        self, x: Tensor, levels: Levels, rotary: Tensor, keys_values: tuple[Tensor, Tensor], routes: list[Route] | None, options: dict
+    ) -> Tensor:
         """x [B, N, D] -> [B, N, D]."""
         shift1, scale1, gate1, shift2, scale2, gate2 = levels.parts(self.modulation)
         x = gated(x, self.self_attn(modulate(self.norm1(x), shift1, scale1), rotary, options), gate1)

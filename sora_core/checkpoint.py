@@ -185,7 +185,8 @@ def _read(path: Path, layout: dict[str, TensorInfo], prefix: str, model: nn.Modu
     check_state({name: info.shape for name, info in own.items()}, _shapes(model), path.name)
     for name, info in own.items():
         if info.dtype not in DTYPES:
-            raise CheckpointError(f"{path.name}: '{name}' is stored as {info.dtype}; this pack reads {', '.join(DTYPES)}, others the host's loader")
+            known = ", ".join(DTYPES)
+            raise CheckpointError(f"{path.name}: '{name}' is stored as {info.dtype}; this pack reads {known}, the host's own loader more")
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(prefix + name) for name in own}
     for name, tensor in tensors.items():
@@ -215,7 +216,7 @@ def detect_transformer(shapes: Mapping[str, tuple[int, ...]], what: str) -> Tran
         raise CheckpointError(f"{what} is no Wan 2.1 text-to-video transformer: 'patch_embedding.weight' has the shape {list(patch)}")
     out = head[0] // math.prod(patch[2:])
     if patch[1] != out:
-        raise CheckpointError(f"{what} takes {patch[1]} channels and gives {out}: it is an image-to-video or control model, not text-to-video")
+        raise CheckpointError(f"{what} takes {patch[1]} channels and gives {out}: it is an image-to-video or control model")
     try:
         return TransformerConfig(
             dim=patch[0], ffn_dim=ffn[0], num_layers=_count_blocks(shapes), in_dim=patch[1], out_dim=out,

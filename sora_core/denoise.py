@@ -25,7 +25,9 @@ raises ends the run, so cancelling is an exception."""
 
 
 class Solver(Protocol):
-    def __call__(self, velocity: Velocity, x: Tensor, sigmas: list[float], mask: Tensor | None = None, callback: Callback | None = None) -> Tensor:
+    def __call__(
+        self, velocity: Velocity, x: Tensor, sigmas: list[float], mask: Tensor | None = None, callback: Callback | None = None
+    ) -> Tensor:
         """From latents x at sigmas[0] to latents at sigmas[-1].
 
         Args:
@@ -67,7 +69,9 @@ def euler(velocity: Velocity, x: Tensor, sigmas: list[float], mask: Tensor | Non
     return _walk(velocity, x, sigmas, mask, callback, order=1)
 
 
-def second_order(velocity: Velocity, x: Tensor, sigmas: list[float], mask: Tensor | None = None, callback: Callback | None = None) -> Tensor:
+def second_order(
+    velocity: Velocity, x: Tensor, sigmas: list[float], mask: Tensor | None = None, callback: Callback | None = None
+) -> Tensor:
     """The Adams-Bashforth method of second order, for steps of any size: one forward a step, the last velocity extrapolated.
 
     Multistep methods for diffusion: Liu et al., arXiv 2202.09778. The first step is Euler's, and so is the last one to 0, where

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from .attention import rotate, turns
 from .config import TEXT_DIM, TEXT_ROW_MULTIPLE, TextConfig
+from .layers import GELU
 
 PAD = 256
 """Stands after the last byte of the shorter prompts of a batch."""
@@ -80,7 +81,7 @@ class TextBlock(nn.Module):
         self.qkv = operations.Linear(dim, 3 * dim, **factory)
         self.out = operations.Linear(dim, dim, **factory)
         self.norm2 = operations.LayerNorm(dim, **factory)
-        self.mlp = nn.Sequential(operations.Linear(dim, 4 * dim, **factory), nn.GELU(approximate="tanh"), operations.Linear(4 * dim, dim, **factory))
+        self.mlp = nn.Sequential(operations.Linear(dim, 4 * dim, **factory), GELU(), operations.Linear(4 * dim, dim, **factory))
 
     def forward(self, x: Tensor, rotary: Tensor, mask: Tensor | None) -> Tensor:
         """x [B, L, D] -> [B, L, D]; mask [B, 1, 1, L], True for keys that may be seen."""
@@ -201,6 +202,7 @@ def unseen_words(prompt: str, words: tuple[str, ...]) -> list[str]:
     characters = {c for word in known for c in word if not c.isascii()}
     unseen = []
     for found in re.findall(r"[a-z]+(?:'[a-z]+)?|[^\W\d_a-z]", prompt.lower()):
+        found = found.removesuffix("'s")
         seen = not known.isdisjoint(_forms(found)) if found.isascii() else found in characters
         if not seen and found not in unseen:
             unseen.append(found)
@@ -208,8 +210,7 @@ def unseen_words(prompt: str, words: tuple[str, ...]) -> list[str]:
 
 
 def _forms(word: str) -> set[str]:
-    """The word, without a possessive, and its likely singular or plural."""
-    word = word.removesuffix("'s")
+    """The word and its likely singular or plural."""
     forms = {word, word + "s", word + "es"}
     for ending, instead in (("ies", "y"), ("es", ""), ("s", "")):
         if word.endswith(ending):

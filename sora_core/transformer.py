@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .attention import rotary_table
 from .blocks import BLOCK_MODULATIONS, Block, Head, Levels, Route
 from .config import TransformerConfig
+from .layers import GELU
 from .patches import pad_to_patch, unpatchify
 
 INIT_STD = 0.02  # of the text and time embeddings, as in the public model
@@ -66,9 +67,11 @@ class SpacetimeTransformer(nn.Module):
             config.in_dim, dim, kernel_size=config.patch_size, stride=config.patch_size, dtype=torch.float32, device=device
         )
         self.text_embedding = nn.Sequential(
-            operations.Linear(config.text_dim, dim, **factory), nn.GELU(approximate="tanh"), operations.Linear(dim, dim, **factory)
+            operations.Linear(config.text_dim, dim, **factory), GELU(), operations.Linear(dim, dim, **factory)
         )
-        self.time_embedding = nn.Sequential(operations.Linear(config.freq_dim, dim, **factory), nn.SiLU(), operations.Linear(dim, dim, **factory))
+        self.time_embedding = nn.Sequential(
+            operations.Linear(config.freq_dim, dim, **factory), nn.SiLU(), operations.Linear(dim, dim, **factory)
+        )
         self.time_projection = nn.Sequential(nn.SiLU(), operations.Linear(dim, BLOCK_MODULATIONS * dim, **factory))
         self.blocks = nn.ModuleList(
             Block(dim, config.ffn_dim, config.num_heads, config.eps, operations, **factory) for _ in range(config.num_layers)
@@ -114,7 +117,9 @@ class SpacetimeTransformer(nn.Module):
 
     # -- forward -------------------------------------------------------------------------------------------------------------
 
-    def forward(self, x: Tensor, timestep: Tensor, context: Tensor | None = None, transformer_options: dict | None = None, **keywords) -> Tensor:
+    def forward(
+        self, x: Tensor, timestep: Tensor, context: Tensor | None = None, transformer_options: dict | None = None, **keywords
+    ) -> Tensor:
         """The velocity of every cell. A subclass for the host wraps `_forward`, which has the same arguments.
 
         Args:

@@ -35,6 +35,8 @@ def _arguments() -> argparse.Namespace:
     transformer.add_argument("--size", default="mini")
     transformer.add_argument("--steps", type=int, default=8000)
     transformer.add_argument("--tokens", type=int, default=2560, help="tokens a step")
+    transformer.add_argument("--start", default="", help="folder of an earlier run to go on from")
+    transformer.add_argument("--decay", type=float, default=0.5, help="last share of the steps that lowers the learning rate")
     transformer.add_argument("--seed", type=int, default=0)
     ship = parts.add_parser("ship", help="write the averaged weights of a run, with VAE and text encoder, as files of the pack")
     ship.add_argument("--folder", required=True)
@@ -72,7 +74,8 @@ def _bank(args: argparse.Namespace) -> None:
 def _transformer(args: argparse.Namespace) -> None:
     from .transformer import Settings, train_transformer
 
-    train_transformer(args.folder, args.bank, Settings(size=args.size, steps=args.steps, tokens=args.tokens, seed=args.seed))
+    names = ("size", "steps", "tokens", "start", "decay", "seed")
+    train_transformer(args.folder, args.bank, Settings(**{name: getattr(args, name) for name in names}))
 
 
 def _ship(args: argparse.Namespace) -> None:

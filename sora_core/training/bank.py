@@ -8,7 +8,10 @@ start on the first ones while the rest are made, several processes may make them
 
 from __future__ import annotations
 
+import bisect
+import contextlib
 import json
+import random
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,50 +24,70 @@ from torch import Tensor
 from ..autoencoder import VideoVAE, normalise
 from ..canvas import encode_span
 from ..shapes import Strides
-from ..world import Scene, is_held_out, render, sample_scene
+from ..world import CAMERAS, PLACES, TIMES_OF_DAY, Scene, is_held_out, render, sample_scene, scene_for
 
 SHARD = 32
 GUIDES = 2
 GUIDES_WITH_TAILS = 8  # the richest records carry as many guide cells as the objective ever shows
+STALE_SECONDS = 1800.0  # no shard takes that long: its maker is dead
 FIRST_SEED = 10_000_000  # seeds below are left to tests, sheets and the VAE
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Frames, rate and size of all records of a shard; `tails` also encodes each clip's second half as a span of its own."""
+    """Frames, rate and size of all records of a shard.
+
+    `tails` also encodes each clip's second half as a span of its own; `cuts` are the cells at which a second, third ... shot begins.
+    """
 
     frames: int
     fps: float
     width: int
     height: int
     tails: bool = False
+    cuts: tuple[int, ...] = ()
 
 
 STILLS = tuple(Shape(1, 8.0, w, h) for w, h in ((128, 128), (176, 96), (96, 176)))
 SECONDS_2 = tuple(Shape(17, 8.0, w, h) for w, h in ((128, 128), (128, 128), (176, 96), (96, 176)))
 SECONDS_5 = (Shape(41, 8.0, 128, 128, True), Shape(41, 8.0, 128, 128), Shape(41, 8.0, 176, 96), Shape(41, 8.0, 96, 176))
-OTHER_RATES = (Shape(17, 4.0, 128, 128, True), Shape(25, 16.0, 128, 128))
+RARE = (
+    Shape(17, 4.0, 128, 128, True),
+    Shape(25, 16.0, 128, 128),
+    Shape(33, 8.0, 128, 128, cuts=(5,)),
+    Shape(41, 8.0, 128, 128, cuts=(3, 6, 9)),
+)
 
 
 def plan(index: int) -> Shape:
-    """The shape of shard `index`: of twelve shards eight are stills, three last 2 s, and one lasts 5 s or has another rate."""
+    """The shape of shard `index`: of twelve shards eight are stills, three last 2 s, and one lasts 5 s or is of a rare kind."""
     turn, slot = divmod(index, 12)
     if slot == 11:
-        return OTHER_RATES[turn // 3 % 2] if turn % 3 == 2 else SECONDS_5[turn % 4]
+        return RARE[turn // 3 % 4] if turn % 3 == 2 else SECONDS_5[turn % 4]
     if slot % 3 == 2:
         return SECONDS_2[(turn * 3 + slot // 3) % 4]
     return STILLS[(turn + slot) % 3]
 
 
-def scenes_of(index: int) -> list[Scene]:
-    """The scenes of a shard, by their seeds; held-out combinations are passed over and never trained on."""
-    scenes, seed = [], FIRST_SEED + index * 10_000
-    while len(scenes) < SHARD:
-        scene = sample_scene(seed)
+def scenes_of(index: int) -> list[list[Scene]]:
+    """The shots of every record of a shard, by their seeds; held-out combinations are passed over and never trained on."""
+    records, seed = [], FIRST_SEED + index * 10_000
+    while len(records) < SHARD:
         seed += 1
-        if not is_held_out(scene):
-            scenes.append(scene)
-    return scenes
+        shots = [sample_scene(seed)]
+        with contextlib.suppress(ValueError):  # this cast cannot be filmed so
+            shots += [next_shot(shots[0], seed * 10 + k) for k, _ in enumerate(plan(index).cuts)]
+            if not any(map(is_held_out, shots)):
+                records.append(shots)
+    return records
+
+
+def next_shot(scene: Scene, seed: int) -> Scene:
+    """The same characters with the same motions, at another place, time of day and camera. Raises ValueError where that is impossible."""
+    rng = random.Random(seed)
+    cast = [(body.colour, body.shape, body.motion, body.size) for body in scene.objects]
+    place = rng.choice([p for p in PLACES if p != scene.place])
+    return scene_for(cast, place, rng.choice(TIMES_OF_DAY), rng.choice(CAMERAS), seed)
 
 
 def to_float(frames: Tensor) -> Tensor:
@@ -78,11 +101,17 @@ def guide_frames(index: int, shape: Shape) -> Tensor:
     return torch.randperm(shape.frames, generator=torch.Generator().manual_seed(index))[:count].sort().values
 
 
-def encode_record(vae: VideoVAE, scene: Scene, shape: Shape, guides_at: Tensor) -> dict[str, Tensor]:
+def film(shots: list[Scene], shape: Shape) -> Tensor:
+    """Frames uint8 [T, H, W, 3] of one record; every shot begins at its own second 0."""
+    starts = [0, *(Strides().frames(cut) for cut in shape.cuts), shape.frames]
+    lengths = [b - a for a, b in zip(starts, starts[1:], strict=False)]
+    parts = [render(shot, [k / shape.fps for k in range(n)], shape.width, shape.height) for shot, n in zip(shots, lengths, strict=True)]
+    return torch.cat(parts)
+
+
+def encode_record(vae: VideoVAE, shots: list[Scene], shape: Shape, guides_at: Tensor) -> dict[str, Tensor]:
     """Latents of one clip, of the frames `guides_at` as stills (guide cells), and of its second half as a span."""
-    dtype = vae.conv2.weight.dtype
-    frames = render(scene, [k / shape.fps for k in range(shape.frames)], shape.width, shape.height)
-    x = to_float(frames).to(dtype)
+    x = to_float(film(shots, shape)).to(vae.conv2.weight.dtype)
     record = {"latents": normalise(vae.encode(x, None).float())[0]}
     if shape.frames > 1:
         stills = x[0, :, guides_at].transpose(0, 1).unsqueeze(2)  # G 3 1 H W
@@ -99,6 +128,8 @@ def make_shard(folder: Path, index: int, vae: VideoVAE) -> bool:
     path, lock = folder / f"{index:05d}.safetensors", folder / f"{index:05d}.lock"
     if path.exists():
         return False
+    if lock.exists() and time.time() - lock.stat().st_mtime > STALE_SECONDS:
+        lock.unlink(missing_ok=True)
     try:
         lock.touch(exist_ok=False)
     except FileExistsError:
@@ -106,9 +137,10 @@ def make_shard(folder: Path, index: int, vae: VideoVAE) -> bool:
     try:
         shape, scenes = plan(index), scenes_of(index)
         guides_at = guide_frames(index, shape)
-        records = [encode_record(vae, scene, shape, guides_at) for scene in scenes]
+        records = [encode_record(vae, shots, shape, guides_at) for shots in scenes]
         tensors = {name: torch.stack([r[name] for r in records]).half().contiguous() for name in records[0]}
-        facts = {"fps": shape.fps, "guide_frames": guides_at.tolist(), "scenes": [scene.to_json() for scene in scenes]}
+        facts = {"fps": shape.fps, "cuts": shape.cuts, "guide_frames": guides_at.tolist()}
+        facts["scenes"] = [[scene.to_json() for scene in shots] for shots in scenes]
         part = path.with_suffix(".part")
         save_file(tensors, str(part), metadata={"bank": json.dumps(facts, ensure_ascii=False)})
         part.replace(path)
@@ -134,16 +166,21 @@ class Shard:
     """One file of the bank in memory. Latents are normalised; `tail` holds the cells from `cells // 2 + 1` on, encoded as a span."""
 
     fps: float
+    cuts: list[int]
     guide_frames: list[int]
-    scenes: list[Scene]
+    scenes: list[list[Scene]]  # the shots of every record
     latents: Tensor  # n C F h w
     guides: Tensor | None = None  # n G C 1 h w
     tail: Tensor | None = None  # n C f h w
 
-    def span(self, cells: list[int]) -> tuple[float, float]:
-        """Seconds of the first and the last frame of some cells."""
-        frames = Strides().frames
-        return (frames(cells[0] + 1) - 1) / self.fps, (frames(cells[-1] + 1) - 1) / self.fps
+    def shot_of(self, cell: int) -> int:
+        return bisect.bisect_right(self.cuts, cell)
+
+    def span(self, cells: list[int], shot: int = 0) -> tuple[float, float]:
+        """Seconds of a shot, counted from its own beginning, in which the first and the last of some cells end; 0, 0 without any."""
+        inside = [Strides.time * cell / self.fps for cell in cells if self.shot_of(cell) == shot]
+        begin = (Strides().frames(self.cuts[shot - 1]) if shot else 0) / self.fps
+        return (max(0.0, inside[0] - begin), max(0.0, inside[-1] - begin)) if inside else (0.0, 0.0)
 
 
 class Bank:
@@ -162,6 +199,6 @@ class Bank:
             with safe_open(path, "pt") as f:
                 facts = json.loads(f.metadata()["bank"])
                 tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118 (safe_open is not a dict)
-            scenes = [Scene.from_json(s) for s in facts["scenes"]]
-            self.shards.append(Shard(facts["fps"], facts["guide_frames"], scenes, **tensors))
+            scenes = [[Scene.from_json(s) for s in shots] for shots in facts["scenes"]]
+            self.shards.append(Shard(facts["fps"], facts["cuts"], facts["guide_frames"], scenes, **tensors))
             self.seen.add(path.name)

@@ -36,6 +36,7 @@ class Lesson:
     sigma: Tensor  # B F, 0 where known
     records: list[int]
     cells: list[int]  # which cells of the clips, without guides
+    shots: list[int] | None = None  # F; None where there is one
     box: Tensor | None = None  # B F h/2 w/2 tokens, 1 where to be made; None for everywhere
 
     @property
@@ -112,7 +113,8 @@ def lesson(shard: Shard, tokens: int, native_fps: float, rng: np.random.Generato
     unknown = choose_unknown(batch, cells, rng)
     if shard.tail is not None and len(cells) == shard.latents.shape[2] and rng.random() < 0.5:
         latents, unknown = join_tail(shard, latents, records, unknown, rng)
-    made = Lesson(latents, positions, unknown, draw_sigma(unknown, rng), records, cells)
+    shots = [shard.shot_of(cell) for cell in cells] if shard.cuts else None
+    made = Lesson(latents, positions, unknown, draw_sigma(unknown, rng), records, cells, shots)
     if shard.guides is not None and rng.random() < 0.2:
         made = add_guides(made, shard, spacing / Strides.time, rng)
     if rng.random() < 0.05:
@@ -148,8 +150,15 @@ def add_guides(made: Lesson, shard: Shard, position_per_frame: float, rng: np.ra
     guides = shard.guides[made.records][:, chosen, :, 0].transpose(1, 2).float()  # B C g h w
     at = torch.tensor([shard.guide_frames[i] * position_per_frame for i in chosen])
     zeros = torch.zeros(len(made.records), count)
-    return replace(made, latents=torch.cat([made.latents, guides], 2), positions=torch.cat([made.positions, at]),
-                   unknown=torch.cat([made.unknown, zeros], 1), sigma=torch.cat([made.sigma, zeros], 1))  # fmt: skip
+    shots = made.shots and made.shots + [shard.shot_of(Strides().cell_of_frame(shard.guide_frames[i])) for i in chosen]
+    return replace(
+        made,
+        latents=torch.cat([made.latents, guides], 2),
+        positions=torch.cat([made.positions, at]),
+        unknown=torch.cat([made.unknown, zeros], 1),
+        sigma=torch.cat([made.sigma, zeros], 1),
+        shots=shots,
+    )
 
 
 def draw_boxes(made: Lesson, rng: np.random.Generator) -> Tensor:
@@ -163,14 +172,20 @@ def draw_boxes(made: Lesson, rng: np.random.Generator) -> Tensor:
     return box
 
 
-def draw_captions(shard: Shard, made: Lesson, rng: np.random.Generator) -> list[str]:
-    """A fresh caption for every record, true for the seconds that its cells cover: mostly long, a quarter Chinese, some empty for
-    guidance. A still is told as the beginning of its video, because a picture is what people animate."""
-    first, last = shard.span(made.cells)
-    prompts = []
+def draw_captions(shard: Shard, made: Lesson, rng: np.random.Generator) -> list[list[str]]:
+    """Fresh words for a batch: for every record the global ones, and where there are several shots those of each.
+
+    Captions are true for the seconds that the cells of a shot cover: mostly long, a quarter Chinese, some records empty for guidance. A
+    still is told as the beginning of its video, because a picture is what people animate.
+    """
+    spans = [shard.span(made.cells, shot) for shot in range(1 + len(shard.cuts))]
+    told: list[list[str]] = [[] for _ in spans]
     for i in made.records:
         length = "long" if rng.random() < LONG_CAPTIONS else "short"
         language = "zh" if rng.random() < CHINESE else "en"
-        text = caption(shard.scenes[i], length, language, int(rng.integers(2**31)), start=first, seconds=max(last - first, STILL_SECONDS))
-        prompts.append("" if rng.random() < TEXT_DROPOUT else text)
-    return prompts
+        silent = rng.random() < TEXT_DROPOUT
+        for texts, scene, (first, last) in zip(told, shard.scenes[i], spans, strict=True):
+            seconds = max(last - first, STILL_SECONDS)
+            text = caption(scene, length, language, int(rng.integers(2**31)), start=first, seconds=seconds)
+            texts.append("" if silent else text)
+    return told if len(told) == 1 else [[""] * len(made.records), *told]

@@ -112,6 +112,11 @@ class Average:
         self.weights = [p.detach().clone() for p in self.live]
 
     @torch.no_grad()
+    def reset(self) -> None:
+        """Forgets the past: the average becomes the live weights."""
+        torch._foreach_copy_(self.weights, self.live)
+
+    @torch.no_grad()
     def update(self, step: int) -> None:
         # Early on the average must be short, or it remembers the random start.
         torch._foreach_lerp_(self.weights, self.live, 1 - min(self.decay, (1 + step) / (10 + step)))

@@ -59,8 +59,8 @@ def probe(size: str) -> dict[str, float]:
     student = Student(preset(size), TextConfig()).to(device)
     ones = torch.ones(batch, shape.cells)
     made = Lesson(torch.randn(batch, *shape.latent), torch.arange(5.0), ones, ones * 0.5, list(range(batch)), list(range(shape.cells)))
-    prompts = [caption(sample_scene(i), "long", "en", i) for i in range(batch)]
-    step = seconds_of(lambda: velocity_loss(student, made, prompts, 0).backward())
+    words = [[caption(sample_scene(i), "long", "en", i) for i in range(batch)]]
+    step = seconds_of(lambda: velocity_loss(student, made, words, 0).backward())
     rates[f"{size} train step, {batch} x {shape.tokens} tokens, s"] = step
     rates[f"{size} train step, TFLOP/s"] = 3 * batch * transformer_flops(preset(size), shape) / step / 1e12
     for name, value in rates.items():

@@ -22,6 +22,7 @@ from .bank import Bank, Shard
 from .objective import Lesson, draw_captions, lesson
 from .optim import Average, Optimizer
 from .run import Run
+from .text import teach_reading
 
 NATIVE_FPS = 8.0
 SHIFT = 3.0  # of the sampling schedule; small latents need less than the public model's 8
@@ -32,7 +33,11 @@ ADAM_NAMES = ("embedding", "pieces", "modulation", "time_", "head.head")
 
 @dataclass(frozen=True)
 class Settings:
-    """One stage of training. `still_share` falls linearly from its first to its second value over the run."""
+    """One stage of training.
+
+    `still_share` falls linearly from its first to its second value over the run; the last `decay` of it lowers the learning rate.
+    `start` is the folder of an earlier run whose transformer this one goes on from, with a text encoder that reads anew.
+    """
 
     size: str = "mini"
     steps: int = 8000
@@ -40,6 +45,9 @@ class Settings:
     muon_lr: float = 2e-3
     adam_lr: float = 1.5e-3
     still_share: tuple[float, float] = (0.6, 0.2)
+    decay: float = 0.5
+    reading_steps: int = 400
+    start: str = ""
     seed: int = 0
 
 
@@ -50,20 +58,27 @@ class Student(nn.Module):
         super().__init__()
         self.text, self.transformer = ByteTextEncoder(text), SpacetimeTransformer(config)
 
-    def prepared_text(self, prompts: list[str]) -> PreparedText:
-        """What `transformer.prepare_text(text.encode(prompts))` gives. The zero columns are not multiplied: a fifth of a step on stills."""
-        tokens, lengths = self.text.tokenize(prompts)
-        states = self.text.states(tokens.to(self.text.device), lengths)
-        states = F.pad(states, (0, 0, 0, self.text.rows(lengths) - states.shape[1]))
+    def prepared_text(self, words: list[list[str]]) -> PreparedText:
+        """What the transformer's `prepare_text` gives for global words and those of each shot.
+
+        The zero columns of the text states are not multiplied here: that saves a fifth of a step on stills.
+        """
+        parts = []
+        for prompts in words:
+            tokens, lengths = self.text.tokenize(prompts)
+            states = self.text.states(tokens.to(self.text.device), lengths)
+            parts.append(F.pad(states, (0, 0, 0, self.text.rows(lengths) - states.shape[1])))
+        states = torch.cat(parts, 1)
         first, activation, second = self.transformer.text_embedding
         rows = second(activation(F.linear(states, first.weight[:, : states.shape[-1]], first.bias)))
-        return PreparedText([block.cross_attn.keys_values(rows) for block in self.transformer.blocks], [rows.shape[1]])
+        bounds = np.cumsum([part.shape[1] for part in parts]).tolist()
+        return PreparedText([block.cross_attn.keys_values(rows) for block in self.transformer.blocks], bounds)
 
-    def forward(self, noisy: Tensor, timestep: Tensor, prompts: list[str], positions: Tensor) -> Tensor:
-        return self.transformer(noisy, timestep, text=self.prepared_text(prompts), positions=positions)
+    def forward(self, noisy: Tensor, timestep: Tensor, words: list[list[str]], positions: Tensor, shots: list[int] | None = None) -> Tensor:
+        return self.transformer(noisy, timestep, text=self.prepared_text(words), positions=positions, shots=shots)
 
 
-def velocity_loss(student: Student, made: Lesson, prompts: list[str], seed: int) -> Tensor:
+def velocity_loss(student: Student, made: Lesson, words: list[list[str]], seed: int) -> Tensor:
     """Mean squared error of the velocity n - x0 over the cells that are to be made (rectified flow, arXiv 2209.03003)."""
     device = next(student.parameters()).device
     noise = torch.randn(made.latents.shape, generator=torch.Generator().manual_seed(seed))
@@ -71,7 +86,7 @@ def velocity_loss(student: Student, made: Lesson, prompts: list[str], seed: int)
     noisy = made.latents.lerp(noise, sigma.expand_as(noise))
     # A bfloat16 copy of all weights, made once a step: autocast would keep norms and modulations in float32 and cast at every layer.
     halves = {name: p.to(torch.bfloat16) for name, p in student.named_parameters()}
-    inputs = (noisy.to(device, torch.bfloat16), made.timestep.to(device), prompts, made.positions.to(device))
+    inputs = (noisy.to(device, torch.bfloat16), made.timestep.to(device), words, made.positions.to(device), made.shots)
     velocity = torch.func.functional_call(student, halves, inputs)
     error = (velocity.float() - (noise - made.latents).to(device)).square()
     weight = (sigma > 0).to(error).expand_as(error)
@@ -92,9 +107,12 @@ def train_transformer(folder: str, bank_folder: str, settings: Settings) -> Stud
     torch.manual_seed(settings.seed)
     student = Student(preset(settings.size), TextConfig()).to(device)
     rates = {"muon_lr": settings.muon_lr, "adam_lr": settings.adam_lr}
-    optimizer = Optimizer(student, **rates, steps=settings.steps, warmup=200, adam_names=ADAM_NAMES)
-    average = Average(student, 0.999)
+    optimizer = Optimizer(student, **rates, steps=settings.steps, warmup=50, decay=settings.decay, adam_names=ADAM_NAMES)
+    average = Average(student, 0.998)
     first = run.resume(student, optimizer, average)
+    if first == 0:
+        begin(student, bank, settings)
+        average.reset()
     for step in range(first, settings.steps):
         if step % 50 == 0:
             bank.refresh()
@@ -112,6 +130,29 @@ def train_transformer(folder: str, bank_folder: str, settings: Settings) -> Stud
         run.save(step + 1, student, optimizer, average)
     average.swap()
     return student.cpu().eval()
+
+
+def begin(student: Student, bank: Bank, settings: Settings) -> None:
+    """What a new run starts from: an earlier transformer, a text encoder that can read, and cross-attention that can hear it."""
+    if settings.start:
+        earlier, _ = averaged_student(settings.start, settings)
+        student.transformer.load_state_dict(earlier.transformer.state_dict())
+    teach_reading(student.text, [shots[0] for shard in bank.shards for shots in shard.scenes], settings.reading_steps, settings.seed)
+    hear_anew(student)
+
+
+@torch.no_grad()
+def hear_anew(student: Student) -> None:
+    """Embeds text rows at about their own size, 1, where the public start of 0.02 leaves a whisper; what is heard counts for nothing
+    at first, so an earlier transformer goes on as it was."""
+    transformer = student.transformer
+    first, _, second = transformer.text_embedding
+    nn.init.normal_(first.weight, std=student.text.config.dim**-0.5)
+    nn.init.normal_(second.weight, std=(2 / second.in_features) ** 0.5)
+    for block in transformer.blocks:
+        nn.init.xavier_uniform_(block.cross_attn.v.weight)
+        nn.init.zeros_(block.cross_attn.o.weight)
+        nn.init.zeros_(block.cross_attn.o.bias)
 
 
 def averaged_student(folder: str | Path, settings: Settings) -> tuple[Student, int]:

@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sora_pack.sora_core.autoencoder import VideoVAE
-from sora_pack.sora_core.config import LATENT_MEAN, LATENT_STD, VAEConfig
+from sora_pack.sora_core.config import LATENT_MEAN, LATENT_STD, TextConfig, VAEConfig, preset
 from sora_pack.sora_core.training import transformer as trainer
 from sora_pack.sora_core.training import vae as vae_trainer
 from sora_pack.sora_core.training.bank import SHARD, Bank, Shape, make_shard, plan, scenes_of
-from sora_pack.sora_core.training.objective import lesson
+from sora_pack.sora_core.training.objective import draw_captions, lesson
 from sora_pack.sora_core.training.optim import Muon, Optimizer, orthogonalise
 from sora_pack.sora_core.training.ship import half_precision
 from sora_pack.sora_core.world import is_held_out
@@ -19,11 +19,11 @@ from sora_pack.sora_core.world import is_held_out
 
 @pytest.fixture(scope="module")
 def bank(tmp_path_factory) -> Bank:
-    """Two shards, stills and clips with tails, of a VAE with random weights."""
+    """Three shards: stills, clips with tails, clips of two shots; of a VAE with random weights."""
     folder = tmp_path_factory.mktemp("bank")
     torch.manual_seed(0)
     vae = VideoVAE(VAEConfig(dim=8)).channels_last()
-    small = {0: Shape(1, 8.0, 32, 32), 1: Shape(41, 8.0, 32, 32, tails=True)}
+    small = {0: Shape(1, 8.0, 32, 32), 1: Shape(41, 8.0, 32, 32, tails=True), 2: Shape(17, 8.0, 32, 32, cuts=(3,))}
     with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
         patch.setattr("sora_pack.sora_core.training.bank.plan", small.__getitem__)
         for index in small:
@@ -33,20 +33,55 @@ def bank(tmp_path_factory) -> Bank:
 
 
 def test_plan_mixes_shapes_and_leaves_out_what_is_held_out():
-    shapes = [plan(i) for i in range(96)]
-    assert {s.frames for s in shapes} == {1, 17, 25, 41}
+    shapes = [plan(i) for i in range(144)]
+    assert {s.frames for s in shapes} == {1, 17, 25, 33, 41}
+    assert {len(s.cuts) for s in shapes} == {0, 1, 3}
     assert {s.fps for s in shapes} == {4.0, 8.0, 16.0}
     assert len({(s.width, s.height) for s in shapes}) == 3
     scenes = scenes_of(3)
-    assert len(scenes) == SHARD and not any(map(is_held_out, scenes))
+    assert len(scenes) == SHARD and not any(is_held_out(shot) for shots in scenes for shot in shots)
 
 
 def test_bank_holds_one_shape_per_shard_with_guides_and_tails(bank):
-    stills, clips = bank.shards
+    stills, clips, story = bank.shards
     assert stills.latents.shape == (SHARD, 16, 1, 4, 4) and stills.guides is None
     assert clips.latents.shape == (SHARD, 16, 11, 4, 4)
     assert clips.tail.shape == (SHARD, 16, 5, 4, 4)
     assert clips.guides.shape[1] == len(clips.guide_frames) == 8
+    assert story.latents.shape == (SHARD, 16, 5, 4, 4) and story.cuts == [3]
+
+
+def test_the_second_shot_has_the_same_characters_elsewhere(bank):
+    for first, second in bank.shards[2].scenes:
+        cast = [(body.colour, body.shape, body.motion) for body in first.objects]
+        assert cast == [(body.colour, body.shape, body.motion) for body in second.objects]
+        assert first.place != second.place
+
+
+def test_every_shot_has_words_of_its_own(bank):
+    shard = bank.shards[2]
+    seen = set()
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        made = lesson(shard, 256, 8.0, rng)
+        words = draw_captions(shard, made, rng)
+        assert len(words) == 3 and set(words[0]) == {""}
+        assert len(made.shots) == len(made.positions)
+        seen |= set(made.shots)
+        student = trainer.Student(preset("tiny"), TextConfig(num_layers=1))
+        assert trainer.velocity_loss(student, made, words, seed).isfinite()
+    assert seen == {0, 1}
+
+
+def test_words_prepared_in_training_are_those_of_use():
+    torch.manual_seed(0)
+    student = trainer.Student(preset("tiny"), TextConfig(num_layers=1))
+    words = [["a red ball", "绿方块"], ["it bounces", ""]]
+    ours = student.prepared_text(words)
+    plain = student.transformer.prepare_text(student.text.encode(words[0]), [student.text.encode(words[1])])
+    assert ours.bounds == plain.bounds
+    difference = max((a - b).abs().max().item() for pair, other in zip(ours.keys_values, plain.keys_values) for a, b in zip(pair, other))
+    assert difference < 1e-5, f"max_diff {difference}"
 
 
 @settings(max_examples=60, deadline=None)
@@ -117,7 +152,7 @@ def test_folding_gives_the_published_statistics_and_keeps_the_reconstruction():
 
 
 def test_a_killed_run_resumes_to_the_same_weights(bank, tmp_path, monkeypatch):
-    tiny = trainer.Settings(size="tiny", steps=6, tokens=128)
+    tiny = trainer.Settings(size="tiny", steps=6, tokens=128, reading_steps=2)
     whole = trainer.train_transformer(str(tmp_path / "whole"), str(bank.folder), tiny)
 
     class Killed(Exception):
@@ -163,3 +198,30 @@ def test_curve_is_drawn_from_the_log(tmp_path):
     assert curve.ticks(0.0, 1.0) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
     with pytest.raises(ValueError, match="no such value"):
         curve.draw({"x": []}, tmp_path / "none.svg", "none")
+
+
+def test_text_encoder_learns_to_read():
+    """After some captions every row knows more of the scene than the average scene would tell."""
+    from sora_pack.sora_core.text import ByteTextEncoder
+    from sora_pack.sora_core.training import text
+    from sora_pack.sora_core.world import caption, sample_scene
+
+    scenes = [sample_scene(seed) for seed in range(24)]
+    torch.manual_seed(0)
+    encoder = ByteTextEncoder(TextConfig(dim=128, num_layers=1, num_heads=2))
+    lines = []
+    text.teach_reading(encoder, scenes, 150, log=lambda line, **_: lines.append(line))
+    losses = [float(line.split()[-1]) for line in lines]
+    targets = torch.stack([text.fact_vector(scene) for scene in scenes])
+    share = targets.mean(0).clamp(1e-4, 1 - 1e-4)
+    blind = torch.nn.functional.binary_cross_entropy(share.expand_as(targets), targets).item()
+    assert losses[-1] < 0.8 * blind, (losses, blind, caption(scenes[0]))
+
+
+def test_a_run_goes_on_from_an_earlier_transformer(bank, tmp_path):
+    tiny = trainer.Settings(size="tiny", steps=2, tokens=128, reading_steps=1)
+    earlier = trainer.train_transformer(str(tmp_path / "s1"), str(bank.folder), tiny)
+    student = trainer.Student(preset("tiny"), TextConfig())
+    trainer.begin(student, bank, trainer.Settings(size="tiny", reading_steps=1, start=str(tmp_path / "s1")))
+    assert torch.equal(student.transformer.head.head.weight, earlier.transformer.head.head.weight)
+    assert not student.transformer.blocks[0].cross_attn.o.weight.any(), "what is heard counts for nothing at first"

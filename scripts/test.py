@@ -3,7 +3,7 @@
     python scripts/test.py                   everything
     python scripts/test.py tests/unit -x     further arguments go to pytest
 
-About ... minutes on two cores; the first run also installs for about two. Exit status 0 only when both are clean.
+The first run also installs, for about two minutes; later ones start at once. Exit status 0 only when both are clean.
 """
 
 import subprocess

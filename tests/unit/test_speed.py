@@ -1,0 +1,116 @@
+"""FLOPs against torch's own counter, memory against measured processes, and the sentence for what does not fit."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from sora_pack.sora_core.config import TransformerConfig, VAEConfig, preset
+from sora_pack.sora_core.shapes import VideoShape
+from sora_pack.sora_core.speed import check_fits, machine_memory, memory_estimate, mfu, peak_flops, transformer_flops
+from sora_pack.sora_core.transformer import SpacetimeTransformer
+
+ROOT = Path(__file__).resolve().parents[2]
+MB = 10**6
+
+
+@pytest.mark.parametrize("rows", [64, 192])
+@pytest.mark.parametrize("shape", [VideoShape(64, 64, 3), VideoShape(96, 32, 1)])
+@pytest.mark.parametrize("config", [preset("tiny"), TransformerConfig(dim=256, ffn_dim=640, num_layers=3)])
+def test_flops_are_those_that_torch_counts(config, shape, rows):
+    model = SpacetimeTransformer(config)
+    # Of the kernels for attention on the CPU only plain products are known to the counter.
+    with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, *shape.latent), torch.zeros(1, shape.cells), torch.zeros(1, rows, config.text_dim))
+    assert transformer_flops(config, shape, rows) == pytest.approx(counter.get_total_flops(), rel=0.01)
+
+
+def test_public_model_costs_what_is_published():
+    """Wan 1.3B at 480p, 81 frames, is 32.8k tokens and 0.283 PFLOP without the words."""
+    shape = VideoShape(832, 480, 21, 16.0)
+    assert shape.tokens == 32760
+    assert transformer_flops(preset("wan-1.3b"), shape, 0) == pytest.approx(0.283e15, rel=0.05)
+
+
+def test_mfu():
+    assert mfu(5e11, 2.0, 1e12) == 0.25
+    assert peak_flops("cpu", torch.float32) > 1e9
+
+
+PEAK = """
+import resource, sys, torch
+sys.path.insert(0, sys.argv[1])
+from sora_core.autoencoder import VideoVAE
+from sora_core.config import VAEConfig, preset, TransformerConfig
+from sora_core.transformer import SpacetimeTransformer
+torch.set_num_threads(1)
+kind, a, b, c, dtype = sys.argv[2:7]
+cells, height, width, dtype = int(a), int(b), int(c), getattr(torch, dtype)
+with torch.inference_mode():
+    if kind == "denoise":
+        model = SpacetimeTransformer(TransformerConfig(dim=512, ffn_dim=2048, num_layers=2)).to(dtype)
+        model(torch.randn(1, 16, cells, height, width), torch.full((1, cells), 500.0), torch.zeros(1, 64, 4096).to(dtype))
+    else:
+        vae = VideoVAE(VAEConfig()).channels_last().to(dtype)
+        for chunk in vae.decode_chunks(torch.randn(1, 16, cells, height, width).to(dtype)):
+            pass
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs getrusage")
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("kind", ["denoise", "decode"])
+def test_memory_is_within_a_quarter(kind, dtype):
+    cells, height, width = (16, 32, 32) if kind == "denoise" else (6, 32, 32)
+    command = [sys.executable, "-c", PEAK, str(ROOT), kind, str(cells), str(height), str(width), dtype]
+    measured = int(subprocess.check_output(command, env={**os.environ, "OMP_NUM_THREADS": "1"}))
+    shape = VideoShape(width * 8, height * 8, cells)
+    config = TransformerConfig(dim=512, ffn_dim=2048, num_layers=2)
+    estimate = memory_estimate(config, shape, dtype=getattr(torch, dtype))
+    found = estimate.peak - max(estimate.denoise, estimate.decode) + getattr(estimate, kind)
+    assert found == pytest.approx(measured, rel=0.25), (found / MB, measured / MB)
+
+
+def test_decoding_does_not_grow_with_the_length_and_guidance_is_cheap():
+    short, long = (memory_estimate(preset("mini"), VideoShape(128, 128, cells)) for cells in (11, 121))
+    latents = 8 * 4 * 16 * 16 * 16 * 110
+    assert long.decode - short.decode == latents
+    plain, guided = (memory_estimate(preset("base"), VideoShape(128, 128, 11), guidance=g).denoise for g in (1, 5))
+    assert plain < guided < 1.2 * plain
+    assert memory_estimate(preset("mini"), VideoShape(64, 64, 1), vae=VAEConfig(dim=96)).weights > 100 * MB
+
+
+def test_what_fits_passes_and_what_does_not_is_told_the_largest():
+    shape = VideoShape(256, 256, 41)
+    check_fits(shape, memory=8 * 10**9)
+    with pytest.raises(ValueError, match=r"256x256 and 20 s, 2 at once, need about .* GB, there are 0.7 GB: use at most") as caught:
+        check_fits(shape, batch=2, memory=75 * 10**7)
+    words = str(caught.value)
+    size = next(word for word in words.split() if "x" in word and word[0].isdigit() and word != "256x256")
+    width, height = map(int, size.split("x"))
+    assert width % 16 == 0 and height % 16 == 0
+    check_fits(VideoShape(width, height, 41), batch=2, memory=75 * 10**7)
+    with pytest.raises(ValueError):
+        check_fits(VideoShape(width + 16, height + 16, 41), batch=2, memory=75 * 10**7)
+    with pytest.raises(ValueError, match="more memory, or a smaller model"):
+        check_fits(VideoShape(64, 64, 2), config=preset("wan-14b"), memory=4 * 10**9)
+
+
+def test_largest_length_is_named():
+    with pytest.raises(ValueError, match=r"at most (\S+) s of this size") as caught:
+        check_fits(VideoShape(128, 128, 2000), config=preset("base"), memory=4 * 10**9)
+    seconds = float(str(caught.value).split("at most ")[1].split()[0])
+    cells = round(seconds * 8 / 4) + 1
+    check_fits(VideoShape(128, 128, cells), config=preset("base"), memory=4 * 10**9)
+    with pytest.raises(ValueError):
+        check_fits(VideoShape(128, 128, cells + 1), config=preset("base"), memory=4 * 10**9)
+
+
+def test_machine_memory_is_plausible():
+    assert 10**9 < machine_memory() < 10**14

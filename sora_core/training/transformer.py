@@ -143,16 +143,24 @@ def begin(student: Student, bank: Bank, settings: Settings) -> None:
 
 @torch.no_grad()
 def hear_anew(student: Student) -> None:
-    """Embeds text rows at about their own size, 1, where the public start of 0.02 leaves a whisper; what is heard counts for nothing
-    at first, so an earlier transformer goes on as it was."""
+    """Embeds text rows at about their own size, 1, where the public start of 0.02 leaves a whisper, and starts cross-attention afresh.
+
+    A transformer that met words before it could use them has learned to attend to the zero rows, and gets no gradient from any other.
+    What is heard counts for nothing at first, so all else of an earlier transformer goes on as it was.
+    """
     transformer = student.transformer
     first, _, second = transformer.text_embedding
     nn.init.normal_(first.weight, std=student.text.config.dim**-0.5)
     nn.init.normal_(second.weight, std=(2 / second.in_features) ** 0.5)
     for block in transformer.blocks:
-        nn.init.xavier_uniform_(block.cross_attn.v.weight)
-        nn.init.zeros_(block.cross_attn.o.weight)
-        nn.init.zeros_(block.cross_attn.o.bias)
+        heard = block.cross_attn
+        for layer in (heard.q, heard.k, heard.v):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        for norm in (heard.norm_q, heard.norm_k, block.norm3):
+            nn.init.ones_(norm.weight)
+        for silent in (heard.o.weight, heard.o.bias, block.norm3.bias):
+            nn.init.zeros_(silent)
 
 
 def averaged_student(folder: str | Path, settings: Settings) -> tuple[Student, int]:

@@ -16,7 +16,7 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..sora_core.canvas import Canvas, blank, encode_given, encode_held, place_still
-from ..sora_core.shapes import ASPECT_RATIOS, MAX_SECONDS, VideoShape, check_size, frames_for_seconds, size_for_aspect
+from ..sora_core.shapes import ASPECT_RATIOS, MAX_SECONDS, Strides, VideoShape, check_size, frames_for_seconds, size_for_aspect
 from .show import show_on_node
 
 KEY = "sora"
@@ -24,8 +24,11 @@ CUSTOM = "custom"
 RESOLUTION = 128
 FITS = ("crop", "pad", "stretch")
 
-BYTES_PER_TOKEN = 256 * 4 * 16
-"""Activations of the narrowest model that the pack knows of; Sora Sampler asks the MODEL itself."""
+NARROWEST = 256
+"""Width of the smallest model of the pack: a canvas that is too large even for it is refused. Sora Sampler asks the MODEL itself."""
+
+BYTES_PER_WIDTH = 64
+"""Activations of a token for each unit of width: about 16 float32 values are alive at once inside a block."""
 
 
 # -- what a LATENT carries -----------------------------------------------------------------------------------------------------------
@@ -160,8 +163,7 @@ class SoraCanvas(io.ComfyNode):
 
         strides = strides_of(vae)
         check_length(seconds, fps, still)
-        width, height = pixels(size)
-        check_size(width, height, strides)
+        width, height = pixels(size, strides)
         frames = 1 if still else frames_for_seconds(seconds, fps, strides)
         shape = VideoShape(width, height, strides.cells(frames), fps, strides)
         check_memory(shape, batch)
@@ -230,7 +232,7 @@ class SoraPlaceImage(io.ComfyNode):
             raise ValueError(f"image: {len(image)} pictures for {batch} videos: give 1 or {batch}")
         frame = frame_at(second, shape)
         still = Still(fitted(image, shape.width, shape.height, fit))
-        placed = place(given, frame, still, coder, batch)
+        placed = place(latent, given, frame, still, coder)
         note = (
             "the first frame is exactly this picture"
             if frame == 0
@@ -251,29 +253,33 @@ def check_length(seconds: float, fps: float, still: bool) -> None:
         frames_for_seconds(seconds, fps)
 
 
-def pixels(size: dict | None) -> tuple[int, int]:
+def pixels(size: dict | None, strides: Strides) -> tuple[int, int]:
     """(width, height) of what the size field holds. Raises ValueError."""
     size = size or {}
     aspect = size.get("size")
     if aspect == CUSTOM:
         width, height = size.get("width") or RESOLUTION, size.get("height") or RESOLUTION
-        check_size(width, height)
+        check_size(width, height, strides)
         return width, height
     if aspect not in ASPECT_RATIOS:
         raise ValueError(f"size is not known: use one of {', '.join(ASPECT_RATIOS)} or {CUSTOM}")
-    return size_for_aspect(aspect, (size.get("resolution") or RESOLUTION) ** 2)
+    return size_for_aspect(aspect, (size.get("resolution") or RESOLUTION) ** 2, strides)
 
 
-def check_memory(shape: VideoShape, batch: int) -> None:
-    """Refuses a canvas that cannot fit the machine. The frames are streamed, so tokens and latents are what counts."""
-    needed = shape.tokens * batch * BYTES_PER_TOKEN
-    device = comfy.model_management.get_torch_device()
-    there = comfy.model_management.get_total_memory(device)
+def check_memory(shape: VideoShape, batch: int, width: int = NARROWEST, device=None) -> None:
+    """Refuses what cannot fit a device, by the activations of a model of this `width`; frames are streamed and do not count.
+
+    Raises:
+        ValueError: with both sizes.
+    """
+    needed = shape.tokens * batch * width * BYTES_PER_WIDTH
+    there = comfy.model_management.get_total_memory(device or comfy.model_management.get_torch_device())
     if needed > there:
-        gigabytes = f"{needed / 2**30:,.1f} GB, this machine has {there / 2**30:,.1f} GB"
-        raise ValueError(
-            f"size and seconds: {shape.width}x{shape.height}, {shape.seconds:g} s, {batch} at once need about {gigabytes}: make one smaller"
-        )
+        cells = int(shape.cells * there / needed)
+        seconds = int(10 * (cells - 1) * shape.strides.time / shape.fps) / 10
+        advice = f"use at most {seconds:g} seconds" if seconds > 0 else "use a smaller size or batch"
+        asked = f"{shape.seconds:g} seconds of {shape.width}x{shape.height}, {batch} at once"
+        raise ValueError(f"{asked}, need about {needed / 2**30:,.1f} GB, there are {there / 2**30:,.1f} GB: {advice}")
 
 
 def describe(shape: VideoShape) -> str:
@@ -307,20 +313,26 @@ def fitted(image: Tensor, width: int, height: int, fit: str) -> Tensor:
     return x.movedim(1, -1).contiguous()
 
 
-def place(given: Given, frame: int, still: Still, coder, batch: int) -> dict:
+def place(latent: dict, given: Given, frame: int, still: Still, coder) -> dict:
     """The entries of a LATENT after a picture was put at a frame: samples, noise_mask and Given."""
-    sources = (*given.sources, still)
+    batch, sources = len(latent["samples"]), (*given.sources, still)
     canvas = place_still(given.canvas, frame, len(sources) - 1)
 
     def read(source: int, start: int, count: int) -> Tensor:
         return sources[source].pictures.movedim(-1, 1).unsqueeze(2).float() * 2 - 1  # B 3 1 H W
 
     latents, guides = encode_given(coder, canvas, read, batch)
-    held = tuple(encode_held(coder, read(g.source, g.start, 1)).float().cpu().expand(batch, -1, -1, -1, -1) for g in canvas.guides)
-    device, dtype = comfy.model_management.intermediate_device(), comfy.model_management.intermediate_dtype()
-    samples = latents.to(device, dtype) if canvas.known else torch.zeros(latents.shape, device=device, dtype=dtype)
-    known = samples[:, :, canvas.known].clone() if canvas.known else None
-    entries = {"samples": samples, KEY: replace(given, canvas=canvas, sources=sources, known=known, guides=tuple(guides), held=held)}
-    if canvas.known:
-        entries["noise_mask"] = canvas.mask().view(1, 1, -1, 1, 1)
-    return entries
+    held = (encode_held(coder, read(g.source, g.start, 1)).float().cpu() for g in canvas.guides)
+    held = tuple(h.expand(batch, -1, -1, -1, -1) for h in held)
+    placed = {KEY: replace(given, canvas=canvas, sources=sources, guides=tuple(guides), held=held)}
+    if not canvas.known:
+        return placed
+    samples = latent["samples"]
+    # An empty latent is all zero to the host, a partly filled one is not: there the unknown cells are what the model sees as zero.
+    samples = samples.clone() if samples.any() else latents.to(samples)
+    samples[:, :, canvas.known] = latents[:, :, canvas.known].to(samples)
+    mask = canvas.mask().view(1, 1, -1, 1, 1)
+    if "noise_mask" in latent:
+        mask = mask * comfy.utils.reshape_mask(latent["noise_mask"], samples[:, :1].shape)
+    placed[KEY] = replace(placed[KEY], known=samples[:, :, canvas.known].clone())
+    return {"samples": samples, "noise_mask": mask, **placed}

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..sora_core.canvas import NEW, Piece, Timeline, result_frames
 from ..sora_core.config import ModelHeader
-from .canvas import Given, fps_of, given_of
+from .canvas import KEY, Given, fps_of, given_of
 from .show import show_on_node
 
 SEAMS = ("carry", "hard")
@@ -106,14 +106,13 @@ def clips(vae, latent: dict, seam: str) -> tuple[list[Clip], str]:
     given, fps = given_of(latent), fps_of(latent, ModelHeader.native_fps)
     if given is not None and given.canvas.shape.strides != strides:
         raise ValueError("vae: this is not the VAE that the canvas was made with: connect the same one to both nodes")
-    note = ""
-    if given is None:
-        note = (
-            "The latents were changed on the way here: decoded plainly" if "sora" in latent else f"No Sora canvas: {fps:g} frames a second"
-        )
     first = Clip(vae, samples, 0, given, fps, seam == "carry", 0, 0)
     frames = first.timeline.frames
-    return [replace(first, batch_index=i, end=frames) for i in range(len(samples))], note
+    facts = f"{frames} frames of {first.size[0]}x{first.size[1]}, {fps:g} a second"
+    if given is None:
+        why = "the latents were changed on the way here" if KEY in latent else "no Sora canvas, so the frames a second are a guess"
+        facts = f"{facts}\nDecoded plainly: {why}"
+    return [replace(first, batch_index=i, end=frames) for i in range(len(samples))], facts
 
 
 class LatentVideo(Input.Video):
@@ -207,7 +206,7 @@ class SoraDecode(io.ComfyNode):
     def execute(cls, vae, latent, seam) -> io.NodeOutput:
         made, note = clips(vae, latent, seam)
         show_on_node(cls, note)
-        return io.NodeOutput([LatentVideo(clip) for clip in made], ui=ui.PreviewText(note) if note else None)
+        return io.NodeOutput([LatentVideo(clip) for clip in made], ui=ui.PreviewText(note))
 
 
 class SoraDecodeFrames(io.ComfyNode):
@@ -258,7 +257,7 @@ class SoraDecodeFrames(io.ComfyNode):
                 bar.update(len(part))
             images.append(torch.cat(parts))
         show_on_node(cls, note)
-        return io.NodeOutput(images, made[0].fps, ui=ui.PreviewText(note) if note else None)
+        return io.NodeOutput(images, made[0].fps, ui=ui.PreviewText(note))
 
 
 def frame_range(from_second: float, to_second: float, frames: int, fps: float) -> tuple[int, int]:

@@ -39,13 +39,10 @@ class SoraPrompt(io.ComfyNode):
     def execute(cls, clip, text) -> io.NodeOutput:
         if error := length_error(text):
             raise ValueError(error)
-        words = unseen(clip, text)
         conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(text))
-        if not words:
-            return io.NodeOutput(conditioning)
-        note = f"The model has never seen: {', '.join(words)}"
+        note = note_on_words(clip, text)
         show_on_node(cls, note)
-        return io.NodeOutput(conditioning, ui=ui.PreviewText(note))
+        return io.NodeOutput(conditioning, ui=ui.PreviewText(note) if note else None)
 
 
 def length_error(text) -> str | None:
@@ -56,11 +53,12 @@ def length_error(text) -> str | None:
     return None
 
 
-def unseen(clip, text: str) -> list[str]:
-    """Words of a prompt that no training caption had; none for a CLIP that is not ours."""
+def note_on_words(clip, text: str) -> str:
+    """Names the words of a prompt that no training caption had; nothing for a CLIP that is not ours."""
     header = getattr(clip, "header", None)
     if header is None or not header.words:
-        return []
+        return ""
     from ..sora_core.text import unseen_words
 
-    return unseen_words(text, header.words)
+    words = unseen_words(text, header.words)
+    return f"The model has never seen: {', '.join(words)}" if words else "The model knows all words."

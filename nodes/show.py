@@ -8,5 +8,5 @@ def show_on_node(node, text: str) -> None:
     from server import PromptServer
 
     instance = getattr(PromptServer, "instance", None)
-    if instance is not None and node.hidden and node.hidden.unique_id:
+    if text and instance is not None and node.hidden and node.hidden.unique_id:
         instance.send_progress_text(text, node.hidden.unique_id)

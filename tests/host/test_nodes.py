@@ -26,7 +26,7 @@ def test_unknown_words_are_named(graph):
     graph.run({**load(), **words("a red dragon")}, ["words", 0])
     assert "dragon" in graph.history["outputs"]["words"]["text"][0]
     graph.run({**load(), **words("a red ball")}, ["words", 0])
-    assert "words" not in graph.history["outputs"]
+    assert graph.history["outputs"]["words"]["text"] == ["The model knows all words."]
 
 
 def test_empty_prompt_is_zero_rows(graph):
@@ -96,7 +96,8 @@ def test_still(graph):
         ({"seconds": 1e9}, ["seconds", "at most 600"]),
         ({"fps": 0.0}, ["fps", "min of 1"]),
         ({"width": -16}, ["size.width", "min of 16"]),
-        ({"width": 4096, "height": 4096, "seconds": 600.0, "fps": 120.0}, ["seconds", "GB", "make one smaller"]),
+        ({"width": 512, "height": 512, "seconds": 600.0, "fps": 120.0}, ["600 seconds", "use a"]),
+        ({"width": 4096, "height": 4096, "seconds": 600.0, "fps": 120.0}, ["4096x4096, 1 at once", "GB", "use a"]),
     ],
 )
 def test_refused_canvas(graph, change, parts):

@@ -85,7 +85,7 @@ def test_encode_and_decode_by_the_host(graph):
     )
     latent, tiled = graph.run({**prompt, **decode("latent"), **save()}, ["latent", 0], ["tiled", 0])
     assert latent["samples"].shape == (1, 16, 3, 4, 8) and torch.allclose(latent["samples"], tiled["samples"], atol=1e-5)
-    assert "No Sora canvas" in graph.history["outputs"]["video"]["text"][0]
+    assert "no Sora canvas" in graph.history["outputs"]["video"]["text"][0]
     assert video_facts(output_files(graph)[0]).fps == 16
 
 
@@ -165,7 +165,7 @@ def test_a_changed_latent_is_decoded_plainly_and_says_so(graph):
     prompt = {**BEGIN, **place(), **sample("placed")}
     cut = {**prompt, "cut": node("LatentCut", samples=["sample", 0], dim="t", index=0, amount=2), **frames("cut")}
     image = graph.run(cut, ["frames", 0])
-    assert image.shape[0] == 5 and "decoded plainly" in graph.history["outputs"]["frames"]["text"][0]
+    assert image.shape[0] == 5 and "latents were changed" in graph.history["outputs"]["frames"]["text"][0]
     other = {
         **prompt,
         "other": node("LatentMultiply", samples=["sample", 0], multiplier=1.01),
@@ -174,7 +174,7 @@ def test_a_changed_latent_is_decoded_plainly_and_says_so(graph):
         **save(),
     }
     given, image = graph.run(other, ["picture", 0], ["frames", 0])
-    assert not torch.equal(image[:1], given) and "decoded plainly" in graph.history["outputs"]["frames"]["text"][0]
+    assert not torch.equal(image[:1], given) and "latents were changed" in graph.history["outputs"]["frames"]["text"][0]
     assert video_facts(output_files(graph)[0]).fps == 8, "the rate still holds"
 
 

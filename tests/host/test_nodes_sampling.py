@@ -260,6 +260,15 @@ def test_public_model_without_header(graph, host):
     assert torch.equal(made["samples"][:, :, 2], placed["sora"].held[0][:, :, 0])
 
 
+def test_a_picture_on_a_made_video(graph):
+    """Placing a picture on what a sampler made keeps the rest of it, and a second run below full noise goes on from there."""
+    prompt = {**BEGIN, **sample(), **place(latent="sample"), "again": sample("placed", denoise=0.4, seed=3)["sample"]}
+    first, placed, again = graph.run(prompt, ["sample", 0], ["placed", 0], ["again", 0])
+    assert torch.equal(first["samples"][:, :, 1:], placed["samples"][:, :, 1:])
+    assert not torch.equal(first["samples"][:, :, 0], placed["samples"][:, :, 0])
+    assert torch.equal(again["samples"][:, :, 0], placed["samples"][:, :, 0])
+
+
 # -- guidance ------------------------------------------------------------------------------------------------------------------------
 
 
@@ -327,6 +336,54 @@ def test_easy_cache(graph):
     cached = {"cached": node("EasyCache", model=["load", 0], reuse_threshold=0.2, start_percent=0.15, end_percent=0.95, verbose=False)}
     made = graph.run({**BEGIN, **cached, **sample(model=("cached", 0), steps=6)}, ["sample", 0])
     assert made["samples"].isfinite().all()
+
+
+@pytest.mark.parametrize("run", [sample, ksample])
+def test_context_windows(graph, run):
+    """The host shows the model a window of cells at a time; positions and noise levels follow."""
+    settings = {
+        **{"context_length": 3, "context_overlap": 1, "context_schedule": "standard_static", "context_stride": 1, "closed_loop": False},
+        **{"fuse_method": "pyramid", "dim": 2, "freenoise": False, "cond_retain_index_list": "", "split_conds_to_windows": False},
+        **{"latent_retain_index_list": "", "causal_window_fix": True},
+    }
+    windows = {"windows": node("ContextWindowsManual", model=["load", 0], **settings)}
+    prompt = {**BEGIN, **canvas(seconds=3.5), **windows, **place(), **run("placed", model=("windows", 0))}
+    placed, made = graph.run(prompt, ["placed", 0], ["sample", 0])
+    assert torch.equal(made["samples"][:, :, 0], placed["samples"][:, :, 0]) and made["samples"].isfinite().all()
+
+
+def test_hooks_reload_nothing_wrong(graph):
+    """A LoRA on one part of the schedule, by hooks on the words."""
+    name = lora_file(graph, {"diffusion_model.blocks.0.ffn.0": (256, 128)})
+    hook = {
+        "hook": node("CreateHookLoraModelOnly", lora_name=name, strength_model=1.0),
+        "hooked": node("SetClipHooks", clip=["load", 1], hooks=["hook", 0], apply_to_conds=True, schedule_clip=False),
+    }
+    plain = graph.run({**BEGIN, **sample()}, ["sample", 0])
+    patched = {**BEGIN, **hook, "words": node("SoraPrompt", clip=["hooked", 0], text="a red ball"), **sample()}
+    made = graph.run(patched, ["sample", 0])
+    assert (made["samples"] - plain["samples"]).abs().max() > 1e-3
+
+
+def test_shift_by_the_hosts_node(graph):
+    shifted = {"shifted": node("ModelSamplingSD3", model=["load", 0], shift=8.0)}
+    plain = graph.run({**BEGIN, **sample()}, ["sample", 0])
+    made = graph.run({**BEGIN, **shifted, **sample(model=("shifted", 0))}, ["sample", 0])
+    assert not torch.equal(made["samples"], plain["samples"])
+
+
+def test_second_copy_of_the_model_for_another_device(graph, model):
+    """What the host does for multi-GPU and for hooks under dynamic loading: a fresh MODEL, CLIP and VAE from `cached_patcher_init`."""
+    import comfy.model_management
+
+    clip, vae = graph.run(load(), ["load", 1], ["load", 2])
+    comfy.model_management.unload_all_models()  # takes off what the LoRAs of other tests left on, as the host does before the next run
+    for patcher in (model, clip.patcher, vae.patcher):
+        function, arguments, *_ = patcher.cached_patcher_init
+        again = function(*arguments, disable_dynamic=True)
+        ours, theirs = patcher.model.state_dict(), again.model.state_dict()
+        assert again.model is not patcher.model and ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def test_bfloat16(graph):

@@ -24,12 +24,6 @@ CUSTOM = "custom"
 RESOLUTION = 128
 FITS = ("crop", "pad", "stretch")
 
-NARROWEST = 256
-"""Width of the smallest model of the pack: a canvas that is too large even for it is refused. Sora Sampler asks the MODEL itself."""
-
-BYTES_PER_WIDTH = 64
-"""Activations of a token for each unit of width: about 16 float32 values are alive at once inside a block."""
-
 
 # -- what a LATENT carries -----------------------------------------------------------------------------------------------------------
 
@@ -159,6 +153,7 @@ class SoraCanvas(io.ComfyNode):
 
     @classmethod
     def execute(cls, vae, seconds, fps, size=None, batch=1, still=False) -> io.NodeOutput:
+        from ..sora_core.speed import check_fits
         from .host_vae import strides_of
 
         strides = strides_of(vae)
@@ -166,7 +161,9 @@ class SoraCanvas(io.ComfyNode):
         width, height = pixels(size, strides)
         frames = 1 if still else frames_for_seconds(seconds, fps, strides)
         shape = VideoShape(width, height, strides.cells(frames), fps, strides)
-        check_memory(shape, batch)
+        check_fits(
+            shape, batch=batch, device=comfy.model_management.get_torch_device()
+        )  # for the smallest model; the sampler knows its own
         samples = torch.zeros(
             (batch, *shape.latent), device=comfy.model_management.intermediate_device(), dtype=comfy.model_management.intermediate_dtype()
         )
@@ -264,22 +261,6 @@ def pixels(size: dict | None, strides: Strides) -> tuple[int, int]:
     if aspect not in ASPECT_RATIOS:
         raise ValueError(f"size is not known: use one of {', '.join(ASPECT_RATIOS)} or {CUSTOM}")
     return size_for_aspect(aspect, (size.get("resolution") or RESOLUTION) ** 2, strides)
-
-
-def check_memory(shape: VideoShape, batch: int, width: int = NARROWEST, device=None) -> None:
-    """Refuses what cannot fit a device, by the activations of a model of this `width`; frames are streamed and do not count.
-
-    Raises:
-        ValueError: with both sizes.
-    """
-    needed = shape.tokens * batch * width * BYTES_PER_WIDTH
-    there = comfy.model_management.get_total_memory(device or comfy.model_management.get_torch_device())
-    if needed > there:
-        cells = int(shape.cells * there / needed)
-        seconds = int(10 * (cells - 1) * shape.strides.time / shape.fps) / 10
-        advice = f"use at most {seconds:g} seconds" if seconds > 0 else "use a smaller size or batch"
-        asked = f"{shape.seconds:g} seconds of {shape.width}x{shape.height}, {batch} at once"
-        raise ValueError(f"{asked}, need about {needed / 2**30:,.1f} GB, there are {there / 2**30:,.1f} GB: {advice}")
 
 
 def describe(shape: VideoShape) -> str:

@@ -15,8 +15,9 @@ from torch import Tensor
 from ..sora_core.canvas import Canvas
 from ..sora_core.config import TEXT_DIM, TEXT_ROW_MULTIPLE, ModelHeader
 from ..sora_core.flow import cell_noise
-from ..sora_core.shapes import PATCH, Strides, VideoShape
-from .canvas import NARROWEST, Given, check_memory, given_of
+from ..sora_core.shapes import PATCH, Strides
+from ..sora_core.transformer import SpacetimeTransformer
+from .canvas import Given, given_of
 
 MAX_SEED = 0xFFFFFFFFFFFFFFFF
 PREVIEW_CELLS = 4
@@ -103,7 +104,7 @@ class SoraSampler(io.ComfyNode):
         sampler=None,
         noise=None,
     ) -> io.NodeOutput:
-        check(model, positive, negative, latent, guidance)
+        check(model, positive, negative, latent)
         if sigmas is None:
             sigmas = comfy.samplers.KSampler(model, steps, model.load_device, sampler_name, scheduler, denoise).sigmas
         run = prepare(model, latent, CellNoise(seed, given_of(latent)) if noise is None else noise)
@@ -187,8 +188,10 @@ def empty_prompt() -> list:
 # -- what is refused -----------------------------------------------------------------------------------------------------------------
 
 
-def check(model, positive, negative, latent: dict, guidance: float) -> None:
+def check(model, positive, negative, latent: dict) -> None:
     """Refuses, before any work, what does not belong together. Raises ValueError naming the input."""
+    from ..sora_core.speed import check_fits
+
     samples, form = latent["samples"], model.get_model_object("latent_format")
     if form.latent_dimensions != 3:
         raise ValueError("model: this MODEL makes pictures, not video: connect 'Sora Load Model', or a Wan 2.1 text-to-video model")
@@ -213,19 +216,9 @@ def check(model, positive, negative, latent: dict, guidance: float) -> None:
                 raise ValueError(
                     f"{name}: its words are {rows.shape[-1]} wide, the MODEL needs {TEXT_DIM}: use the CLIP that belongs to the MODEL"
                 )
-    shape = given.canvas.shape if given else _shape_of(samples, form)
-    forwards = 1 if guidance == 1 else 2
-    check_memory(shape, len(samples) * forwards, width_of(model.model.diffusion_model), model.load_device)
-
-
-def _shape_of(samples: Tensor, form) -> VideoShape:
-    strides = Strides(form.temporal_downscale_ratio, form.spacial_downscale_ratio, form.latent_channels)
-    return VideoShape(samples.shape[-1] * strides.space, samples.shape[-2] * strides.space, samples.shape[2], strides=strides)
-
-
-def width_of(network) -> int:
-    """Width of a transformer of ours or the host's."""
-    return network.config.dim if hasattr(network, "config") else getattr(network, "dim", NARROWEST)
+    network = model.model.diffusion_model
+    if given and isinstance(network, SpacetimeTransformer):  # of the host's own models the host takes care, by parts if it must
+        check_fits(given.canvas.shape, batch=len(samples), config=network.config, dtype=model.model.get_dtype(), device=model.load_device)
 
 
 # -- one run -------------------------------------------------------------------------------------------------------------------------

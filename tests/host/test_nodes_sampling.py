@@ -213,6 +213,29 @@ def test_host_opens_our_files_and_makes_the_same_video(graph, how):
     assert ours.std() > 0.01
 
 
+@pytest.mark.parametrize("second", [None, 0.0])
+def test_core_loop_makes_the_same(graph, second):
+    """The core's own loop and the node agree: words, noise, positions, schedule, known cells, guidance."""
+    import folder_paths
+
+    from sora_pack.nodes.sample_video import SoraSampler
+    from sora_pack.sora_core.autoencoder import denormalise, normalise
+    from sora_pack.sora_core.checkpoint import load_transformer
+    from sora_pack.sora_core.flow import schedule
+    from sora_pack.sora_core.generate import generate
+
+    core, header = load_transformer(folder_paths.get_full_path("diffusion_models", "tiny.safetensors"))
+    prompt = {**BEGIN, **canvas(seconds=2.0, fps=4.0), **(place(second=second) if second is not None else {})}
+    model, rows, latent = graph.run(prompt, ["load", 0], ["words", 0], ["canvas" if second is None else "placed", 0])
+    sigmas = torch.tensor(schedule(4, header.shift))
+    ours = SoraSampler.execute(model, rows, latent, 7, 4, 3.0, "euler", "simple", 1.0, sigmas=sigmas).result[0]["samples"]
+    mask = latent.get("noise_mask")
+    known = None if mask is None else normalise(latent["samples"])
+    theirs = generate(core, header, rows[0][0], latent["sora"].canvas.shape, steps=4, guidance=3.0, seed=7, known=known, mask=mask)
+    difference = (ours - denormalise(theirs)).abs().max()
+    assert difference < 1e-3, f"largest difference of latents {difference:.2e}"
+
+
 def test_our_decoder_streams_the_hosts_vae(graph):
     hosts = {"vae": node("VAELoader", vae_name="tiny_vae.safetensors")}
     prompt = {**load(), **words(), **canvas(seconds=1.5), **sample(), **hosts}

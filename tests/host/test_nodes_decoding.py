@@ -149,6 +149,14 @@ def test_given_frame_is_bit_identical(graph, run):
     assert torch.equal(lazy.get_components().images, video)
 
 
+def test_given_frame_in_the_hosts_denoised_output(graph):
+    """It comes from the model's last prediction, where the host rounds known cells by 1e-6."""
+    prompt = {**BEGIN, **place(), **custom_sample("placed")}
+    prompt["frames"] = node("SoraDecodeFrames", vae=["load", 2], latent=["sample", 1], from_second=0.0, to_second=0.0, seam="carry")
+    image, video = graph.run(prompt, ["picture", 0], ["frames", 0])
+    assert torch.equal(video[:1], image)
+
+
 def test_seam(graph):
     graph.nodes.NODE_CLASS_MAPPINGS["Noisy"] = noisy()
     prompt = {**BEGIN, **canvas(seconds=2.0), "picture": node("Noisy"), **place(), **sample("placed"), **frames()}

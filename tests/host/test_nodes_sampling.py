@@ -292,6 +292,31 @@ def test_a_picture_on_a_made_video(graph):
     assert torch.equal(again["samples"][:, :, 0], placed["samples"][:, :, 0])
 
 
+@pytest.fixture
+def video_noise_model(graph):
+    """A file of ours that says it was trained with one noise level for a whole video, as public files are."""
+    import folder_paths
+
+    from sora_pack.tests.tiny_model import write_tiny_model
+
+    path = write_tiny_model(Path(folder_paths.models_dir), "plain", noise="video")
+    folder_paths.filename_list_cache.pop("diffusion_models", None)
+    yield load(path.name)
+    path.unlink()
+    folder_paths.filename_list_cache.pop("diffusion_models", None)
+
+
+@pytest.mark.parametrize("run", [sample, ksample])
+def test_model_with_one_noise_level(graph, video_noise_model, forwards, run):
+    chain = {**place(), **place(second=0.7, latent="placed", name="two")}
+    placed, made = graph.run({**BEGIN, **video_noise_model, **chain, **run("two", seed=41)}, ["two", 0], ["sample", 0])
+    assert all(timestep.ndim == 1 for _, timestep in forwards), "one level for all cells"
+    assert all(shape[2] == 3 for shape, _ in forwards), "no guides"
+    assert torch.equal(made["samples"][:, :, 0], placed["samples"][:, :, 0])
+    if run is sample:
+        assert torch.equal(made["samples"][:, :, 2], placed["sora"].held[0][:, :, 0])
+
+
 # -- guidance ------------------------------------------------------------------------------------------------------------------------
 
 

@@ -35,6 +35,8 @@ def _arguments() -> argparse.Namespace:
     transformer.add_argument("--size", default="mini")
     transformer.add_argument("--steps", type=int, default=8000)
     transformer.add_argument("--tokens", type=int, default=2560, help="tokens a step")
+    transformer.add_argument("--sigma-mean", type=float, default=0.6, help="of the logit of the noise levels; 2 teaches the words first")
+    transformer.add_argument("--still-share", type=float, nargs=2, default=(0.6, 0.2), help="share of stills at the start and at the end")
     transformer.add_argument("--start", default="", help="folder of an earlier run to go on from")
     transformer.add_argument("--decay", type=float, default=0.5, help="last share of the steps that lowers the learning rate")
     transformer.add_argument("--seed", type=int, default=0)
@@ -74,8 +76,9 @@ def _bank(args: argparse.Namespace) -> None:
 def _transformer(args: argparse.Namespace) -> None:
     from .transformer import Settings, train_transformer
 
-    names = ("size", "steps", "tokens", "start", "decay", "seed")
-    train_transformer(args.folder, args.bank, Settings(**{name: getattr(args, name) for name in names}))
+    names = ("size", "steps", "tokens", "sigma_mean", "start", "decay", "seed")
+    chosen = {name: getattr(args, name) for name in names}
+    train_transformer(args.folder, args.bank, Settings(still_share=tuple(args.still_share), **chosen))
 
 
 def _ship(args: argparse.Namespace) -> None:

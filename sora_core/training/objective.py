@@ -100,8 +100,8 @@ def choose_unknown(batch: int, cells: list[int], rng: np.random.Generator) -> Te
     return unknown
 
 
-def lesson(shard: Shard, tokens: int, native_fps: float, rng: np.random.Generator) -> Lesson:
-    """Draws one batch of at most `tokens` tokens from a shard."""
+def lesson(shard: Shard, tokens: int, native_fps: float, rng: np.random.Generator, sigma_mean: float = SIGMA_MEAN) -> Lesson:
+    """Draws one batch of at most `tokens` tokens from a shard; `sigma_mean` is that of the noise levels' logit."""
     per_cell = shard.latents.shape[3] // PATCH * (shard.latents.shape[4] // PATCH)
     cells = choose_cells(shard, rng)
     batch = max(1, min(len(shard.scenes), tokens // (per_cell * len(cells))))
@@ -114,7 +114,7 @@ def lesson(shard: Shard, tokens: int, native_fps: float, rng: np.random.Generato
     if shard.tail is not None and len(cells) == shard.latents.shape[2] and rng.random() < 0.5:
         latents, unknown = join_tail(shard, latents, records, unknown, rng)
     shots = [shard.shot_of(cell) for cell in cells] if shard.cuts else None
-    made = Lesson(latents, positions, unknown, draw_sigma(unknown, rng), records, cells, shots)
+    made = Lesson(latents, positions, unknown, draw_sigma(unknown, rng, sigma_mean), records, cells, shots)
     if shard.guides is not None and rng.random() < 0.2:
         made = add_guides(made, shard, spacing / Strides.time, rng)
     if rng.random() < 0.05:
@@ -134,12 +134,12 @@ def join_tail(shard: Shard, latents: Tensor, records: list[int], unknown: Tensor
     return latents, unknown
 
 
-def draw_sigma(unknown: Tensor, rng: np.random.Generator) -> Tensor:
+def draw_sigma(unknown: Tensor, rng: np.random.Generator, mean: float = SIGMA_MEAN) -> Tensor:
     """Noise levels [B, F]: one for all unknown cells of a sample, or an own one for each; 0 for known ones."""
     batch, cells = unknown.shape
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     columns = cells if rng.random() < INDEPENDENT else 1
-    sigma = logit_normal_sigma(batch * columns, SIGMA_MEAN, SIGMA_STD, generator).view(batch, columns)
+    sigma = logit_normal_sigma(batch * columns, mean, SIGMA_STD, generator).view(batch, columns)
     return sigma.expand(batch, cells) * unknown
 
 

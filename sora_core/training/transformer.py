@@ -19,7 +19,7 @@ from ..config import ModelHeader, TextConfig, TransformerConfig, preset
 from ..text import ByteTextEncoder
 from ..transformer import PreparedText, SpacetimeTransformer
 from .bank import Bank, Shard
-from .objective import Lesson, draw_captions, lesson
+from .objective import SIGMA_MEAN, Lesson, draw_captions, lesson
 from .optim import Average, Optimizer
 from .run import Run
 from .text import teach_reading
@@ -46,6 +46,7 @@ class Settings:
     adam_lr: float = 1.5e-3
     still_share: tuple[float, float] = (0.6, 0.2)
     decay: float = 0.5
+    sigma_mean: float = SIGMA_MEAN
     reading_steps: int = 400
     start: str = ""
     seed: int = 0
@@ -120,7 +121,7 @@ def train_transformer(folder: str, bank_folder: str, settings: Settings) -> Stud
         rng = np.random.default_rng((settings.seed, step))
         start, end = settings.still_share
         shard = choose_shard(bank, start + (end - start) * step / settings.steps, rng)
-        made = lesson(shard, settings.tokens, NATIVE_FPS, rng)
+        made = lesson(shard, settings.tokens, NATIVE_FPS, rng, settings.sigma_mean)
         loss = velocity_loss(student, made, draw_captions(shard, made, rng), int(rng.integers(2**62)))
         loss.backward()
         norm = optimizer.step(step)

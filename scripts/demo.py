@@ -87,7 +87,8 @@ def _contact_sheet(video: Path) -> Path:
 
     facts = video_facts(video)
     frames = [frame for chunk in read_frames(video) for frame in chunk]
-    shown = range(0, len(frames), max(1, len(frames) // SHEET_PICTURES))
+    count = min(SHEET_PICTURES, len(frames))
+    shown = [round(i * (len(frames) - 1) / max(1, count - 1)) for i in range(count)]  # the first, the last and evenly between
     labels = [f"{float(index / facts.fps):.1f} s" for index in shown]
     sheet = video.with_suffix(".png")
     contact_sheet([frames[index] for index in shown], sheet, columns=SHEET_COLUMNS, labels=labels)

@@ -123,6 +123,7 @@ def companion(path: Path, kind: str, name: str) -> Path:
     """
     if not name:
         raise CheckpointError(f"{path.name} does not say which file of models/{kind} belongs to it")
+    name = Path(name).name  # a file must not send the loader elsewhere
     beside = path.parent.parent / kind / name
     if beside.is_file():
         return beside

@@ -6,6 +6,8 @@ pairs of channels turn by `position * 10000 ** (-2 i / axis width)`.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -81,10 +83,21 @@ def by_products(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> 
     shape, length = q.shape, k.shape[2]
     q, k, v = (q * (scale or q.shape[-1] ** -0.5)).flatten(0, 1), k.flatten(0, 1).transpose(1, 2), v.flatten(0, 1)
     heads, queries = max(1, PIECE // (shape[2] * length)), max(1, PIECE // length)
+    # Fresh memory for the scores of every piece costs almost as much as the products. Gradients need it, nothing else does.
+    scores = None if torch.is_grad_enabled() else q.new_empty(min(heads, len(q)) * min(queries, shape[2]) * length)
     pieces = []
     for q1, k1, v1 in zip(q.split(heads), k.split(heads), v.split(heads)):
-        pieces.append(torch.cat([(part @ k1).softmax(-1) @ v1 for part in q1.split(queries, dim=1)], 1))
+        pieces.append(torch.cat([_attend_piece(part, k1, v1, scores) for part in q1.split(queries, dim=1)], 1))
     return torch.cat(pieces).view(shape)
+
+
+def _attend_piece(q: Tensor, k: Tensor, v: Tensor, scores: Tensor | None) -> Tensor:
+    """softmax(q k) v for q [h, n, d], k [h, d, L] and v [h, L, d]; in the memory of `scores` if there is one."""
+    if scores is None:
+        return (q @ k).softmax(-1) @ v
+    size = *q.shape[:2], k.shape[2]
+    scores = torch.bmm(q, k, out=scores[: math.prod(size)].view(size))
+    return torch.bmm(torch.softmax(scores, -1, out=scores), v)
 
 
 def scaled_dot_product(

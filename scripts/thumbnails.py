@@ -2,9 +2,8 @@
 
     python scripts/thumbnails.py
 
-Runs every workflows/*.json in the real ComfyUI with the shipped model (about ten seconds each on two quiet cores) and
-saves the middle frame
-beside it as .jpg, which is the name that the host looks for.
+Runs every workflows/*.json in the real ComfyUI with the shipped model, about ten seconds each on two quiet cores, and saves the middle
+frame beside it as .jpg, which is the name that the host looks for. Run it again when the weights change.
 """
 
 import json

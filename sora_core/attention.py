@@ -81,7 +81,8 @@ PRODUCTS_ARE_FASTER = _products_are_faster()
 def by_products(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
     """softmax(q k^T) v for q [B, h, N, d] and k, v [B, h, L, d] by plain matrix products, some heads or queries at a time."""
     shape, length = q.shape, k.shape[2]
-    q, k, v = (q * (scale or q.shape[-1] ** -0.5)).flatten(0, 1), k.flatten(0, 1).transpose(1, 2), v.flatten(0, 1)
+    q, k, v = (t.flatten(0, 1).contiguous() for t in (q, k, v))  # once, or every product would copy them
+    q, k = q * (scale or shape[-1] ** -0.5), k.transpose(1, 2)
     heads, queries = max(1, PIECE // (shape[2] * length)), max(1, PIECE // length)
     # Fresh memory for the scores of every piece costs almost as much as the products. Gradients need it, nothing else does.
     scores = None if torch.is_grad_enabled() else q.new_empty(min(heads, len(q)) * min(queries, shape[2]) * length)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -198,12 +197,14 @@ DECODE_TO_FILE = """
 import sys, torch
 sys.path.insert(0, sys.argv[1])
 from sora_core.checkpoint import load_vae
+from sora_core.speed import peak_memory
 from sora_core.video_file import write_video
 vae = load_vae(sys.argv[2]).channels_last().to(torch.bfloat16)
 z = torch.randn(1, 16, int(sys.argv[3]), 16, 16).bfloat16()
 with torch.inference_mode():
     chunks = (y[0].movedim(0, -1).float().add(1).div(2).clamp(0, 1) for y in vae.decode_chunks(z))
     write_video(sys.argv[4], chunks, 8)
+print(peak_memory())
 """
 
 
@@ -218,13 +219,8 @@ def memory_rows() -> list[Row]:
 
 
 def _peak(code: str, *arguments: str) -> float:
-    """Peak resident megabytes of a child."""
-    scale = 1e6 if sys.platform == "darwin" else 1e3
-    child = subprocess.Popen([sys.executable, "-c", code, *arguments])
-    _, status, usage = os.wait4(child.pid, 0)
-    if status:
-        raise RuntimeError("the child that decodes to a file failed; its words are above")
-    return usage.ru_maxrss / scale
+    """Peak resident megabytes of a child that prints its peak_memory."""
+    return int(subprocess.check_output([sys.executable, "-c", code, *arguments])) / 1e6
 
 
 # -- start ---------------------------------------------------------------------------------------------------------------------------

@@ -128,6 +128,20 @@ def _parameters(config: TransformerConfig, vae: VAEConfig, text: TextConfig) -> 
     return sum(p.numel() for model in models for p in model.parameters())
 
 
+def peak_memory() -> int:
+    """The most resident bytes that this process ever had.
+
+    Linux has a count of this program's own; getrusage's begins with what the parent held when it forked.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    import resource  # not on Windows
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 def machine_memory(device: str | torch.device = "cpu") -> int:
     """Bytes of memory of a CUDA device, or of this machine; on Linux not more than its control group may use."""
     device = torch.device(device)

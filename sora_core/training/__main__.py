@@ -25,6 +25,7 @@ def _arguments() -> argparse.Namespace:
     vae.add_argument("--folder", required=True)
     vae.add_argument("--steps", type=int, default=2400)
     vae.add_argument("--seed", type=int, default=0)
+    vae.add_argument("--start", default="", help="vae.safetensors of an earlier training to go on from")
     bank = parts.add_parser("bank", help="render and encode clips once")
     bank.add_argument("--folder", required=True)
     bank.add_argument("--vae", required=True, help="vae.safetensors of the VAE training")
@@ -60,7 +61,7 @@ def _vae(args: argparse.Namespace) -> None:
     from ..checkpoint import save_vae
     from .vae import train_vae
 
-    vae = train_vae(args.folder, args.steps, args.seed)
+    vae = train_vae(args.folder, args.steps, args.seed, args.start)
     path = Path(args.folder) / "vae.safetensors"
     save_vae(path, vae)
     print(path)

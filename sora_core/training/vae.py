@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..autoencoder import VideoVAE
+from ..checkpoint import load_vae
 from ..config import LATENT_MEAN, LATENT_STD, VAEConfig
 from ..world import render, sample_scene
 from .optim import Average, Optimizer
@@ -25,6 +26,7 @@ from .run import Run
 
 KL_WEIGHT = 5e-4  # enough to keep the latents smooth for the transformer; 0.1 dB of reconstruction
 EDGE_WEIGHT = 0.5  # of the difference between neighbouring pixels: sharp outlines, which L1 alone leaves soft
+DETAIL_SHARE, DETAIL_TRIES = 0.7, 4  # of the crops, this share is the richest of so many: most places are plain sky or ground
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ MIX = (
     Batch(33, 48, 2, 0.6, 0.2),
     Batch(129, 32, 1, 0.25, 0.3),
 )
+LATEST_START = max(kind.start for kind in MIX)
 
 
 class FramePool:
@@ -77,16 +80,27 @@ class FramePool:
         return np.load(path, mmap_mode="r")
 
     def batch(self, kind: Batch, rng: np.random.Generator) -> Tensor:
-        """[count, 3, frames, size, size] in -1..1, at random places and, half the time, mirrored."""
+        """[count, 3, frames, size, size] in -1..1, at random places, mostly where there is something, and half the time mirrored."""
         source = self.stills if kind.frames == 1 else self.normal if kind.frames <= self.normal.shape[1] else self.long
         clips = []
         for _ in range(kind.count):
-            n, t, h, w, _ = source.shape
-            i, start = rng.integers(n), rng.integers(t - kind.frames + 1)
-            y, x = rng.integers(h - kind.size + 1), rng.integers(w - kind.size + 1)
-            clip = source[i, start : start + kind.frames, y : y + kind.size, x : x + kind.size]
+            tries = DETAIL_TRIES if rng.random() < DETAIL_SHARE else 1
+            clip = max((self._crop(source, kind, rng) for _ in range(tries)), key=_detail) if tries > 1 else self._crop(source, kind, rng)
             clips.append(clip[:, :, ::-1] if rng.random() < 0.5 else clip)
         return torch.from_numpy(np.stack(clips)).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+
+    @staticmethod
+    def _crop(source: np.ndarray, kind: Batch, rng: np.random.Generator) -> np.ndarray:
+        n, t, h, w, _ = source.shape
+        i, start = rng.integers(n), rng.integers(t - kind.frames + 1)
+        y, x = rng.integers(h - kind.size + 1), rng.integers(w - kind.size + 1)
+        return source[i, start : start + kind.frames, y : y + kind.size, x : x + kind.size]
+
+
+def _detail(clip: np.ndarray) -> float:
+    """Mean square difference of neighbouring pixels in the last frame of uint8 [T, H, W, 3]."""
+    frame = clip[-1].astype(np.float32)
+    return float(np.square(np.diff(frame, axis=0)).mean() + np.square(np.diff(frame, axis=1)).mean())
 
 
 def reconstruction_loss(x: Tensor, y: Tensor) -> Tensor:
@@ -105,6 +119,16 @@ def psnr(x: Tensor, y: Tensor) -> float:
 
 
 @torch.no_grad()
+def unfold_statistics(vae: VideoVAE) -> None:
+    """The inverse of `fold_statistics` up to the deviation before it: latents of about mean 0 and deviation 1, as training wants them."""
+    std, mean, channels = torch.tensor(LATENT_STD), torch.tensor(LATENT_MEAN), len(LATENT_STD)
+    vae.conv2.bias.add_(vae.conv2.weight.flatten(1) @ mean)
+    vae.conv2.weight.mul_(std.view(1, -1, 1, 1, 1))
+    vae.conv1.bias[:channels].sub_(mean).div_(std)
+    vae.conv1.weight[:channels].div_(std.view(-1, 1, 1, 1, 1))
+
+
+@torch.no_grad()
 def fold_statistics(vae: VideoVAE, clips: list[Tensor]) -> None:
     """Rescales `conv1` and `conv2` so that raw latents get the published mean and deviation; reconstructions stay the same."""
     z = torch.cat([vae.encode(x).movedim(1, 0).flatten(1) for x in clips], 1)
@@ -117,19 +141,27 @@ def fold_statistics(vae: VideoVAE, clips: list[Tensor]) -> None:
     vae.conv1.bias[:channels].mul_(scale).add_(shift)
 
 
-def train_vae(folder: str, steps: int, seed: int = 0, muon_lr: float = 2.5e-3, adam_lr: float = 2e-3) -> VideoVAE:
-    """Trains for `steps`, resuming from `folder` if it was started there; returns the averaged, folded VAE on the CPU."""
+def train_vae(folder: str, steps: int, seed: int = 0, start: str = "", muon_lr: float = 2.5e-3, adam_lr: float = 2e-3) -> VideoVAE:
+    """Trains for `steps`, resuming from `folder` if it was started there; returns the averaged, folded VAE on the CPU.
+
+    `start` is the file of an earlier VAE to go on from: the stills alone at the beginning are then left out.
+    """
     run, pool = Run(folder, steps), FramePool(Path(folder) / "frames")
     torch.manual_seed(seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    vae = VideoVAE(VAEConfig()).init_weights().channels_last().to(device)
+    vae = VideoVAE(VAEConfig()).init_weights()
+    if start:
+        vae.load_state_dict(load_vae(start).state_dict())
+        unfold_statistics(vae)
+    vae = vae.channels_last().to(device)
     optimizer = Optimizer(vae, muon_lr=muon_lr, adam_lr=adam_lr, steps=steps, decay=0.5)
     average = Average(vae, 0.998)
     first = run.resume(vae, optimizer, average)
     for step in range(first, steps):
         rng = np.random.default_rng((seed, step))  # the batch of a step does not depend on restarts
         torch.manual_seed(seed * 1_000_003 + step)
-        open_kinds = [kind for kind in MIX if kind.start <= step / steps < kind.end]
+        done = max(step / steps, LATEST_START) if start else step / steps
+        open_kinds = [kind for kind in MIX if kind.start <= done < kind.end]
         weights = np.array([kind.weight for kind in open_kinds])
         kind = open_kinds[rng.choice(len(open_kinds), p=weights / weights.sum())]
         x = pool.batch(kind, rng).to(device, memory_format=torch.channels_last_3d)

@@ -119,17 +119,18 @@ def test_normalise_and_back():
 
 
 PEAK = """
-import resource, sys, torch
+import sys, torch
 sys.path.insert(0, sys.argv[1])
 from sora_core.autoencoder import VideoVAE
 from sora_core.config import VAEConfig
+from sora_core.speed import peak_memory
 torch.set_num_threads(1)
 vae = VideoVAE(VAEConfig(dim=8)).channels_last().to(torch.bfloat16).eval()
 z = torch.randn(1, 16, int(sys.argv[2]), 16, 16).bfloat16()
 with torch.inference_mode():
     for chunk in vae.decode_chunks(z):
         pass
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(peak_memory())
 """
 
 

@@ -43,10 +43,11 @@ def test_mfu():
 
 
 PEAK = """
-import resource, sys, torch
+import sys, torch
 sys.path.insert(0, sys.argv[1])
 from sora_core.autoencoder import VideoVAE
 from sora_core.config import VAEConfig, preset, TransformerConfig
+from sora_core.speed import peak_memory
 from sora_core.transformer import SpacetimeTransformer
 torch.set_num_threads(1)
 kind, a, b, c, dtype = sys.argv[2:7]
@@ -59,7 +60,7 @@ with torch.inference_mode():
         vae = VideoVAE(VAEConfig()).channels_last().to(dtype)
         for chunk in vae.decode_chunks(torch.randn(1, 16, cells, height, width).to(dtype)):
             pass
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+print(peak_memory())
 """
 
 

@@ -117,9 +117,10 @@ def test_orthogonalise_brings_singular_values_near_one():
 def test_muon_fits_a_linear_map():
     torch.manual_seed(0)
     target, layer = torch.randn(8, 16), torch.nn.Linear(16, 8, bias=False)
-    optimizer = Muon(layer.parameters(), lr=0.05)
+    # A step of 0.2 moves every singular value by about 0.16: 150 falling ones go 12 far, and the largest of the target is below 7.
+    optimizer = Muon(layer.parameters(), lr=0.2)
     for step in range(150):
-        optimizer.param_groups[0]["lr"] = 0.05 * (1 - step / 150)
+        optimizer.param_groups[0]["lr"] = 0.2 * (1 - step / 150)
         loss = (layer.weight - target).square().mean()
         loss.backward()
         optimizer.step()
@@ -210,12 +211,12 @@ def test_text_encoder_learns_to_read():
     torch.manual_seed(0)
     encoder = ByteTextEncoder(TextConfig(dim=128, num_layers=1, num_heads=2))
     lines = []
-    text.teach_reading(encoder, scenes, 150, log=lambda line, **_: lines.append(line))
+    text.teach_reading(encoder, scenes, 200, log=lambda line, **_: lines.append(line))
     losses = [float(line.split()[-1]) for line in lines]
     targets = torch.stack([text.fact_vector(scene) for scene in scenes])
     share = targets.mean(0).clamp(1e-4, 1 - 1e-4)
     blind = torch.nn.functional.binary_cross_entropy(share.expand_as(targets), targets).item()
-    assert losses[-1] < 0.8 * blind, (losses, blind, caption(scenes[0]))
+    assert losses[-1] < 0.7 * blind, (losses, blind, caption(scenes[0]))
 
 
 def test_a_run_goes_on_from_an_earlier_transformer(bank, tmp_path):

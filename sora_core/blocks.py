@@ -98,17 +98,22 @@ class CrossAttention(Attention):
     def forward(self, x: Tensor, keys_values: tuple[Tensor, Tensor], routes: list[Route] | None, options: dict) -> Tensor:
         """x [B, N, D] -> [B, N, D]. Without routes every token listens to every row.
 
-        Slices instead of a mask: a mask would rule out the fast kernels and compute what it hides.
+        Keys and values of b prompts serve B = r b videos, each prompt r in a row: tokens do not meet here, so their videos are laid end
+        to end. Slices instead of a mask: a mask would rule out the fast kernels and compute what it hides.
         """
         q = self.norm_q(self.q(x))
-        k, v = (t.expand(x.shape[0], -1, -1) for t in keys_values)
+        k, v = keys_values
         if routes is None:
-            return self.o(attend(q, k, v, self.heads, options))
+            return self.o(self._listen(q, k, v, options))
         heard = [
-            attend(q[:, r.first : r.last], *(torch.cat([t[:, : r.common], t[:, r.start : r.stop]], 1) for t in (k, v)), self.heads, options)
+            self._listen(q[:, r.first : r.last], *(torch.cat([t[:, : r.common], t[:, r.start : r.stop]], 1) for t in (k, v)), options)
             for r in routes
         ]
         return self.o(torch.cat(heard, 1))
+
+    def _listen(self, q: Tensor, k: Tensor, v: Tensor, options: dict) -> Tensor:
+        """q [B, N, D] over the rows of prompts [b, L, D] -> [B, N, D]."""
+        return attend(q.reshape(k.shape[0], -1, q.shape[-1]), k, v, self.heads, options).view(q.shape)
 
 
 class Block(nn.Module):

@@ -35,10 +35,11 @@ def _arguments() -> argparse.Namespace:
     transformer.add_argument("--bank", required=True)
     transformer.add_argument("--size", default="mini")
     transformer.add_argument("--steps", type=int, default=8000)
-    transformer.add_argument("--tokens", type=int, default=2560, help="tokens a step")
-    transformer.add_argument("--sigma-mean", type=float, default=0.6, help="of the logit of the noise levels; 2 teaches the words first")
+    transformer.add_argument("--tokens", type=int, default=5120, help="tokens a step")
+    levels = "mean of the noise levels' logit at the start and at the end; high ones teach the words, low ones the details"
+    transformer.add_argument("--sigma-mean", type=float, nargs=2, default=(2.0, 0.6), help=levels)
     transformer.add_argument("--still-share", type=float, nargs=2, default=(0.6, 0.2), help="share of stills at the start and at the end")
-    transformer.add_argument("--start", default="", help="folder of an earlier run to go on from")
+    transformer.add_argument("--start", default="", help="model file, or folder of an earlier run, to go on from")
     transformer.add_argument("--decay", type=float, default=0.5, help="last share of the steps that lowers the learning rate")
     transformer.add_argument("--seed", type=int, default=0)
     ship = parts.add_parser("ship", help="write the averaged weights of a run, with VAE and text encoder, as files of the pack")
@@ -77,9 +78,9 @@ def _bank(args: argparse.Namespace) -> None:
 def _transformer(args: argparse.Namespace) -> None:
     from .transformer import Settings, train_transformer
 
-    names = ("size", "steps", "tokens", "sigma_mean", "start", "decay", "seed")
-    chosen = {name: getattr(args, name) for name in names}
-    train_transformer(args.folder, args.bank, Settings(still_share=tuple(args.still_share), **chosen))
+    chosen = {name: getattr(args, name) for name in ("size", "steps", "tokens", "start", "decay", "seed")}
+    curves = {"still_share": tuple(args.still_share), "sigma_mean": tuple(args.sigma_mean)}
+    train_transformer(args.folder, args.bank, Settings(**curves, **chosen))
 
 
 def _ship(args: argparse.Namespace) -> None:

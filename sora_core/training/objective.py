@@ -2,7 +2,8 @@
 
 Every verb of the pack is a choice of known cells, so one training step is one random such choice: prefixes, windows and strided
 subsets of a clip; nothing, the beginning, the end or any cells known; guide cells; boxes in space; noise levels shared or
-independent; shots. All samples of a batch share the cells, and differ in scene, noise and (mostly) in what is known.
+independent; shots. All samples of a batch share the cells, and differ in noise and (mostly) in what is known; a few in a row share
+their scene and its caption.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from ..world import caption
 from .bank import Shard
 
 SIGMA_MEAN, SIGMA_STD = 0.6, 1.0  # of the logit: sampling with a shifted schedule spends its steps at high noise
+REPEATS_STILL, REPEATS_CLIP = 4, 2  # of a record in a batch: reading a caption costs more than a still, so it serves several noises
 INDEPENDENT = 0.15  # share of batches with an own noise level for every cell
 TEXT_DROPOUT = 0.1
 LONG_CAPTIONS = 0.8
@@ -34,7 +36,7 @@ class Lesson:
     positions: Tensor  # F
     unknown: Tensor  # B F, 1 where the cell is to be made
     sigma: Tensor  # B F, 0 where known
-    records: list[int]
+    records: list[int]  # b distinct ones; B is a multiple of b, each record repeated in a row
     cells: list[int]  # which cells of the clips, without guides
     shots: list[int] | None = None  # F; None where there is one
     box: Tensor | None = None  # B F h/2 w/2 tokens, 1 where to be made; None for everywhere
@@ -101,18 +103,20 @@ def choose_unknown(batch: int, cells: list[int], rng: np.random.Generator) -> Te
 
 
 def lesson(shard: Shard, tokens: int, native_fps: float, rng: np.random.Generator, sigma_mean: float = SIGMA_MEAN) -> Lesson:
-    """Draws one batch of at most `tokens` tokens from a shard; `sigma_mean` is that of the noise levels' logit."""
+    """Draws one batch of about `tokens` tokens at most from a shard; `sigma_mean` is that of the noise levels' logit."""
     per_cell = shard.latents.shape[3] // PATCH * (shard.latents.shape[4] // PATCH)
     cells = choose_cells(shard, rng)
-    batch = max(1, min(len(shard.scenes), tokens // (per_cell * len(cells))))
-    records = rng.choice(len(shard.scenes), batch, replace=False).tolist()
+    repeats = REPEATS_STILL if len(cells) == 1 else REPEATS_CLIP
+    count = max(1, min(len(shard.scenes), tokens // (per_cell * len(cells) * repeats)))
+    records = rng.choice(len(shard.scenes), count, replace=False).tolist()
+    rows = [record for record in records for _ in range(repeats)]
     # One cell is one step of position at the native rate; a clip at half the rate has its cells twice as far apart.
     spacing = native_fps / shard.fps
-    latents = shard.latents[records][:, :, cells].float()
+    latents = shard.latents[rows][:, :, cells].float()
     positions = torch.tensor(cells, dtype=torch.float32) * spacing
-    unknown = choose_unknown(batch, cells, rng)
+    unknown = choose_unknown(len(rows), cells, rng)
     if shard.tail is not None and len(cells) == shard.latents.shape[2] and rng.random() < 0.5:
-        latents, unknown = join_tail(shard, latents, records, unknown, rng)
+        latents, unknown = join_tail(shard, latents, rows, unknown, rng)
     shots = [shard.shot_of(cell) for cell in cells] if shard.cuts else None
     made = Lesson(latents, positions, unknown, draw_sigma(unknown, rng, sigma_mean), records, cells, shots)
     if shard.guides is not None and rng.random() < 0.2:
@@ -122,10 +126,10 @@ def lesson(shard: Shard, tokens: int, native_fps: float, rng: np.random.Generato
     return made
 
 
-def join_tail(shard: Shard, latents: Tensor, records: list[int], unknown: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+def join_tail(shard: Shard, latents: Tensor, rows: list[int], unknown: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """A gap before a known end: the clip's second half as `encode_span` sees it, which knows nothing of the frames in the gap."""
     start = latents.shape[2] - shard.tail.shape[2]
-    latents = torch.cat([latents[:, :, :start], shard.tail[records].float()], 2)
+    latents = torch.cat([latents[:, :, :start], shard.tail[rows].float()], 2)
     unknown = unknown.clone()
     unknown[:, start:] = 0
     for row in unknown:
@@ -147,9 +151,11 @@ def add_guides(made: Lesson, shard: Shard, position_per_frame: float, rng: np.ra
     """Appends stills of some moments as known cells at the positions of their frames."""
     count = int(rng.integers(1, shard.guides.shape[1] + 1))
     chosen = sorted(rng.choice(shard.guides.shape[1], count, replace=False).tolist())
-    guides = shard.guides[made.records][:, chosen, :, 0].transpose(1, 2).float()  # B C g h w
+    batch = len(made.latents)
+    guides = shard.guides[made.records][:, chosen, :, 0].transpose(1, 2).float()  # b C g h w
+    guides = guides.repeat_interleave(batch // len(made.records), 0)
     at = torch.tensor([shard.guide_frames[i] * position_per_frame for i in chosen])
-    zeros = torch.zeros(len(made.records), count)
+    zeros = torch.zeros(batch, count)
     shots = made.shots and made.shots + [shard.shot_of(Strides().cell_of_frame(shard.guide_frames[i])) for i in chosen]
     return replace(
         made,

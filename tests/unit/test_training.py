@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from sora_pack.sora_core.autoencoder import VideoVAE
 from sora_pack.sora_core.config import LATENT_MEAN, LATENT_STD, TextConfig, VAEConfig, preset
+from sora_pack.sora_core.generate import SHIPPED, Pipeline
 from sora_pack.sora_core.training import transformer as trainer
 from sora_pack.sora_core.training import vae as vae_trainer
 from sora_pack.sora_core.training.bank import SHARD, Bank, Shape, make_shard, plan, scenes_of
@@ -92,6 +93,7 @@ def test_every_lesson_keeps_the_rules_of_the_lattice(bank, seed):
     batch, _, cells, h, w = made.latents.shape
     assert batch * cells * (h // 2) * (w // 2) <= 256 + 8 * 4 * batch, "guides come on top of the budget, nothing else"
     assert made.sigma.shape == made.unknown.shape == (batch, cells)
+    assert batch % len(made.records) == 0 and len(set(made.records)) == len(made.records)
     assert made.positions.shape == (cells,)
     assert ((made.sigma == 0) == (made.unknown == 0)).all(), "a cell is noisy exactly where it is to be made"
     assert made.unknown.any(dim=1).all(), "every sample has something to learn"
@@ -150,6 +152,12 @@ def test_folding_gives_the_published_statistics_and_keeps_the_reconstruction():
     flat = z.movedim(1, 0).flatten(1)
     assert torch.allclose(flat.mean(1), torch.tensor(LATENT_MEAN), atol=1e-3)
     assert torch.allclose(flat.std(1), torch.tensor(LATENT_STD), atol=1e-3)
+    with torch.no_grad():
+        vae_trainer.unfold_statistics(vae)
+        flat, again = vae.encode(x).movedim(1, 0).flatten(1), vae.decode(vae.encode(x))
+    assert flat.mean(1).abs().max() < 1e-3 and (flat.std(1) - 1).abs().max() < 1e-3, "where training goes on"
+    difference = (again - before).abs().max().item()
+    assert difference < 1e-4, f"max_diff {difference}"
 
 
 def test_a_killed_run_resumes_to_the_same_weights(bank, tmp_path, monkeypatch):
@@ -226,3 +234,13 @@ def test_a_run_goes_on_from_an_earlier_transformer(bank, tmp_path):
     trainer.begin(student, bank, trainer.Settings(size="tiny", reading_steps=1, start=str(tmp_path / "s1")))
     assert torch.equal(student.transformer.head.head.weight, earlier.transformer.head.head.weight)
     assert not student.transformer.blocks[0].cross_attn.o.weight.any(), "what is heard counts for nothing at first"
+
+
+def test_a_run_goes_on_from_a_model_file(bank):
+    pipeline = Pipeline.load(dtype=torch.float32)
+    student = trainer.Student(pipeline.transformer.config, TextConfig())
+    trainer.begin(student, bank, trainer.Settings(start=str(SHIPPED)))
+    ours, theirs = student.state_dict(), {"transformer": pipeline.transformer.state_dict(), "text": pipeline.text.state_dict()}
+    assert all(torch.equal(ours[f"{part}.{name}"], value) for part, values in theirs.items() for name, value in values.items())
+    with pytest.raises(ValueError, match="not of size 'tiny'"):
+        trainer.begin(trainer.Student(preset("tiny"), TextConfig()), bank, trainer.Settings(size="tiny", start=str(SHIPPED)))

@@ -175,6 +175,14 @@ def test_one_text_serves_a_batch(model, x):
     close(model(x, t, text=model.prepare_text(one)), model(x, t, one.expand(B, -1, -1)))
 
 
+def test_each_text_serves_the_videos_in_its_row(model, x):
+    twice, t, shots, shot_words = x.repeat_interleave(2, 0), torch.rand(2 * B) * 1000, [0, 1, 1, 0], [words(3, 4), words(6, 5)]
+    repeated = [w.repeat_interleave(2, 0) for w in (words(), *shot_words)]
+    close(model(twice, t, text=model.prepare_text(words())), model(twice, t, repeated[0]))
+    shared = model(twice, t, text=model.prepare_text(words(), shot_words), shots=shots)
+    close(shared, model(twice, t, repeated[0], shots=shots, shot_context=repeated[1:]))
+
+
 def test_a_cell_hears_its_own_shot_and_the_global_words():
     """With the self-attention silenced cells cannot tell each other, so what a cell heard is what moves it."""
     model = randomised()

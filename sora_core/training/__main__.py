@@ -38,7 +38,10 @@ def _arguments() -> argparse.Namespace:
     transformer.add_argument("--tokens", type=int, default=5120, help="tokens a step")
     levels = "mean of the noise levels' logit at the start and at the end; high ones teach the words, low ones the details"
     transformer.add_argument("--sigma-mean", type=float, nargs=2, default=(2.0, 0.6), help=levels)
+    weights = "extra weight of places with something to see at the start and at the end"
+    transformer.add_argument("--detail", type=float, nargs=2, default=(4.0, 0.0), help=weights)
     transformer.add_argument("--still-share", type=float, nargs=2, default=(0.6, 0.2), help="share of stills at the start and at the end")
+    transformer.add_argument("--reading-steps", type=int, default=1200, help="of the text encoder alone, before all else")
     transformer.add_argument("--start", default="", help="model file, or folder of an earlier run, to go on from")
     transformer.add_argument("--decay", type=float, default=0.5, help="last share of the steps that lowers the learning rate")
     transformer.add_argument("--seed", type=int, default=0)
@@ -78,8 +81,8 @@ def _bank(args: argparse.Namespace) -> None:
 def _transformer(args: argparse.Namespace) -> None:
     from .transformer import Settings, train_transformer
 
-    chosen = {name: getattr(args, name) for name in ("size", "steps", "tokens", "start", "decay", "seed")}
-    curves = {"still_share": tuple(args.still_share), "sigma_mean": tuple(args.sigma_mean)}
+    chosen = {name: getattr(args, name) for name in ("size", "steps", "tokens", "reading_steps", "start", "decay", "seed")}
+    curves = {name: tuple(getattr(args, name)) for name in ("still_share", "sigma_mean", "detail")}
     train_transformer(args.folder, args.bank, Settings(**curves, **chosen))
 
 

@@ -20,7 +20,7 @@ from ..generate import Pipeline
 from ..text import ByteTextEncoder
 from ..transformer import PreparedText, SpacetimeTransformer
 from .bank import Bank, Shard
-from .objective import SIGMA_MEAN, Lesson, draw_captions, lesson
+from .objective import SIGMA_MEAN, Lesson, detail, draw_captions, lesson
 from .optim import Average, Optimizer
 from .run import Run
 from .text import teach_reading
@@ -36,10 +36,11 @@ ADAM_NAMES = ("embedding", "pieces", "modulation", "time_", "head.head")
 class Settings:
     """One stage of training.
 
-    `still_share` and `sigma_mean` go linearly from their first to their second value over the run: pictures before clips, and the words,
-    which only count at high noise, before the details. The last `decay` of the run lowers the learning rate.
-    `start` is what to go on from: a model file with its companions, or the folder of an earlier run, whose text encoder then learns to
-    read anew.
+    `still_share`, `sigma_mean` and `detail` go linearly from their first to their second value over the run: pictures before clips; the
+    words, which only count at high noise, before the details; bodies, which fill a tenth of a picture and most of a caption, before
+    all else. The last `decay` of the run lowers the learning rate.
+    `start` is what to go on from: a model file with its companions, or the folder of an earlier run. Before anything else the text
+    encoder reads for `reading_steps`.
     """
 
     size: str = "mini"
@@ -50,7 +51,8 @@ class Settings:
     still_share: tuple[float, float] = (0.6, 0.2)
     decay: float = 0.5
     sigma_mean: tuple[float, float] = (2.0, SIGMA_MEAN)
-    reading_steps: int = 400
+    detail: tuple[float, float] = (4.0, 0.0)
+    reading_steps: int = 1200
     start: str = ""
     seed: int = 0
 
@@ -82,10 +84,11 @@ class Student(nn.Module):
         return self.transformer(noisy, timestep, text=self.prepared_text(words), positions=positions, shots=shots)
 
 
-def velocity_loss(student: Student, made: Lesson, words: list[list[str]], seed: int) -> Tensor:
+def velocity_loss(student: Student, made: Lesson, words: list[list[str]], seed: int, weight_of_detail: float = 0.0) -> Tensor:
     """Mean squared error of the velocity n - x0 over the cells that are to be made (rectified flow, arXiv 2209.03003).
 
-    `words` are those of the distinct records of the batch.
+    `words` are those of the distinct records of the batch. Where there is more to see (`detail`) the error may weigh more; that bends
+    what is learned towards such places, so it should end with 0.
     """
     device = next(student.parameters()).device
     noise = torch.randn(made.latents.shape, generator=torch.Generator().manual_seed(seed))
@@ -96,7 +99,7 @@ def velocity_loss(student: Student, made: Lesson, words: list[list[str]], seed: 
     inputs = (noisy.to(device, torch.bfloat16), made.timestep.to(device), words, made.positions.to(device), made.shots)
     velocity = torch.func.functional_call(student, halves, inputs)
     error = (velocity.float() - (noise - made.latents).to(device)).square()
-    weight = (sigma > 0).to(error).expand_as(error)
+    weight = ((sigma > 0) * (1 + weight_of_detail * detail(made.latents))).to(error).expand_as(error)
     return (error * weight).sum() / weight.sum().clamp_min(1)
 
 
@@ -125,10 +128,11 @@ def train_transformer(folder: str, bank_folder: str, settings: Settings) -> Stud
             bank.refresh()
         # The lesson of a step is drawn from the step alone, so a resumed run sees what an uninterrupted one would have seen.
         rng = np.random.default_rng((settings.seed, step))
-        still_share, sigma_mean = (a + (b - a) * step / settings.steps for a, b in (settings.still_share, settings.sigma_mean))
+        curves = (settings.still_share, settings.sigma_mean, settings.detail)
+        still_share, sigma_mean, weight_of_detail = (a + (b - a) * step / settings.steps for a, b in curves)
         shard = choose_shard(bank, still_share, rng)
         made = lesson(shard, settings.tokens, NATIVE_FPS, rng, sigma_mean)
-        loss = velocity_loss(student, made, draw_captions(shard, made, rng), int(rng.integers(2**62)))
+        loss = velocity_loss(student, made, draw_captions(shard, made, rng), int(rng.integers(2**62)), weight_of_detail)
         loss.backward()
         norm = optimizer.step(step)
         average.update(step)
@@ -140,19 +144,19 @@ def train_transformer(folder: str, bank_folder: str, settings: Settings) -> Stud
 
 
 def begin(student: Student, bank: Bank, settings: Settings) -> None:
-    """What a new run starts from: an earlier transformer, a text encoder that can read, and cross-attention that can hear it."""
+    """What a new run starts from: earlier weights, or none; a text encoder that can read, and cross-attention that can hear it."""
     if settings.start.endswith(".safetensors"):
         earlier = Pipeline.load(settings.start, torch.float32)
         if earlier.transformer.config != student.transformer.config:
             raise ValueError(f"start: {settings.start} is not of size {settings.size!r}: choose the size it was trained with")
         student.transformer.load_state_dict(earlier.transformer.state_dict())
         student.text.load_state_dict(earlier.text.state_dict())
-        return
-    if settings.start:
-        earlier, _ = averaged_student(settings.start, settings)
-        student.transformer.load_state_dict(earlier.transformer.state_dict())
-    teach_reading(student.text, [shots[0] for shard in bank.shards for shots in shard.scenes], settings.reading_steps, settings.seed)
-    hear_anew(student)
+    elif settings.start:
+        student.load_state_dict(averaged_student(settings.start, settings)[0].state_dict())
+    scenes = [shots[0] for shard in bank.shards for shots in shard.scenes]
+    teach_reading(student.text, scenes, settings.reading_steps, settings.seed)
+    if not settings.start:
+        hear_anew(student)
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """A procedural world of which every fact is known: scenes, their frames and their captions."""
 
-from .captions import Fact, caption, facts, vocabulary
+from .captions import caption, vocabulary
+from .facts import Fact, facts
 from .render import render, render_batch
 from .sampling import sample_scene, scene_for
 from .scene import CAMERAS, COLOURS, MOTIONS, PLACES, SHAPES, SIZES, TIMES_OF_DAY, Camera, Object, Scene, is_held_out

@@ -5,72 +5,12 @@ Everything said comes from `facts`, so a caption can be checked against the scen
 
 import random
 import re
-from typing import NamedTuple
 
 from . import phrases
-from .camera import ZOOM_SECONDS
-from .layout import always_left_of
-from .motion import LEG_START
-from .scene import Object, Scene
+from .facts import Fact, facts
+from .scene import Scene
 
 LONG_BYTES = 330  # a long caption takes no further sentence of scenery beyond this
-TURN_SLACK = 0.3  # seconds beyond a turning point that nobody sees, as the turn is slow
-OPPOSITE = {"slide left": "slide right", "slide right": "slide left", "come closer": "move away"}
-BOTH_WAYS = {"slide left": "slide back and forth", "slide right": "slide back and forth", "come closer": "come and go"}
-
-
-class Fact(NamedTuple):
-    """kind: count, colour, shape, size, motion (value: (object index, word)), left of (value: (i, j)), place, time of day, camera,
-    camera direction, light from (value: word)."""
-
-    kind: str
-    value: object
-
-
-def facts(scene: Scene, start: float = 0.0, seconds: float = 5.0) -> list[Fact]:
-    """All that is true in the window of `seconds` from second `start`; objects are named by their index in the scene."""
-    found = [Fact("count", len(scene.objects))]
-    for i, body in enumerate(scene.objects):
-        found += [Fact("colour", (i, body.colour)), Fact("shape", (i, body.shape)), Fact("size", (i, body.size))]
-        found.append(Fact("motion", (i, _motion(body, start, seconds))))
-    for i in range(len(scene.objects)):
-        for j in range(len(scene.objects)):
-            if i != j and always_left_of(scene, i, j):
-                found.append(Fact("left of", (i, j)))
-    found += [Fact("place", scene.place), Fact("time of day", scene.time_of_day)]
-    kind, direction = _camera(scene, start, seconds)
-    found.append(Fact("camera", kind))
-    if direction is not None:
-        found.append(Fact("camera direction", direction))
-    if scene.camera.kind != "orbit":
-        found.append(Fact("light from", "right" if scene.light > 0 else "left"))
-    return found
-
-
-def _leg(start: float, seconds: float, period: float) -> int:
-    """+1 when the window lies in a leg out, -1 in a leg back, 0 when it shows a turn."""
-    first = (start + TURN_SLACK) / period + LEG_START
-    last = (start + max(seconds - TURN_SLACK, TURN_SLACK)) / period + LEG_START
-    if int(first) != int(last):
-        return 0
-    return 1 if int(first) % 2 == 0 else -1
-
-
-def _motion(body: Object, start: float, seconds: float) -> str:
-    if body.motion not in BOTH_WAYS:
-        return body.motion
-    leg = _leg(start, seconds, body.period)
-    return body.motion if leg > 0 else OPPOSITE[body.motion] if leg < 0 else BOTH_WAYS[body.motion]
-
-
-def _camera(scene: Scene, start: float, seconds: float) -> tuple[str, str | None]:
-    camera = scene.camera
-    if camera.kind == "orbit":
-        leg = _leg(start, seconds, camera.period) * camera.sense
-        return "orbit", {1: "right", -1: "left", 0: None}[leg]
-    if camera.kind != "static" and start > 2.0 * ZOOM_SECONDS:
-        return "static", None  # the push has all but ended
-    return camera.kind, None
 
 
 def caption(scene: Scene, length: str = "short", language: str = "en", seed: int = 0, *, start: float = 0.0, seconds: float = 5.0) -> str:

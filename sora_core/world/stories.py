@@ -1,0 +1,258 @@
+"""Scenes in which something happens: one or two acts, a bystander, a camera that may change its movement."""
+
+import random
+from dataclasses import dataclass, replace
+
+import torch
+
+from . import camera as cameras
+from .events import boxes, events, sight, wall_faces
+from .layout import GAP, IN_VIEW
+from .motion import positions
+from .scene import CAMERAS, COLOURS, PLACES, SHAPES, STORY_CAMERAS, TIMES_OF_DAY, WALLS, Camera, Object, Scene, Wall, is_held_out
+from .simulation import takes_part
+
+CLIP = 5.0  # seconds in which all that is wanted happens
+FIRST, SECOND = (0.6, 1.3), (2.7, 3.3)  # when the first and the second act begin
+TIMES = torch.cat((torch.arange(0.0, 8.0, 0.1, dtype=torch.float64), torch.arange(8.0, 60.0, 0.83, dtype=torch.float64)))
+BITTEN = ("red", "green", "yellow")
+CAMERA_SHARE = 0.45  # of the scenes have a camera that moves
+
+
+@dataclass
+class Stage:
+    """Room for one act: `x` its middle, `half` its half width, `when` it begins; what it brings on stage, and what must happen."""
+
+    rng: random.Random
+    colours: list[str]
+    x: float
+    half: float
+    when: float
+    objects: list[Object]
+    walls: list[Wall]
+    wanted: list[str]
+
+    def add(self, shape: str, dx: float, z: float, motion: str = "still", size: str | None = None, **more) -> Object:
+        """A body of the next colour at `dx` half widths from the middle."""
+        size = size or self.rng.choice(("small", "normal") if self.half < 2.0 else ("small", "normal", "normal", "large"))
+        colour = self.colours.pop()
+        if shape == "apple":
+            colour = next((c for c in [colour, *self.colours] if c in BITTEN), self.rng.choice(BITTEN))
+            self.colours[:] = [c for c in self.colours if c != colour]
+        turn = 0.0 if shape == "cube" else self.rng.uniform(0.2, 1.37)
+        numbers = {"x": self.x + dx * self.half, "z": z, "turn": turn, **more}
+        numbers = {name: round(value, 3) if isinstance(value, float) else value for name, value in numbers.items()}
+        body = Object(shape=shape, colour=colour, size=size, motion=motion, **numbers)
+        self.objects.append(body)
+        return body
+
+
+def _behind(stage: Stage) -> None:
+    """Somebody passes behind a wall and comes out on the other side."""
+    rng, side = stage.rng, stage.rng.choice(("left", "right"))
+    shape = rng.choice(SHAPES)
+    motion = ("roll " if shape == "ball" and rng.random() < 0.6 else "slide ") + side
+    body = stage.add(shape, rng.uniform(-0.05, 0.05), rng.uniform(-2.0, -1.5), motion, rng.choice(("small", "normal")), period=rng.uniform(4.6, 5.6))
+    stage.objects[-1] = replace(body, reach=round(rng.uniform(1.7, 1.95) * stage.half, 3))
+    width = 2.3 * body.clearance + rng.uniform(0.3, 0.7)
+    stage.walls.append(Wall(round(body.x + rng.uniform(-0.25, 0.25), 3), -0.35, round(width, 3), round(body.height + 0.3, 3), rng.choice(WALLS)))
+    stage.wanted += ["hide", "appear"]
+
+
+def _leave(stage: Stage) -> None:
+    """Somebody goes out of the picture and comes back."""
+    rng, side = stage.rng, stage.rng.choice(("left", "right"))
+    way, reach = (1.0 if side == "right" else -1.0), rng.uniform(6.3, 6.9)
+    start = -way * rng.uniform(0.0, 0.5)
+    shape = rng.choice(SHAPES)
+    body = stage.add(shape, 0.0, rng.uniform(-1.4, 0.2), f"leave {side}", rng.choice(("small", "normal")), period=rng.uniform(2.1, 2.35))
+    stage.objects[-1] = replace(body, x=round(start + way * reach / 2, 3), reach=round(reach, 3))
+    stage.wanted += [f"leave {side}", f"return {side}"]
+
+
+def _cover(stage: Stage) -> None:
+    until = stage.when + stage.rng.uniform(1.9, 2.4) if stage.when < 2.0 and stage.rng.random() < 0.7 else 0.0
+    stage.add(stage.rng.choice(SHAPES), stage.rng.uniform(-0.3, 0.3), stage.rng.uniform(-0.6, 0.9), change="cover", at=stage.when, until=until)
+    stage.wanted += ["cover", "uncover"] if until else ["cover"]
+
+
+def _lamp(stage: Stage) -> None:
+    stage.add("lamp", stage.rng.uniform(-0.3, 0.3), stage.rng.uniform(-0.8, 0.6), change="switch on", at=stage.when)
+    stage.wanted.append("switch on")
+
+
+def _bite(stage: Stage) -> None:
+    stage.add("apple", stage.rng.uniform(-0.3, 0.3), stage.rng.uniform(0.2, 1.2), size=stage.rng.choice(("normal", "large")), change="bite", at=stage.when)
+    stage.wanted.append("bite")
+
+
+def _knock(stage: Stage) -> None:
+    """A ball rolls into a cylinder or a cone, which falls over and stays down."""
+    side, z = stage.rng.choice(("left", "right")), stage.rng.uniform(-0.8, 0.7)
+    way = 1.0 if side == "right" else -1.0
+    ball = stage.add("ball", -way * 0.74, z, f"launch {side}", "normal" if stage.half > 2 else "small", begin=stage.when - 0.4)
+    stage.objects[-1] = replace(ball, speed=round(stage.rng.uniform(2.6, 3.4), 3))
+    stage.add(stage.rng.choice(("cylinder", "cylinder", "cone")), way * stage.rng.uniform(0.02, 0.12), z, size="small" if stage.half < 2 else "normal")
+    stage.wanted.append("knock over")
+
+
+def _push(stage: Stage) -> None:
+    """A ball rolls into a cube and pushes it along."""
+    side, z = stage.rng.choice(("left", "right")), stage.rng.uniform(-0.8, 0.7)
+    way = 1.0 if side == "right" else -1.0
+    ball = stage.add("ball", -way * 0.74, z, f"launch {side}", "normal" if stage.half > 2 else "small", begin=stage.when - 0.4)
+    stage.objects[-1] = replace(ball, speed=round(stage.rng.uniform(2.2, 3.0), 3))
+    stage.add("cube", way * stage.rng.uniform(0.0, 0.1), z, size="small" if stage.half < 2 else stage.rng.choice(("small", "normal")))
+    stage.wanted.append("push")
+
+
+def _collide(stage: Stage) -> None:
+    """Two balls roll into each other and bounce apart."""
+    z, begin = stage.rng.uniform(-0.8, 0.7), stage.when - 0.4
+    for way, side in ((-1.0, "right"), (1.0, "left")):
+        ball = stage.add("ball", way * (0.74 if stage.half > 2 else 0.9), z, f"launch {side}", begin=begin)
+        stage.objects[-1] = replace(ball, speed=round(stage.rng.uniform(1.5, 1.8), 3))
+    stage.wanted.append("collide")
+
+
+def _fall(stage: Stage) -> None:
+    """Somebody falls from above, bounces and comes to rest."""
+    shape = stage.rng.choice(("ball", "ball", "cube"))
+    stage.add(shape, stage.rng.uniform(-0.3, 0.3), stage.rng.uniform(-0.8, 0.8), "fall", begin=max(0.3, stage.when - 0.5), reach=9.0)
+    stage.wanted.append("fall")
+
+
+WIDE = {"behind": _behind, "leave": _leave}  # need the whole width; what else happens, happens in front
+NARROW = {"cover": _cover, "lamp": _lamp, "bite": _bite, "knock over": _knock, "push": _push, "collide": _collide, "fall": _fall}
+ACTS = tuple(WIDE | NARROW)
+
+
+def sample_story(seed: int, acts: tuple[str, ...] | None = None, held_out: bool | None = None) -> Scene:
+    """A scene of stage S3 from a seed, with one or two of `acts` (default any of ACTS). held_out as in `sample_scene`."""
+    for act in acts or ():
+        if act not in ACTS:
+            raise ValueError(f"act={act!r} is not known to the world: use one of {', '.join(ACTS)}.")
+    rng = random.Random(f"story-{seed}")
+    while True:
+        chosen = _choose(rng, acts or ACTS)
+        for _ in range(12):  # several arrangements before other acts, or the hard ones would be rare
+            scene, wanted = _stage(rng, chosen, seed)
+            if (held_out is None or is_held_out(scene) == held_out) and _fits(scene, wanted):
+                return scene
+
+
+def _choose(rng: random.Random, acts: tuple[str, ...]) -> list[str]:
+    first = rng.choice(acts)
+    others = [act for act in acts if act not in WIDE and act != first]
+    if not others or rng.random() < 0.4:
+        return [first]
+    return [first, rng.choice(others)] if first in WIDE or rng.random() < 0.5 else [rng.choice(others), first]
+
+
+def _stage(rng: random.Random, acts: list[str], seed: int) -> tuple[Scene, list[str]]:
+    colours = rng.sample(COLOURS, len(COLOURS))
+    objects: list[Object] = []
+    walls: list[Wall] = []
+    wanted: list[str] = []
+    sides = [-1.0, 1.0]
+    rng.shuffle(sides)
+    two = len(acts) == 2 and acts[0] not in WIDE
+    for k, act in enumerate(acts):
+        wide = not two and k == 0
+        when = rng.uniform(*(FIRST if k == 0 else SECOND)) if len(acts) == 2 else rng.uniform(0.7, 2.2)
+        if acts[0] in WIDE and k == 1:
+            when = rng.uniform(*rng.choice((FIRST, SECOND)))
+        stage = Stage(rng, colours, 0.0 if wide else sides[k] * 1.35, 2.5 if wide else 1.2, when, objects, walls, wanted)
+        (WIDE | NARROW)[act](stage)
+    if len(objects) < 3 and rng.random() < 0.4:
+        stage = Stage(rng, colours, rng.uniform(-2.2, 2.2), 1.0, 0.0, objects, walls, wanted)
+        stage.add(rng.choice(SHAPES), 0.0, rng.choice((rng.uniform(-2.4, -1.6), rng.uniform(0.8, 1.5))), size="small")
+    moving = rng.random() < CAMERA_SHARE
+    kinds = (*CAMERAS[1:], *STORY_CAMERAS)
+    kind = rng.choice(kinds) if moving else "static"
+    then = rng.choice([k for k in ("static", *kinds) if k not in (kind, "follow")]) if rng.random() < 0.25 else ""
+    movers = [i for i, body in enumerate(objects) if body.motion.startswith(("slide", "roll", "launch"))]
+    if kind == "follow" and not movers:
+        kind = "pan"
+    view = Camera(
+        kind=kind,
+        height=round(rng.uniform(2.0, 2.8), 3),
+        azimuth=round(rng.uniform(-0.12, 0.12), 3),
+        sense=rng.choice((-1, 1)),
+        period=round(rng.uniform(6.2, 7.2), 3),
+        target=movers[0] if movers else 0,
+        then=then if then != kind else "",
+        change_at=round(rng.uniform(2.0, 3.0), 3) if then else 0.0,
+    )
+    light, texture = round(rng.choice((-1, 1)) * rng.uniform(0.7, 1.15), 3), round(rng.uniform(0.0, 20.0), 3)
+    return Scene(tuple(objects), rng.choice(PLACES), rng.choice(TIMES_OF_DAY), view, light, texture, seed, tuple(walls)), wanted
+
+
+def _fits(scene: Scene, wanted: list[str]) -> bool:
+    """True when nothing runs through anything else, all is seen that should be, and what is wanted happens in a clip, in clear order."""
+    return _room_at_start(scene) and _apart(scene) and _seen(scene) and _happens(scene, wanted)
+
+
+def _room_at_start(scene: Scene) -> bool:
+    """A quick look before anything is simulated."""
+    spots = [(o.x, o.z, o.clearance + (0.2 if o.change == "cover" else 0.0)) for o in scene.objects if not o.motion.startswith("leave")]
+    for i, (x, z, r) in enumerate(spots):
+        if abs(x) + r > IN_VIEW * (cameras.DISTANCE - z) and scene.camera.kind != "follow":
+            return False
+        if any((x - u) ** 2 + (z - w) ** 2 < (r + q + GAP) ** 2 for u, w, q in spots[:i]):
+            return False
+    return True
+
+
+def _apart(scene: Scene) -> bool:
+    place = positions(scene, TIMES)[..., ::2]  # T K 2
+    bodies = scene.objects
+    for i, a in enumerate(bodies):
+        for b, other in zip(range(i), bodies, strict=False):
+            if takes_part(a) and takes_part(other) and any(o.motion in ("launch left", "launch right") for o in (a, other)):
+                if abs(a.z - other.z) < 0.01 or abs(a.z - other.z) > a.clearance + other.clearance + GAP:
+                    continue  # physics keeps them apart
+                return False
+            wide = sum(o.clearance + (0.2 if o.change == "cover" else 0.0) for o in (a, other))
+            if (place[:, i] - place[:, b]).norm(dim=-1).min().item() < wide + GAP:
+                return False
+        for wall in scene.walls:
+            away = (place[:, i, 1] - wall.z).abs() - wall.thickness / 2 - a.clearance
+            beside = (place[:, i, 0] - wall.x).abs() - wall.width / 2 - a.clearance
+            if torch.maximum(away, beside).min().item() < GAP:
+                return False
+    return True
+
+
+def _seen(scene: Scene) -> bool:
+    """Everybody is in the picture at the start and apart there; who does not leave, fall or get left behind stays in it."""
+    box, _ = boxes(scene, TIMES)
+    limit = torch.tensor([-IN_VIEW, IN_VIEW, -IN_VIEW, IN_VIEW], dtype=box.dtype)
+    inside = ((box[..., ::2] > limit[::2]) & (box[..., 1::2] < limit[1::2])).all(-1)  # T K
+    follows = scene.camera.kind == "follow"
+    for i, body in enumerate(scene.objects):
+        if body.motion == "fall":
+            if not inside[-1, i]:
+                return False
+        elif not inside[0, i] or (not body.motion.startswith("leave") and not follows and not inside[:, i].all()):
+            return False
+        for j in range(i):
+            if "fall" not in (body.motion, scene.objects[j].motion):
+                overlap = min(box[0, i, 1], box[0, j, 1]) - max(box[0, i, 0], box[0, j, 0])
+                if overlap > 0.25 * min(box[0, i, 1] - box[0, i, 0], box[0, j, 1] - box[0, j, 0]):
+                    return False
+    if not scene.walls:
+        return True
+    outer, _, _ = wall_faces(scene, TIMES)
+    stays = bool(((outer[..., ::2] > limit[::2]) & (outer[..., 1::2] < limit[1::2])).all())
+    return (stays or follows) and bool(sight(scene, TIMES[:1]).free.all())
+
+
+def _happens(scene: Scene, wanted: list[str]) -> bool:
+    told = [event.kind for event in events(scene, 0.0, CLIP)]
+    if any(kind not in told for kind in wanted):
+        return False
+    if scene.camera.kind != "follow":
+        return True
+    path = cameras.pose(scene.camera, TIMES[:50], scene).eye[:, 0]
+    return (path[-1] - path[0]).abs().item() > 1.5

@@ -1,10 +1,12 @@
 """A procedural world of which every fact is known: scenes, their frames and their captions."""
 
 from .captions import caption, vocabulary
+from .events import Event, events
 from .facts import Fact, facts
 from .render import render, render_batch
 from .sampling import sample_scene, scene_for
-from .scene import CAMERAS, COLOURS, MOTIONS, PLACES, SHAPES, SIZES, TIMES_OF_DAY, Camera, Object, Scene, is_held_out
+from .scene import CAMERAS, COLOURS, MOTIONS, PLACES, SHAPES, SIZES, STAGES, TIMES_OF_DAY, Camera, Object, Scene, Wall, is_held_out
+from .stories import sample_story
 
 __all__ = [
     "CAMERAS",
@@ -13,17 +15,22 @@ __all__ = [
     "PLACES",
     "SHAPES",
     "SIZES",
+    "STAGES",
     "TIMES_OF_DAY",
     "Camera",
+    "Event",
     "Fact",
     "Object",
     "Scene",
+    "Wall",
     "caption",
+    "events",
     "facts",
     "is_held_out",
     "render",
     "render_batch",
     "sample_scene",
+    "sample_story",
     "scene_for",
     "vocabulary",
 ]

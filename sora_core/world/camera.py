@@ -79,7 +79,9 @@ def _joined(camera: Camera, times: torch.Tensor, scene: Scene | None) -> _Moved:
         return first
     since = (times - camera.change_at).clamp_min(0.0)
     second, before = (_moved(camera.then, camera, t, scene) for t in (since, torch.zeros_like(since)))
-    added = {name: getattr(first, name) + getattr(second, name) - getattr(before, name) for name in ("azimuth", "lift", "pan", "tilt", "shift")}
+    added = {
+        name: getattr(first, name) + getattr(second, name) - getattr(before, name) for name in ("azimuth", "lift", "pan", "tilt", "shift")
+    }
     return _Moved(**added, distance=first.distance * second.distance / before.distance)
 
 

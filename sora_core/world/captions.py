@@ -3,24 +3,55 @@
 Everything said comes from `facts`, so a caption can be checked against the scene and a later observer is asked the same facts.
 """
 
+import functools
 import random
 import re
 
-from . import phrases
+from . import phrases, story_phrases
 from .facts import Fact, facts
-from .scene import Scene
+from .narration import narrate
+from .scene import STAGES, Scene
 
 LONG_BYTES = 330  # a long caption takes no further sentence of scenery beyond this
 
 
-def caption(scene: Scene, length: str = "short", language: str = "en", seed: int = 0, *, start: float = 0.0, seconds: float = 5.0) -> str:
-    """A caption of the window of `seconds` from `start`: length short or long, language en or zh; another phrasing for each seed."""
-    writers = {("short", "en"): _short_en, ("long", "en"): _long_en, ("short", "zh"): _short_zh, ("long", "zh"): _long_zh}
-    if (length, language) not in writers:
-        raise ValueError(f"length={length!r}, language={language!r}: use short or long, and en or zh.")
+LENGTHS, LANGUAGES = ("short", "medium", "long"), ("en", "zh")
+
+
+def caption(
+    scene: Scene,
+    length: str = "short",
+    language: str = "en",
+    seed: int = 0,
+    *,
+    start: float = 0.0,
+    seconds: float = 5.0,
+    typos: float = 0.0,
+) -> str:
+    """A caption of the window of `seconds` from `start`; another phrasing for each seed.
+
+    length: short, medium or long. language: en or zh. typos: chance that one word of a short English caption is mistyped.
+    """
+    if length not in LENGTHS or language not in LANGUAGES:
+        raise ValueError(f"length={length!r}, language={language!r}: use short, medium or long, and en or zh.")
     rng = random.Random(f"caption-{scene.seed}-{seed}-{length}-{language}")
-    table = phrases.ENGLISH if language == "en" else phrases.CHINESE
-    return writers[length, language](_Words(scene, facts(scene, start, seconds), table, rng))
+    known = facts(scene, start, seconds)
+    if scene.has_story:
+        text = narrate(scene, known, length, language, rng)
+    else:
+        text = _WRITERS[length, language](_Words(scene, known, phrases.ENGLISH if language == "en" else phrases.CHINESE, rng))
+    return mistype(text, rng) if language == "en" and length == "short" and typos and rng.random() < typos else text
+
+
+def mistype(text: str, rng: random.Random) -> str:
+    """One longer word with two letters exchanged, one left out or one doubled; never another word that captions have."""
+    words = [m.span() for m in re.finditer(r"[A-Za-z]{4,}", text)]
+    if not words:
+        return text
+    first, last = rng.choice(words)
+    word, at = text[first:last], rng.randrange(1, last - first - 1)
+    wrong = rng.choice((word[:at] + word[at + 1] + word[at] + word[at + 2 :], word[:at] + word[at + 1 :], word[:at] + word[at] + word[at:]))
+    return text if wrong.lower() in vocabulary("S4") else text[:first] + wrong + text[last:]
 
 
 class _Words:
@@ -138,6 +169,22 @@ def _long_en(words: _Words) -> str:
     return _fill(words, sentences, extras, words.pick("films", words.camera), " ")
 
 
+def _medium_en(words: _Words) -> str:
+    """One sentence of who does what where, one of the sides, mostly one of the camera."""
+    count, place = len(words.scene.objects), _join([words.pick("where", words.scene.place), words.pick("when", words.scene.time_of_day)])
+    clauses = [f"{_article(_noun(words, i, 0.7))} {words.pick('does', words.motion[i])}" for i in range(count)]
+    text = _list(clauses, last=", and ")
+    sentences = [_capital(f"{place}, {text}." if words.chance(0.5) else f"{text}, {place}.")]
+    relation = words.relation() if words.chance(0.6) else None
+    if relation is not None:
+        i, j, side = relation
+        names = [f"the {words.colour[k]} {words.shape[k]}" for k in (i, j)]
+        sentences.append(_capital(words.pick("relation").format(a=names[0], side=words.pick(side), b=names[1])))
+    if words.chance(0.3 if words.camera == "static" else 0.8):
+        sentences.append(words.pick("films", words.camera))
+    return " ".join(sentences)
+
+
 def _fill(words: _Words, sentences: list[str], extras: list[str], film: str, space: str) -> str:
     """Add sentences of scenery, in any order, while there is room, and the camera's."""
     words.rng.shuffle(extras)
@@ -195,14 +242,44 @@ def _long_zh(words: _Words) -> str:
     return _fill(words, sentences, extras, words.pick("films", words.camera) + "。", "")
 
 
+def _medium_zh(words: _Words) -> str:
+    clauses = ["一个" + _noun_zh(words, i, 0.7) + words.pick("does", words.motion[i]) for i in range(len(words.scene.objects))]
+    sentences = [words.pick("when", words.scene.time_of_day) + words.pick("where", words.scene.place) + "，" + "，".join(clauses) + "。"]
+    relation = words.relation() if words.chance(0.6) else None
+    if relation is not None:
+        i, j, side = relation
+        names = [_noun_zh(words, k, 0.0) for k in (i, j)]
+        sentences.append(names[0] + words.pick(side).format(b=names[1]) + "。")
+    if words.chance(0.3 if words.camera == "static" else 0.8):
+        sentences.append(words.pick("films", words.camera) + "。")
+    return "".join(sentences)
+
+
+_WRITERS = {
+    ("short", "en"): _short_en,
+    ("medium", "en"): _medium_en,
+    ("long", "en"): _long_en,
+    ("short", "zh"): _short_zh,
+    ("medium", "zh"): _medium_zh,
+    ("long", "zh"): _long_zh,
+}
+
+
 def _strings(item: object) -> list[str]:
     if isinstance(item, str):
         return [item]
     return [text for part in (item.values() if isinstance(item, dict) else item) for text in _strings(part)]
 
 
-def vocabulary() -> set[str]:
-    """All lowercase English words and single Chinese characters (with their punctuation) that a caption can have."""
-    english = " ".join(re.sub(r"\{\w+\}", " ", text) for text in _strings(phrases.ENGLISH))
-    chinese = "".join(re.sub(r"\{\w+\}", "", text) for text in _strings(phrases.CHINESE))
-    return set(re.findall(r"[a-z]+", english.lower())) | set(chinese)
+@functools.cache
+def vocabulary(stage: str = "S2") -> frozenset[str]:
+    """All lowercase English words and single Chinese characters (with their punctuation) that a caption of a stage can have, or of one
+    before it; mistyped words are not among them."""
+    if stage not in STAGES:
+        raise ValueError(f"stage={stage!r}: use one of {', '.join(STAGES)}.")
+    tables = [(phrases.ENGLISH, phrases.CHINESE)]
+    tables += [(story_phrases.ENGLISH, story_phrases.CHINESE)] if stage in ("S3", "S4") else []
+    names = story_phrases.NAMES if stage == "S4" else ()
+    english = " ".join(re.sub(r"\{\w+\}", " ", text) for table, _ in tables for text in [*_strings(table), *names])
+    chinese = "".join(re.sub(r"\{\w+\}", "", text) for _, table in tables for text in [*_strings(table), *names])
+    return frozenset(re.findall(r"[a-z]+", english.lower())) | frozenset(chinese)

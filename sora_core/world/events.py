@@ -13,6 +13,7 @@ from .simulation import STEP
 
 EDGE = 0.25  # seconds from either end of a window in which nothing is told: nobody would see it begin or end
 SAMPLE = 0.05  # seconds
+IN_SIGHT = 7.0  # units above the ground
 WIDE = camera.HALF_VIEW * 16 / 9  # out of a square picture is not yet out of a wide one
 LASTING = {"switch on": "on", "bite": "bitten", "knock over": "down", "cover": "covered"}
 
@@ -61,15 +62,14 @@ def _touches(scene: Scene) -> list[Event]:
 
 
 def _landings(scene: Scene) -> list[Event]:
-    """A fall is told from where the body comes into the picture to its first touch of the ground."""
+    """A fall lasts from where a body may first be seen, in the tallest of pictures, to its first touch of the ground."""
     part, trace = physics(scene)
     found = []
     for k, i in enumerate(part if trace else ()):
-        body = scene.objects[i]
-        if body.motion == "fall":
+        if scene.objects[i].motion == "fall":
             height = trace.place[:, k, 1]
-            landed = int((height <= 0.0).nonzero()[0]) * STEP
-            found.append(Event(body.begin, "fall", i, end=landed))
+            first, landed = (int((height <= level).nonzero()[0]) * STEP for level in (IN_SIGHT, 0.0))
+            found.append(Event(first, "fall", i, end=landed))
     return found
 
 
@@ -195,4 +195,3 @@ def lasting(scene: Scene, at: float) -> list[tuple[int, str]]:
             found.append((i, LASTING[body.change]))
     tip = places_and_tips(scene, times)[1][0]
     return found + [(i, "down") for i, angle in enumerate(tip.tolist()) if abs(angle) > 1.5]
-

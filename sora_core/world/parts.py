@@ -67,7 +67,7 @@ def parts(scene: Scene, times: torch.Tensor) -> list[Part]:
 def _body(body: Object, place: torch.Tensor, tip: torch.Tensor, times: torch.Tensor) -> list[Part]:
     made = _lamp(body, place, times) if body.shape == "lamp" else [_solid(body, place, tip, times)]
     if body.shape == "apple":
-        made.append(_post(0.07 * body.radius, 0.4 * body.radius, place, 0.92 * body.height, "leaf"))
+        made.append(_post(0.1 * body.radius, 0.5 * body.radius, place, 0.93 * body.height, "leaf"))
     if body.change == "cover":
         made.append(_cover(body, place, times))
     return made
@@ -139,4 +139,3 @@ def cover_size(body: Object) -> tuple[float, float]:
 def can_stand_still(scene: Scene) -> bool:
     """True when the camera never moves, so that the background is painted once."""
     return scene.camera.kind == "static" and not scene.camera.then
-

@@ -11,12 +11,16 @@ from .scene import (
     PLACES,
     SHAPES,
     SIZES,
+    STAGES,
     TIMES_OF_DAY,
     Camera,
     Object,
     Scene,
     object_held_out,
 )
+from .stories import sample_story
+
+STORIES = 0.75  # share of stage S3; the rest are scenes of S2, so that what was learned stays
 
 
 def _check(name: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -27,6 +31,7 @@ def _check(name: str, value: str, allowed: tuple[str, ...]) -> None:
 def sample_scene(
     seed: int,
     *,
+    stage: str = "S2",
     max_objects: int = 3,
     motions: tuple[str, ...] | None = None,
     cameras: tuple[str, ...] | None = None,
@@ -35,9 +40,18 @@ def sample_scene(
 ) -> Scene:
     """A scene from a seed: mostly one or two objects.
 
-    motions, cameras: the ones allowed (default all). max_movers: how many objects may move. held_out: True for scenes with a held-out
-    combination only, False for scenes without one, None for any.
+    stage: S1 has one mover and a camera that stands, S2 all of MOTIONS and CAMERAS, S3 and S4 mostly stories. motions, cameras: the ones
+    allowed (default all of the stage). max_movers: how many objects may move. held_out: True for scenes with a held-out combination only,
+    False for scenes without one, None for any.
     """
+    _check("stage", stage, STAGES)
+    if stage == "S1":
+        max_movers, cameras = min(1, 1 if max_movers is None else max_movers), cameras or ("static",)
+    elif stage != "S2":
+        if motions or cameras or max_objects != 3 or max_movers is not None:
+            raise ValueError(f"stage={stage!r} takes no limits of objects, motions, movers or cameras: use stage 'S1' or 'S2' with them.")
+        if random.Random(f"stage-{seed}").random() < STORIES:
+            return sample_story(seed, held_out=held_out)
     motions, cameras = tuple(motions or MOTIONS), tuple(cameras or CAMERAS)
     for motion in motions:
         _check("motion", motion, MOTIONS)

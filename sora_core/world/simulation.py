@@ -44,8 +44,8 @@ class Trace:
 
     def at(self, times: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """[T] seconds -> ([T, K, 3], [T, K]); after the last step everything stays as it is."""
-        steps = (times / STEP).clamp(0.0, len(self.place) - 1.001)
-        low = steps.long()
+        steps = (times / STEP).clamp(0.0, len(self.place) - 1.0)
+        low = steps.long().clamp_max(len(self.place) - 2)
         share = (steps - low)[:, None]
         tip = torch.lerp(self.tip[low], self.tip[low + 1], share)
         return torch.lerp(self.place[low], self.place[low + 1], share[..., None]), tip
@@ -70,6 +70,8 @@ def simulate(bodies: tuple[Object, ...], seconds: float = SECONDS, ideal: bool =
         places.append([list(p) for p in world.place])
         tips.append(list(world.tip))
         speeds.append([list(v) for v in world.speed])
+        if world.rests():
+            break
         world.advance(step * STEP)
     make = functools.partial(torch.tensor, dtype=torch.float64)
     return Trace(make(places), make(tips), make(speeds), tuple(world.touches))
@@ -87,6 +89,9 @@ class _World:
         self.sent = [b.motion not in DYNAMIC for b in bodies]
         self.met: set[tuple[int, int]] = set()
         self.touches: list[Touch] = []
+
+    def rests(self) -> bool:
+        return all(self.sent) and not any(map(any, self.speed)) and not any(self.turning) and not any(p[1] for p in self.place)
 
     def advance(self, now: float) -> None:
         for i, body in enumerate(self.bodies):

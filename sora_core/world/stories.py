@@ -9,6 +9,7 @@ from . import camera as cameras
 from .events import boxes, events, sight, wall_faces
 from .layout import GAP, IN_VIEW
 from .motion import positions
+from .parts import COVER_SECONDS
 from .scene import CAMERAS, COLOURS, PLACES, SHAPES, STORY_CAMERAS, TIMES_OF_DAY, WALLS, Camera, Object, Scene, Wall, is_held_out
 from .simulation import takes_part
 
@@ -76,7 +77,7 @@ def _leave(stage: Stage) -> None:
 
 def _cover(stage: Stage) -> None:
     rng = stage.rng
-    until = stage.when + rng.uniform(1.9, 2.4) if stage.when < 2.0 and rng.random() < 0.7 else 0.0
+    until = stage.when + COVER_SECONDS + rng.uniform(0.5, 1.0) if stage.when < 1.5 and rng.random() < 0.8 else 0.0
     stage.add(rng.choice(SHAPES), rng.uniform(-0.3, 0.3), rng.uniform(-0.6, 0.9), change="cover", at=stage.when, until=until)
     stage.wanted += ["cover", "uncover"] if until else ["cover"]
 
@@ -132,6 +133,7 @@ def _fall(stage: Stage) -> None:
 WIDE = {"behind": _behind, "leave": _leave}  # need the whole width; what else happens, happens in front
 NARROW = {"cover": _cover, "lamp": _lamp, "bite": _bite, "knock over": _knock, "push": _push, "collide": _collide, "fall": _fall}
 ACTS = tuple(WIDE | NARROW)
+WEIGHTS = {"behind": 3, "leave": 2, "cover": 2, "push": 2, "collide": 2}  # hiding matters most, and the last two seldom find room
 
 
 def sample_story(seed: int, acts: tuple[str, ...] | None = None, held_out: bool | None = None) -> Scene:
@@ -141,22 +143,29 @@ def sample_story(seed: int, acts: tuple[str, ...] | None = None, held_out: bool 
             raise ValueError(f"act={act!r} is not known to the world: use one of {', '.join(ACTS)}.")
     rng = random.Random(f"story-{seed}")
     while True:
-        chosen = _choose(rng, acts or ACTS)
+        chosen, kind, then = _choose(rng, acts or ACTS), *_movements(rng)
         for _ in range(30):  # several arrangements before other acts, or the hard ones would be rare
-            scene, wanted = _stage(rng, chosen, seed)
+            scene, wanted = _stage(rng, chosen, kind, then, seed)
             if (held_out is None or is_held_out(scene) == held_out) and _fits(scene, wanted):
                 return scene
 
 
 def _choose(rng: random.Random, acts: tuple[str, ...]) -> list[str]:
-    first = rng.choice(acts)
+    first = rng.choices(acts, [WEIGHTS.get(act, 1) for act in acts])[0]
     others = [act for act in acts if act not in WIDE and act != first]
     if not others or rng.random() < 0.3:
         return [first]
     return [first, rng.choice(others)] if first in WIDE or rng.random() < 0.5 else [rng.choice(others), first]
 
 
-def _stage(rng: random.Random, acts: list[str], seed: int) -> tuple[Scene, list[str]]:
+def _movements(rng: random.Random) -> tuple[str, str]:
+    """(first movement of the camera, second one or "")."""
+    kinds = (*CAMERAS[1:], *STORY_CAMERAS)
+    kind = rng.choice(kinds) if rng.random() < CAMERA_SHARE else "static"
+    return kind, rng.choice([k for k in ("static", *kinds) if k not in (kind, "follow")]) if rng.random() < 0.25 else ""
+
+
+def _stage(rng: random.Random, acts: list[str], kind: str, then: str, seed: int) -> tuple[Scene, list[str]]:
     colours = rng.sample(COLOURS, len(COLOURS))
     objects: list[Object] = []
     walls: list[Wall] = []
@@ -174,10 +183,6 @@ def _stage(rng: random.Random, acts: list[str], seed: int) -> tuple[Scene, list[
     if len(objects) < 3 and rng.random() < 0.4:
         stage = Stage(rng, colours, rng.uniform(-2.2, 2.2), 1.0, 0.0, objects, walls, wanted)
         stage.add(rng.choice(SHAPES), 0.0, rng.choice((rng.uniform(-2.4, -1.6), rng.uniform(0.8, 1.5))), size="small")
-    moving = rng.random() < CAMERA_SHARE
-    kinds = (*CAMERAS[1:], *STORY_CAMERAS)
-    kind = rng.choice(kinds) if moving else "static"
-    then = rng.choice([k for k in ("static", *kinds) if k not in (kind, "follow")]) if rng.random() < 0.25 else ""
     movers = [i for i, body in enumerate(objects) if body.motion.startswith(("slide", "roll", "launch"))]
     if kind == "follow" and not movers:
         kind = "pan"

@@ -14,7 +14,7 @@ from .simulation import STEP
 EDGE = 0.25  # seconds from either end of a window in which nothing is told: nobody would see it begin or end
 SAMPLE = 0.05  # seconds
 IN_SIGHT = 7.0  # units above the ground
-WIDE = camera.HALF_VIEW * 16 / 9  # out of a square picture is not yet out of a wide one
+WIDE = camera.HALF_VIEW * 1.85  # out of a square picture is not yet out of a wide one (176x96)
 LASTING = {"switch on": "on", "bite": "bitten", "knock over": "down", "cover": "covered"}
 
 

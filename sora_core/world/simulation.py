@@ -1,7 +1,7 @@
 """Physics in fixed steps: bodies that are sent off, fall, bounce, collide, push and are knocked over, and come to rest.
 
 Bodies are upright discs on the ground that meet along the line of their middles. A blow exchanges momentum exactly; without friction
-and with restitution 1 it conserves energy too, as does a fall. Balls bounce off each other, a cube is pushed along, a cylinder or cone
+and with restitution 1 it conserves energy too, as does a fall. Balls bounce off each other, a cube or a cone is pushed along, a cylinder
 tips over the edge of its foot when the blow carries it across, and stays down.
 """
 
@@ -21,7 +21,7 @@ DYNAMIC = ("launch left", "launch right", "fall")
 ROLLING, SLIDING = 0.1, 0.35  # friction, as shares of the weight
 BALLS, OTHERS, GROUND = 0.9, 0.05, 0.45  # restitution
 REST_SPEED = 0.35  # a bounce slower than this ends
-TIPS = ("cylinder", "cone")
+LYING = math.pi / 2  # angle of what has tipped over
 
 
 class Touch(NamedTuple):
@@ -54,11 +54,6 @@ class Trace:
 def takes_part(body: Object) -> bool:
     """True when physics may move the body: all others follow their own formula or stand fast."""
     return body.motion in DYNAMIC or (body.motion == "still" and not body.change and body.shape != "lamp")
-
-
-def rest_angle(body: Object) -> float:
-    """How far a body tips until it lies on its side."""
-    return math.pi / 2 + (math.atan2(body.radius, body.height) if body.shape == "cone" else 0.0)
 
 
 @functools.lru_cache(maxsize=256)  # pure: frames, facts and captions of a scene ask for the same trace
@@ -138,8 +133,8 @@ class _World:
         self.tip[i] += self.turning[i] * STEP
         if self.tip[i] * way <= 0.0:  # the blow was too weak: back on its foot
             self.tip[i], self.turning[i] = 0.0, 0.0
-        elif abs(self.tip[i]) >= rest_angle(body):
-            self.tip[i], self.turning[i] = way * rest_angle(body), 0.0
+        elif abs(self.tip[i]) >= LYING:
+            self.tip[i], self.turning[i] = way * LYING, 0.0
 
     def _meet(self, i: int, j: int, now: float) -> None:
         a, b = self.bodies[i], self.bodies[j]
@@ -161,7 +156,7 @@ class _World:
         if self.tip[target]:
             self.speed[actor] = [0.0, self.speed[actor][1], 0.0]
             return
-        tips = self.bodies[target].shape in TIPS and not self.ideal
+        tips = self.bodies[target].shape == "cylinder" and not self.ideal
         self._blow(actor, target, closing, (way * nx, way * nz), tips)
         if (actor, target) not in self.met:
             self.met |= {(actor, target), (target, actor)}

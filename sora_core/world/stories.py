@@ -95,22 +95,22 @@ def _bite(stage: Stage) -> None:
 
 
 def _knock(stage: Stage) -> None:
-    """A ball rolls into a cylinder or a cone, which falls over and stays down."""
+    """A ball rolls into a cylinder, which falls over and stays down."""
     side, z = stage.rng.choice(("left", "right")), stage.rng.uniform(-0.8, 0.7)
     way = 1.0 if side == "right" else -1.0
-    size, shape = ("normal" if stage.half > 2.0 else "small"), stage.rng.choice(("cylinder", "cylinder", "cone"))
+    size = "normal" if stage.half > 2.0 else "small"
     stage.add("ball", -way * 0.74, z, f"launch {side}", size, begin=stage.when - 0.4, speed=stage.rng.uniform(2.6, 3.4))
-    stage.add(shape, way * stage.rng.uniform(0.02, 0.12), z, size=size)
+    stage.add("cylinder", way * stage.rng.uniform(0.02, 0.12), z, size=size)
     stage.wanted.append("knock over")
 
 
 def _push(stage: Stage) -> None:
-    """A ball rolls into a cube and pushes it along."""
+    """A ball rolls into a cube or a cone and pushes it along."""
     side, z = stage.rng.choice(("left", "right")), stage.rng.uniform(-0.8, 0.7)
     way = 1.0 if side == "right" else -1.0
     size = "normal" if stage.half > 2.0 else "small"
     stage.add("ball", -way * 0.74, z, f"launch {side}", size, begin=stage.when - 0.4, speed=stage.rng.uniform(2.2, 3.0))
-    stage.add("cube", way * stage.rng.uniform(0.0, 0.1), z, size=stage.rng.choice(("small", size)))
+    stage.add(stage.rng.choice(("cube", "cube", "cone")), way * stage.rng.uniform(0.0, 0.1), z, size=stage.rng.choice(("small", size)))
     stage.wanted.append("push")
 
 
@@ -175,7 +175,7 @@ def _stage(rng: random.Random, acts: list[str], kind: str, then: str, seed: int)
     two = len(acts) == 2 and acts[0] not in WIDE
     for k, act in enumerate(acts):
         wide = not two and k == 0
-        when = rng.uniform(*(FIRST if k == 0 else SECOND)) if len(acts) == 2 else rng.uniform(0.7, 2.2)
+        when = rng.uniform(*(FIRST if k == 0 else SECOND)) if len(acts) == 2 else rng.uniform(0.6, 1.7)
         if acts[0] in WIDE and k == 1:
             when = rng.uniform(*rng.choice((FIRST, SECOND)))
         stage = Stage(rng, colours, 0.0 if wide else sides[k] * 1.35, 2.5 if wide else 1.2, when, objects, walls, wanted)

@@ -3,9 +3,11 @@
 from .captions import caption, vocabulary
 from .events import Event, events
 from .facts import Fact, facts
+from .narration import introduce
 from .render import render, render_batch
 from .sampling import sample_scene, scene_for
 from .scene import CAMERAS, COLOURS, MOTIONS, PLACES, SHAPES, SIZES, STAGES, TIMES_OF_DAY, Camera, Object, Scene, Wall, is_held_out
+from .shots import next_shot, sample_shots
 from .stories import sample_story
 
 __all__ = [
@@ -26,10 +28,13 @@ __all__ = [
     "caption",
     "events",
     "facts",
+    "introduce",
     "is_held_out",
+    "next_shot",
     "render",
     "render_batch",
     "sample_scene",
+    "sample_shots",
     "sample_story",
     "scene_for",
     "vocabulary",

@@ -27,17 +27,19 @@ def caption(
     start: float = 0.0,
     seconds: float = 5.0,
     typos: float = 0.0,
+    introduced: bool = False,
 ) -> str:
     """A caption of the window of `seconds` from `start`; another phrasing for each seed.
 
-    length: short, medium or long. language: en or zh. typos: chance that one word of a short English caption is mistyped.
+    length: short, medium or long. language: en or zh. typos: chance that one word of a short English caption is mistyped. introduced:
+    other words say who the named characters are, so that their names suffice.
     """
     if length not in LENGTHS or language not in LANGUAGES:
         raise ValueError(f"length={length!r}, language={language!r}: use short, medium or long, and en or zh.")
     rng = random.Random(f"caption-{scene.seed}-{seed}-{length}-{language}")
     known = facts(scene, start, seconds)
     if scene.has_story:
-        text = narrate(scene, known, length, language, rng)
+        text = narrate(scene, known, length, language, rng, introduced)
     else:
         text = _WRITERS[length, language](_Words(scene, known, phrases.ENGLISH if language == "en" else phrases.CHINESE, rng))
     return mistype(text, rng) if language == "en" and length == "short" and typos and rng.random() < typos else text

@@ -109,7 +109,7 @@ def _story(scene: Scene, start: float, seconds: float) -> list[Fact]:
 def _motions(scene: Scene, times: torch.Tensor) -> list[tuple[int, str]]:
     """(object, word) for all that does one thing throughout; what happens to the others is told as events."""
     place, tip = places_and_tips(scene, times)
-    box, _ = boxes(scene, times)
+    box, near = boxes(scene, times)
     across = box[..., :2].mean(-1)
     found = []
     for i, body in enumerate(scene.objects):
@@ -118,6 +118,9 @@ def _motions(scene: Scene, times: torch.Tensor) -> list[tuple[int, str]]:
             found.append((i, body.motion))
         elif (path.amax(0) - path.amin(0)).max() < 0.01 and not tip[:, i].any():
             found.append((i, "still"))
+        elif body.motion == "come closer" and ((steps := near[:, i].diff()) < 0).all() | (steps > 0).all():
+            if abs(near[-1, i] - near[0, i]) > 0.6:
+                found.append((i, "come closer" if steps[0] < 0 else "move away"))
         elif body.motion == "fall" or tip[:, i].any() or body.motion.startswith(("leave", "come")):
             continue
         elif (ways >= -1e-9).all() or (ways <= 1e-9).all():

@@ -18,10 +18,22 @@ TABLES = {
 }
 
 
-def narrate(scene: Scene, known: list[Fact], length: str, language: str, rng: random.Random) -> str:
-    """A caption of a story from its facts; length short, medium or long, language en or zh."""
+def narrate(scene: Scene, known: list[Fact], length: str, language: str, rng: random.Random, introduced: bool = False) -> str:
+    """A caption of a story from its facts; length short, medium or long, language en or zh; introduced: all names are known already."""
     teller = (English if language == "en" else Chinese)(scene, known, rng)
+    if introduced:
+        teller.met |= set(teller.names)
     return getattr(teller, length)()
+
+
+def introduce(shots: list[Scene], language: str, seed: int = 0) -> str:
+    """Who the named characters of some shots are, for the words that all shots share; empty when nobody has a name."""
+    rng = random.Random(f"introduce-{shots[0].seed}-{seed}-{language}")
+    known = [Fact(kind, (i, getattr(body, kind))) for i, body in enumerate(shots[0].objects) for kind in ("colour", "shape")]
+    teller = (English if language == "en" else Chinese)(shots[0], known, rng)
+    space, stop = (" ", ".") if language == "en" else ("", "。")
+    named = [(i, body.name) for i, body in enumerate(shots[0].objects) if body.name]
+    return space.join(teller.pick("is who").format(name=name, a=teller.body(i, 0.8)) + stop for i, name in named)
 
 
 def chain(events: list[Event]) -> list[Event]:

@@ -33,13 +33,21 @@ class Stage:
     objects: list[Object]
     walls: list[Wall]
     wanted: list[str]
+    cast: list[Object]  # characters who still have to come on stage; others are made up
+
+    def shape(self) -> str:
+        """Of who comes next."""
+        return self.cast[0].shape if self.cast else self.rng.choice(SHAPES)
 
     def add(self, shape: str, dx: float, z: float, motion: str = "still", size: str | None = None, **more) -> Object:
-        """A body of the next colour at `dx` half widths from the middle."""
+        """The next character, or a body of the next colour, at `dx` half widths from the middle."""
+        member = self.cast.pop(0) if self.cast and self.cast[0].shape == shape else None
         size = size or self.rng.choice(("small", "normal") if self.half < 2.0 else ("small", "normal", "normal", "large"))
         colour = self.colours.pop()
+        if member:
+            size, colour, more = member.size, member.colour, {**more, "name": member.name}
         fair = {"apple": BITTEN, "lamp": SHADES}.get(shape, COLOURS)
-        if colour not in fair:
+        if colour not in fair and not member:
             colour = next(c for c in self.colours if c in fair)
             self.colours.remove(colour)
         turn = 0.0 if shape == "cube" else self.rng.uniform(0.2, 1.37)
@@ -53,7 +61,7 @@ class Stage:
 def _behind(stage: Stage) -> None:
     """Somebody passes behind a wall and comes out on the other side."""
     rng, side = stage.rng, stage.rng.choice(("left", "right"))
-    shape = rng.choice(SHAPES)
+    shape = stage.shape()
     motion = ("roll " if shape == "ball" and rng.random() < 0.6 else "slide ") + side
     reach, period = rng.uniform(1.7, 1.95) * stage.half, rng.uniform(4.6, 5.6)
     x, z, size = rng.uniform(-0.05, 0.05), rng.uniform(-2.0, -1.5), rng.choice(("small", "normal"))
@@ -68,7 +76,7 @@ def _leave(stage: Stage) -> None:
     rng, side = stage.rng, stage.rng.choice(("left", "right"))
     way, reach = (1.0 if side == "right" else -1.0), rng.uniform(6.3, 6.9)
     start = -way * rng.uniform(0.0, 0.5)
-    shape = rng.choice(SHAPES)
+    shape = stage.shape()
     size, period = rng.choice(("small", "normal")), rng.uniform(2.1, 2.35)
     middle = (start + way * reach / 2) / stage.half
     stage.add(shape, middle, rng.uniform(-1.4, 0.2), f"leave {side}", size, reach=reach, period=period)
@@ -78,7 +86,7 @@ def _leave(stage: Stage) -> None:
 def _cover(stage: Stage) -> None:
     rng = stage.rng
     until = stage.when + COVER_SECONDS + rng.uniform(0.5, 1.0) if stage.when < 1.5 and rng.random() < 0.8 else 0.0
-    stage.add(rng.choice(SHAPES), rng.uniform(-0.3, 0.3), rng.uniform(-0.6, 0.9), change="cover", at=stage.when, until=until)
+    stage.add(stage.shape(), rng.uniform(-0.3, 0.3), rng.uniform(-0.6, 0.9), change="cover", at=stage.when, until=until)
     stage.wanted += ["cover", "uncover"] if until else ["cover"]
 
 
@@ -136,8 +144,12 @@ ACTS = tuple(WIDE | NARROW)
 WEIGHTS = {"behind": 3, "leave": 2, "cover": 2, "push": 2, "collide": 2}  # hiding matters most, and the last two seldom find room
 
 
-def sample_story(seed: int, acts: tuple[str, ...] | None = None, held_out: bool | None = None) -> Scene:
-    """A scene of stage S3 from a seed, with one or two of `acts` (default any of ACTS). held_out as in `sample_scene`."""
+def sample_story(seed: int, acts: tuple[str, ...] | None = None, held_out: bool | None = None, cast: tuple[Object, ...] = ()) -> Scene:
+    """A scene of stage S3 from a seed, with one or two of `acts` (default any of ACTS). held_out as in `sample_scene`.
+
+    cast: characters, of whom only shape, colour, size and name count, in the order in which the acts take them; with one act of
+    behind, leave or cover all of them come, and nobody else.
+    """
     for act in acts or ():
         if act not in ACTS:
             raise ValueError(f"act={act!r} is not known to the world: use one of {', '.join(ACTS)}.")
@@ -145,7 +157,7 @@ def sample_story(seed: int, acts: tuple[str, ...] | None = None, held_out: bool 
     while True:
         chosen, kind, then = _choose(rng, acts or ACTS), *_movements(rng)
         for _ in range(30):  # several arrangements before other acts, or the hard ones would be rare
-            scene, wanted = _stage(rng, chosen, kind, then, seed)
+            scene, wanted = _stage(rng, chosen, kind, then, seed, cast)
             if (held_out is None or is_held_out(scene) == held_out) and _fits(scene, wanted):
                 return scene
 
@@ -165,8 +177,10 @@ def _movements(rng: random.Random) -> tuple[str, str]:
     return kind, rng.choice([k for k in ("static", *kinds) if k not in (kind, "follow")]) if rng.random() < 0.25 else ""
 
 
-def _stage(rng: random.Random, acts: list[str], kind: str, then: str, seed: int) -> tuple[Scene, list[str]]:
-    colours = rng.sample(COLOURS, len(COLOURS))
+def _stage(rng: random.Random, acts: list[str], kind: str, then: str, seed: int, cast: tuple[Object, ...] = ()) -> tuple[Scene, list[str]]:
+    taken = {member.colour for member in cast}
+    colours = [c for c in rng.sample(COLOURS, len(COLOURS)) if c not in taken]
+    waiting = list(cast)
     objects: list[Object] = []
     walls: list[Wall] = []
     wanted: list[str] = []
@@ -178,11 +192,11 @@ def _stage(rng: random.Random, acts: list[str], kind: str, then: str, seed: int)
         when = rng.uniform(*(FIRST if k == 0 else SECOND)) if len(acts) == 2 else rng.uniform(0.6, 1.7)
         if acts[0] in WIDE and k == 1:
             when = rng.uniform(*rng.choice((FIRST, SECOND)))
-        stage = Stage(rng, colours, 0.0 if wide else sides[k] * 1.35, 2.5 if wide else 1.2, when, objects, walls, wanted)
+        stage = Stage(rng, colours, 0.0 if wide else sides[k] * 1.35, 2.5 if wide else 1.2, when, objects, walls, wanted, waiting)
         (WIDE | NARROW)[act](stage)
-    if len(objects) < 3 and rng.random() < 0.4:
-        stage = Stage(rng, colours, rng.uniform(-2.2, 2.2), 1.0, 0.0, objects, walls, wanted)
-        stage.add(rng.choice(SHAPES), 0.0, rng.choice((rng.uniform(-2.4, -1.6), rng.uniform(0.8, 1.5))), size="small")
+    while waiting or (not cast and len(objects) < 3 and rng.random() < 0.3):  # who stands by
+        stage = Stage(rng, colours, rng.uniform(-2.2, 2.2), 1.0, 0.0, objects, walls, wanted, waiting)
+        stage.add(stage.shape(), 0.0, rng.choice((rng.uniform(-2.4, -1.6), rng.uniform(0.8, 1.5))), size="small")
     movers = [i for i, body in enumerate(objects) if body.motion.startswith(("slide", "roll", "launch"))]
     if kind == "follow" and not movers:
         kind = "pan"

@@ -54,6 +54,7 @@ ENGLISH = {
         "follow": ["The camera follows {a}.", "The camera moves along with {a}."],
     },
     "named": ["{a} called {name}", "{a} named {name}"],
+    "is who": ["{name} is {a}"],
     "words": ["a", "an", "the", "and"],
 }
 
@@ -98,5 +99,6 @@ CHINESE = {
         "follow": ["镜头跟着{a}", "镜头跟随{a}移动"],
     },
     "named": ["叫{name}的{a}"],
+    "is who": ["{name}是{a}"],
     "words": ["那个", "那面", "一个", "一面", "一盏", "的", "和", "，", "。"],
 }

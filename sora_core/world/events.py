@@ -15,12 +15,15 @@ EDGE = 0.25  # seconds from either end of a window in which nothing is told: nob
 SAMPLE = 0.05  # seconds
 IN_SIGHT = 7.0  # units above the ground
 WIDE = camera.HALF_VIEW * 1.85  # out of a square picture is not yet out of a wide one (176x96)
+EVENTS = (
+    *("hide", "appear", "leave left", "leave right", "return left", "return right", "cover", "uncover"),
+    *("switch on", "bite", "fall", "knock over", "push", "collide"),
+)
 LASTING = {"switch on": "on", "bite": "bitten", "knock over": "down", "cover": "covered"}
 
 
 class Event(NamedTuple):
-    """kind: hide, appear, leave left, leave right, return left, return right, cover, uncover, switch on, bite, fall, knock over, push,
-    collide. `body` is who it happens to; `other` who does it, or -1; `end` when it is over."""
+    """kind: one of EVENTS. `body` is who it happens to; `other` who does it, or -1; `end` when it is over."""
 
     at: float
     kind: str

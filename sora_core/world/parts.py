@@ -134,8 +134,3 @@ def _cover(body: Object, foot: torch.Tensor, times: torch.Tensor) -> Part:
 def cover_size(body: Object) -> tuple[float, float]:
     """(radius, height) of the cover that a body gets."""
     return body.clearance + 0.1, body.height + 0.15
-
-
-def can_stand_still(scene: Scene) -> bool:
-    """True when the camera never moves, so that the background is painted once."""
-    return scene.camera.kind == "static" and not scene.camera.then

@@ -95,6 +95,11 @@ class Camera:
     then: str = ""
     change_at: float = 0.0
 
+    @property
+    def stands(self) -> bool:
+        """True when it never moves."""
+        return self.kind == "static" and not self.then
+
 
 @dataclass(frozen=True)
 class Wall:

@@ -22,8 +22,9 @@ CAMERA_SHARE = 0.45  # of the scenes have a camera that moves
 
 
 @dataclass
-class Stage:
-    """Room for one act: `x` its middle, `half` its half width, `when` it begins; what it brings on stage, and what must happen."""
+class Room:
+    """Where one act takes place: `x` its middle, `half` its half width, `when` it begins; who and what has come so far, and what must
+    happen."""
 
     rng: random.Random
     colours: list[str]
@@ -33,7 +34,7 @@ class Stage:
     objects: list[Object]
     walls: list[Wall]
     wanted: list[str]
-    cast: list[Object]  # characters who still have to come on stage; others are made up
+    cast: list[Object]  # characters who have yet to come; others are made up
 
     def shape(self) -> str:
         """Of who comes next."""
@@ -58,84 +59,84 @@ class Stage:
         return body
 
 
-def _behind(stage: Stage) -> None:
+def _behind(room: Room) -> None:
     """Somebody passes behind a wall and comes out on the other side."""
-    rng, side = stage.rng, stage.rng.choice(("left", "right"))
-    shape = stage.shape()
+    rng, side = room.rng, room.rng.choice(("left", "right"))
+    shape = room.shape()
     motion = ("roll " if shape == "ball" and rng.random() < 0.6 else "slide ") + side
-    reach, period = rng.uniform(1.7, 1.95) * stage.half, rng.uniform(4.6, 5.6)
+    reach, period = rng.uniform(1.7, 1.95) * room.half, rng.uniform(4.6, 5.6)
     x, z, size = rng.uniform(-0.05, 0.05), rng.uniform(-2.0, -1.5), rng.choice(("small", "normal"))
-    body = stage.add(shape, x, z, motion, size, reach=reach, period=period)
+    body = room.add(shape, x, z, motion, size, reach=reach, period=period)
     x, width = body.x + rng.uniform(-0.25, 0.25), 2.3 * body.clearance + rng.uniform(0.3, 0.7)
-    stage.walls.append(Wall(round(x, 3), -0.35, round(width, 3), round(body.height + 0.3, 3), rng.choice(WALLS)))
-    stage.wanted += ["hide", "appear"]
+    room.walls.append(Wall(round(x, 3), -0.35, round(width, 3), round(body.height + 0.3, 3), rng.choice(WALLS)))
+    room.wanted += ["hide", "appear"]
 
 
-def _leave(stage: Stage) -> None:
+def _leave(room: Room) -> None:
     """Somebody goes out of the picture and comes back."""
-    rng, side = stage.rng, stage.rng.choice(("left", "right"))
+    rng, side = room.rng, room.rng.choice(("left", "right"))
     way, reach = (1.0 if side == "right" else -1.0), rng.uniform(6.3, 6.9)
     start = -way * rng.uniform(0.0, 0.5)
-    shape = stage.shape()
+    shape = room.shape()
     size, period = rng.choice(("small", "normal")), rng.uniform(2.1, 2.35)
-    middle = (start + way * reach / 2) / stage.half
-    stage.add(shape, middle, rng.uniform(-1.4, 0.2), f"leave {side}", size, reach=reach, period=period)
-    stage.wanted += [f"leave {side}", f"return {side}"]
+    middle = (start + way * reach / 2) / room.half
+    room.add(shape, middle, rng.uniform(-1.4, 0.2), f"leave {side}", size, reach=reach, period=period)
+    room.wanted += [f"leave {side}", f"return {side}"]
 
 
-def _cover(stage: Stage) -> None:
-    rng = stage.rng
-    until = stage.when + COVER_SECONDS + rng.uniform(0.5, 1.0) if stage.when < 1.5 and rng.random() < 0.8 else 0.0
-    stage.add(stage.shape(), rng.uniform(-0.3, 0.3), rng.uniform(-0.6, 0.9), change="cover", at=stage.when, until=until)
-    stage.wanted += ["cover", "uncover"] if until else ["cover"]
+def _cover(room: Room) -> None:
+    rng = room.rng
+    until = room.when + COVER_SECONDS + rng.uniform(0.5, 1.0) if room.when < 1.5 and rng.random() < 0.8 else 0.0
+    room.add(room.shape(), rng.uniform(-0.3, 0.3), rng.uniform(-0.6, 0.9), change="cover", at=room.when, until=until)
+    room.wanted += ["cover", "uncover"] if until else ["cover"]
 
 
-def _lamp(stage: Stage) -> None:
-    rng, size = stage.rng, stage.rng.choice(("normal", "large"))
-    stage.add("lamp", rng.uniform(-0.3, 0.3), rng.uniform(-0.8, 0.6), size=size, change="switch on", at=stage.when)
-    stage.wanted.append("switch on")
+def _lamp(room: Room) -> None:
+    rng, size = room.rng, room.rng.choice(("normal", "large"))
+    room.add("lamp", rng.uniform(-0.3, 0.3), rng.uniform(-0.8, 0.6), size=size, change="switch on", at=room.when)
+    room.wanted.append("switch on")
 
 
-def _bite(stage: Stage) -> None:
-    rng, size = stage.rng, stage.rng.choice(("normal", "large"))
-    stage.add("apple", rng.uniform(-0.3, 0.3), rng.uniform(0.2, 1.2), size=size, change="bite", at=stage.when)
-    stage.wanted.append("bite")
+def _bite(room: Room) -> None:
+    rng, size = room.rng, room.rng.choice(("normal", "large"))
+    room.add("apple", rng.uniform(-0.3, 0.3), rng.uniform(0.2, 1.2), size=size, change="bite", at=room.when)
+    room.wanted.append("bite")
 
 
-def _knock(stage: Stage) -> None:
+def _knock(room: Room) -> None:
     """A ball rolls into a cylinder, which falls over and stays down."""
-    side, z = stage.rng.choice(("left", "right")), stage.rng.uniform(-0.8, 0.7)
+    side, z = room.rng.choice(("left", "right")), room.rng.uniform(-0.8, 0.7)
     way = 1.0 if side == "right" else -1.0
-    size = "normal" if stage.half > 2.0 else "small"
-    stage.add("ball", -way * 0.74, z, f"launch {side}", size, begin=stage.when - 0.4, speed=stage.rng.uniform(2.6, 3.4))
-    stage.add("cylinder", way * stage.rng.uniform(0.02, 0.12), z, size=size)
-    stage.wanted.append("knock over")
+    size = "normal" if room.half > 2.0 else "small"
+    room.add("ball", -way * 0.74, z, f"launch {side}", size, begin=room.when - 0.4, speed=room.rng.uniform(2.6, 3.4))
+    room.add("cylinder", way * room.rng.uniform(0.02, 0.12), z, size=size)
+    room.wanted.append("knock over")
 
 
-def _push(stage: Stage) -> None:
+def _push(room: Room) -> None:
     """A ball rolls into a cube or a cone and pushes it along."""
-    side, z = stage.rng.choice(("left", "right")), stage.rng.uniform(-0.8, 0.7)
+    side, z = room.rng.choice(("left", "right")), room.rng.uniform(-0.8, 0.7)
     way = 1.0 if side == "right" else -1.0
-    size = "normal" if stage.half > 2.0 else "small"
-    stage.add("ball", -way * 0.74, z, f"launch {side}", size, begin=stage.when - 0.4, speed=stage.rng.uniform(2.2, 3.0))
-    stage.add(stage.rng.choice(("cube", "cube", "cone")), way * stage.rng.uniform(0.0, 0.1), z, size=stage.rng.choice(("small", size)))
-    stage.wanted.append("push")
+    size = "normal" if room.half > 2.0 else "small"
+    room.add("ball", -way * 0.74, z, f"launch {side}", size, begin=room.when - 0.4, speed=room.rng.uniform(2.2, 3.0))
+    room.add(room.rng.choice(("cube", "cube", "cone")), way * room.rng.uniform(0.0, 0.1), z, size=room.rng.choice(("small", size)))
+    room.wanted.append("push")
 
 
-def _collide(stage: Stage) -> None:
+def _collide(room: Room) -> None:
     """Two balls roll into each other and bounce apart."""
-    z, begin = stage.rng.uniform(-0.8, 0.7), stage.when - 0.4
+    z, begin = room.rng.uniform(-0.8, 0.7), room.when - 0.4
     for way, side in ((-1.0, "right"), (1.0, "left")):
-        start, speed = way * (0.74 if stage.half > 2.0 else 0.9), stage.rng.uniform(1.5, 1.8)
-        stage.add("ball", start, z, f"launch {side}", begin=begin, speed=speed)
-    stage.wanted.append("collide")
+        start, speed = way * (0.74 if room.half > 2.0 else 0.9), room.rng.uniform(1.5, 1.8)
+        room.add("ball", start, z, f"launch {side}", begin=begin, speed=speed)
+    room.wanted.append("collide")
 
 
-def _fall(stage: Stage) -> None:
+def _fall(room: Room) -> None:
     """Somebody falls from above, bounces and comes to rest."""
-    shape = stage.rng.choice(("ball", "ball", "cube"))
-    stage.add(shape, stage.rng.uniform(-0.3, 0.3), stage.rng.uniform(-0.8, 0.8), "fall", begin=max(0.3, stage.when - 0.5), reach=9.0)
-    stage.wanted.append("fall")
+    shape = room.rng.choice(("ball", "ball", "cube"))
+    room.add(shape, room.rng.uniform(-0.3, 0.3), room.rng.uniform(-0.8, 0.8), "fall", begin=max(0.3, room.when - 0.5), reach=9.0)
+    room.wanted.append("fall")
 
 
 WIDE = {"behind": _behind, "leave": _leave}  # need the whole width; what else happens, happens in front
@@ -157,7 +158,7 @@ def sample_story(seed: int, acts: tuple[str, ...] | None = None, held_out: bool 
     while True:
         chosen, kind, then = _choose(rng, acts or ACTS), *_movements(rng)
         for _ in range(30):  # several arrangements before other acts, or the hard ones would be rare
-            scene, wanted = _stage(rng, chosen, kind, then, seed, cast)
+            scene, wanted = _arrange(rng, chosen, kind, then, seed, cast)
             if (held_out is None or is_held_out(scene) == held_out) and _fits(scene, wanted):
                 return scene
 
@@ -177,7 +178,9 @@ def _movements(rng: random.Random) -> tuple[str, str]:
     return kind, rng.choice([k for k in ("static", *kinds) if k not in (kind, "follow")]) if rng.random() < 0.25 else ""
 
 
-def _stage(rng: random.Random, acts: list[str], kind: str, then: str, seed: int, cast: tuple[Object, ...] = ()) -> tuple[Scene, list[str]]:
+def _arrange(
+    rng: random.Random, acts: list[str], kind: str, then: str, seed: int, cast: tuple[Object, ...] = ()
+) -> tuple[Scene, list[str]]:
     taken = {member.colour for member in cast}
     colours = [c for c in rng.sample(COLOURS, len(COLOURS)) if c not in taken]
     waiting = list(cast)
@@ -192,11 +195,11 @@ def _stage(rng: random.Random, acts: list[str], kind: str, then: str, seed: int,
         when = rng.uniform(*(FIRST if k == 0 else SECOND)) if len(acts) == 2 else rng.uniform(0.6, 1.7)
         if acts[0] in WIDE and k == 1:
             when = rng.uniform(*rng.choice((FIRST, SECOND)))
-        stage = Stage(rng, colours, 0.0 if wide else sides[k] * 1.35, 2.5 if wide else 1.2, when, objects, walls, wanted, waiting)
-        (WIDE | NARROW)[act](stage)
+        room = Room(rng, colours, 0.0 if wide else sides[k] * 1.35, 2.5 if wide else 1.2, when, objects, walls, wanted, waiting)
+        (WIDE | NARROW)[act](room)
     while waiting or (not cast and len(objects) < 3 and rng.random() < 0.3):  # who stands by
-        stage = Stage(rng, colours, rng.uniform(-2.2, 2.2), 1.0, 0.0, objects, walls, wanted, waiting)
-        stage.add(stage.shape(), 0.0, rng.choice((rng.uniform(-2.4, -1.6), rng.uniform(0.8, 1.5))), size="small")
+        room = Room(rng, colours, rng.uniform(-2.2, 2.2), 1.0, 0.0, objects, walls, wanted, waiting)
+        room.add(room.shape(), 0.0, rng.choice((rng.uniform(-2.4, -1.6), rng.uniform(0.8, 1.5))), size="small")
     movers = [i for i, body in enumerate(objects) if body.motion.startswith(("slide", "roll", "launch"))]
     if kind == "follow" and not movers:
         kind = "pan"

@@ -10,8 +10,8 @@ from sora_pack.sora_core import world
 from sora_pack.sora_core.world import camera, motion, phrases, scene, stories, story_phrases
 from sora_pack.sora_core.world.events import lasting
 
-STORIES = [world.sample_story(seed) for seed in range(45)]
-FILMS = [world.sample_shots(seed, 3) for seed in range(8)]
+STORIES = [world.sample_story(seed) for seed in range(36)]
+FILMS = [world.sample_shots(seed, 3) for seed in range(6)]
 ACTS = {act: [world.sample_story(seed, (act,)) for seed in range(8)] for act in stories.ACTS}
 
 

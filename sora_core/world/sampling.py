@@ -71,7 +71,7 @@ def sample_scene(
             continue
         # several sizes before another cast: big movers would else be rare in company
         for _ in range(4):
-            scene = _place(rng, cast, place, time_of_day, camera, seed, tries=12)
+            scene = place_cast(rng, cast, place, time_of_day, camera, seed, tries=12)
             if scene is not None:
                 return scene
             cast = [_smaller(body) for body in cast]
@@ -97,10 +97,10 @@ def scene_for(
     if not 1 <= len(cast) <= 3:
         raise ValueError(f"{len(cast)} objects: the world has room for 1 to 3.")
     rng = random.Random(f"world-for-{seed}")
-    scene = _place(rng, cast, place, time_of_day, camera, seed, tries=300)
+    scene = place_cast(rng, cast, place, time_of_day, camera, seed, tries=300)
     if scene is None:  # sizes that were not asked for give way
         cast = [body if len(item) > 3 else _smaller(body) for body, item in zip(cast, objects, strict=True)]
-        scene = _place(rng, cast, place, time_of_day, camera, seed, tries=600)
+        scene = place_cast(rng, cast, place, time_of_day, camera, seed, tries=600)
     if scene is None:
         raise ValueError(
             f"No arrangement of these {len(cast)} objects keeps apart, in view and moving as told under camera={camera!r}: "
@@ -134,7 +134,7 @@ def _smaller(body: Object) -> Object:
     return replace(body, size=SIZES[max(SIZES.index(body.size) - 1, 0)])
 
 
-def _place(rng, cast, place, time_of_day, camera, seed, tries) -> Scene | None:
+def place_cast(rng, cast, place, time_of_day, camera, seed, tries) -> Scene | None:
     """Positions for a cast, left to right, that keep it apart and in view; None when `tries` arrangements fail."""
     for _ in range(tries):
         scene = Scene(

@@ -3,13 +3,14 @@
 import random
 from dataclasses import replace
 
-from .sampling import sample_scene, scene_for
+from .sampling import place_cast, sample_scene, scene_for
 from .scene import CAMERAS, COLOURS, MOTIONS, PLACES, SHAPES, TIMES_OF_DAY, Object, Scene, is_held_out
 from .stories import sample_story
 from .story_phrases import NAMES
 
 CAST_ACTS = ("behind", "leave", "cover")  # what a character of any shape can do
 STORY_SHARE = 0.5  # of the shots in which something happens
+TRIES = 40  # arrangements before another motion, place or camera is drawn
 
 
 def next_shot(scene: Scene, seed: int) -> Scene:
@@ -55,11 +56,7 @@ def _shot(rng: random.Random, cast: list[Object], last: str, seed: int) -> Scene
         if rng.random() < STORY_SHARE:
             order = rng.sample(cast, len(cast))
             return replace(sample_story(seed, (rng.choice(CAST_ACTS),), cast=tuple(order)), place=place, time_of_day=hour)
-        wanted = [(body.colour, body.shape, rng.choice(("still", *MOTIONS)), body.size) for body in cast]
-        try:
-            scene = scene_for(wanted, place, hour, rng.choice(CAMERAS), seed)
-        except ValueError:
-            continue  # another motion or camera
-        if [body.size for body in scene.objects] == [body.size for body in cast]:
-            named = (replace(body, name=member.name) for body, member in zip(scene.objects, cast, strict=True))
-            return replace(scene, objects=tuple(named))
+        acting = [replace(body, motion=rng.choice(("still", *MOTIONS))) for body in cast]
+        scene = place_cast(rng, acting, place, hour, rng.choice(CAMERAS), seed, TRIES)
+        if scene is not None:
+            return scene

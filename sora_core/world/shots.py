@@ -44,8 +44,9 @@ def _characters(rng: random.Random) -> list[Object]:
     """One or two, told apart by colour, each with a name."""
     count = rng.choice((1, 2, 2))
     names, colours = rng.sample(NAMES, count), rng.sample(COLOURS, count)
-    sizes = ("small", "normal")
-    return [Object(rng.choice(SHAPES), c, rng.choice(sizes), name=n) for n, c in zip(names, colours, strict=True)]
+    shapes = [rng.choice(SHAPES) for _ in names]
+    sizes = ["small" if shape == "cube" else rng.choice(("small", "normal")) for shape in shapes]  # a wider one seldom passes behind a wall
+    return [Object(*looks, name=name) for *looks, name in zip(shapes, colours, sizes, names, strict=True)]
 
 
 def _shot(rng: random.Random, cast: list[Object], last: str, seed: int) -> Scene:

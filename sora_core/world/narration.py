@@ -81,13 +81,19 @@ class Teller:
     def when(self) -> str:
         return self.pick("when", self.scene.time_of_day)
 
-    def happening(self, event: Event) -> str:
-        """The clause of one event."""
-        words = {"a": event.body, "b": event.other, "wall": "wall", "cover": "cover"}
-        text = self.pick("event", event.kind)
-        # in the order in which they stand, because the first mention is another than the second
-        slots = re.findall(r"\{(\w+)\}", text)
-        return text.format(**{s: self.thing(s, event) if isinstance(words[s], str) else self.body(words[s]) for s in slots})
+    def happenings(self, events: list[Event]) -> list[str]:
+        """A clause for each event; who has just been told of alone may be "it" in the next."""
+        clauses, last = [], None
+        for event in events:
+            text = self.pick("event", event.kind)
+            if last and last.body == event.body and last.other < 0 and text.startswith("{a}") and self.chance(0.5):
+                text = self.pick("it") + text.removeprefix("{a}")
+            words = {"a": event.body, "b": event.other}
+            # named in the order in which they stand, because the first mention is another than the second
+            slots = re.findall(r"\{(\w+)\}", text)
+            clauses.append(text.format(**{s: self.body(words[s]) if s in words else self.thing(s, event) for s in slots}))
+            last = event
+        return clauses
 
     def thing(self, kind: str, event: Event) -> str:
         """The wall or the cover; every story has one wall at most, and a cover is the same for the same body."""
@@ -183,11 +189,9 @@ class English(Teller):
 
     def short(self) -> str:
         if self.events:
-            first = self.happening(self.events[0])
-            more = [self.happening(e) for e in self.events[1:2] if self.chance(0.8)]
-            text = f"first {first}, {self.pick('then')} {more[0]}" if more and self.chance(0.4) else first
-            if more and not text.startswith("first "):
-                text = f"{first}, {self.pick('then')} {more[0]}"
+            first, *more = self.happenings(self.events[: 2 if self.chance(0.8) else 1])
+            text = f"{first}, {self.pick('then')} {more[0]}" if more else first
+            text = f"first {text}" if more and self.chance(0.4) else text
         else:
             text = " and ".join(self._acting(i) for i in self.shown) or self.pick("tags", self.scene.place)
         text = " ".join(filter(None, (text, self.where() if self.chance(0.8) else "", self.when() if self.chance(0.6) else "")))
@@ -203,7 +207,7 @@ class English(Teller):
             return self.short()
         parts = [self.there(0.5), *self._motions(0.2)[:2]]
         if self.events:
-            parts.append(self.ordered([self.happening(e) for e in self.events[:3]]))
+            parts.append(self.ordered(self.happenings(self.events[:3])))
         if self.chance(0.6):
             parts.append(self.film())
         return " ".join(filter(None, parts))
@@ -213,7 +217,7 @@ class English(Teller):
             return self.short()
         parts = [self.there(1.0), *self._motions(0.6)]
         if self.events:
-            parts.append(self.ordered([self.happening(e) for e in self.events]))
+            parts.append(self.ordered(self.happenings(self.events)))
         parts += [capital(self.pick("lasting", word).format(a=self.body(i))) + "." for i, word in self.lasting if self.chance(0.8)]
         relation = self.relation()
         if relation is not None:
@@ -264,8 +268,7 @@ class Chinese(Teller):
     def short(self) -> str:
         place = (self.when() if self.chance(0.6) else "") + (self.where() if self.chance(0.8) else "")
         if self.events:
-            clauses = [self.happening(e) for e in self.events[: 2 if self.chance(0.8) else 1]]
-            text = self.ordered(clauses).rstrip("。")
+            text = self.ordered(self.happenings(self.events[: 2 if self.chance(0.8) else 1])).rstrip("。")
         else:
             told = [self.body(i, 0.5) + (self.pick("does", self.motion[i]) if i in self.motion else "") for i in self.shown]
             text = "，".join(told) or self.pick("tags", self.scene.place)
@@ -277,7 +280,7 @@ class Chinese(Teller):
             return self.short()
         parts = [self.there(0.5), *self._motions(0.2)[:2]]
         if self.events:
-            parts.append(self.ordered([self.happening(e) for e in self.events[:3]]))
+            parts.append(self.ordered(self.happenings(self.events[:3])))
         film = self.film().rstrip("。")
         return "".join([*parts, film + "。" if film and self.chance(0.6) else ""])
 
@@ -286,7 +289,7 @@ class Chinese(Teller):
             return self.short()
         parts = [self.there(1.0), *self._motions(0.6)]
         if self.events:
-            parts.append(self.ordered([self.happening(e) for e in self.events]))
+            parts.append(self.ordered(self.happenings(self.events)))
         parts += [self.pick("lasting", word).format(a=self.body(i)) + "。" for i, word in self.lasting if self.chance(0.8)]
         relation = self.relation()
         if relation is not None:

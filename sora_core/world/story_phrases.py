@@ -55,6 +55,7 @@ ENGLISH = {
     },
     "named": ["{a} called {name}", "{a} named {name}"],
     "is who": ["{name} is {a}"],
+    "it": ["it"],
     "words": ["a", "an", "the", "and"],
 }
 
@@ -100,5 +101,6 @@ CHINESE = {
     },
     "named": ["叫{name}的{a}"],
     "is who": ["{name}是{a}"],
+    "it": ["它"],
     "words": ["那个", "那面", "一个", "一面", "一盏", "的", "和", "，", "。"],
 }

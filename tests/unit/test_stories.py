@@ -207,7 +207,7 @@ def mark(text, one, words, language):
 
 def told_events(text, words, language):
     """([(kind, a, b, place in the text)], the text without them)."""
-    slots = {"{a}": r"<(?P<a>\d)>", "{b}": r"<(?P<b>\d)>", "{wall}": "<wall>", "{cover}": "<cover>"}
+    slots = {"{a}": r"(?:<(?P<a>\d)>|\bit\b|它)", "{b}": r"<(?P<b>\d)>", "{wall}": "<wall>", "{cover}": "<cover>"}
     found = []
     options = sorted(((p, kind) for kind, ps in words["event"].items() for p in ps), key=lambda o: -len(o[0]))
     for phrase, kind in options:
@@ -216,9 +216,13 @@ def told_events(text, words, language):
             pattern = pattern.replace(re.escape(slot), regex)
         for match in re.finditer(pattern, text):
             groups = match.groupdict()
-            found.append((kind, int(groups["a"]), int(groups["b"]) if groups.get("b") else None, match.start()))
+            found.append((kind, int(groups["a"]) if groups["a"] else None, int(groups["b"]) if groups.get("b") else None, match.start()))
         text = re.sub(pattern, lambda m: "#" * len(m.group()), text)
-    return sorted(found, key=lambda f: f[3]), text.replace("#", "")
+    told, last = [], None
+    for kind, a, b, at in sorted(found, key=lambda f: f[3]):
+        last = last if a is None else a  # "it" is who was told of before
+        told.append((kind, last, b, at))
+    return told, text.replace("#", "")
 
 
 def happened(one, kind, a, b, begin, end):

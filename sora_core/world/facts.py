@@ -43,7 +43,7 @@ def facts(scene: Scene, start: float = 0.0, seconds: float = 5.0) -> list[Fact]:
             if i != j and always_left_of(scene, i, j):
                 found.append(Fact("left of", (i, j)))
     found += [Fact("place", scene.place), Fact("time of day", scene.time_of_day)]
-    kind, direction = _camera(scene, start, seconds)
+    kind, direction = _movement(scene.camera, start, seconds)
     found.append(Fact("camera", kind))
     if direction is not None:
         found.append(Fact("camera direction", direction))
@@ -68,11 +68,8 @@ def _motion(body: Object, start: float, seconds: float) -> str:
     return body.motion if leg > 0 else OPPOSITE[body.motion] if leg < 0 else BOTH_WAYS[body.motion]
 
 
-def _camera(scene: Scene, start: float, seconds: float) -> tuple[str, str | None]:
-    return _movement(scene.camera, start, seconds)
-
-
 def _movement(camera: Camera, start: float, seconds: float) -> tuple[str, str | None]:
+    """(kind, direction) of the first movement of a camera in a window; None where it goes both ways or none."""
     if camera.kind in SIDES:
         leg = _leg(start, seconds, camera.period) * camera.sense
         return camera.kind, {1: SIDES[camera.kind][0], -1: SIDES[camera.kind][1], 0: None}[leg]

@@ -11,6 +11,7 @@ from .events import Event
 from .facts import Fact
 from .scene import Scene
 
+MOST_EVENTS = 4  # told in one caption: who leaves and returns for a minute would else fill a page
 LONG_BYTES = 420  # a long caption takes no further sentence of scenery beyond this
 TABLES = {
     "en": (phrases.ENGLISH, story_phrases.ENGLISH),
@@ -37,12 +38,12 @@ def introduce(shots: list[Scene], language: str, seed: int = 0) -> str:
 
 
 def chain(events: list[Event]) -> list[Event]:
-    """The events that follow each other without overlap, from the first one on."""
+    """The events that follow each other without overlap, from the first one on, MOST_EVENTS at most."""
     told: list[Event] = []
     for event in events:
         if not told or told[-1].end <= event.at:
             told.append(event)
-    return told
+    return told[:MOST_EVENTS]
 
 
 class Teller:
@@ -193,8 +194,9 @@ class English(Teller):
             text = f"{first}, {self.pick('then')} {more[0]}" if more else first
             text = f"first {text}" if more and self.chance(0.4) else text
         else:
-            text = " and ".join(self._acting(i) for i in self.shown) or self.pick("tags", self.scene.place)
-        text = " ".join(filter(None, (text, self.where() if self.chance(0.8) else "", self.when() if self.chance(0.6) else "")))
+            text = " and ".join(self._acting(i) for i in self.shown)
+        where = self.where() if not text or self.chance(0.8) else ""
+        text = " ".join(filter(None, (text, where, self.when() if self.chance(0.6) else "")))
         film = low(self.film().rstrip(".")) if self.chance(0.4) else ""
         text = text + (". " + capital(film) if film else "")
         return capital(text) if self.chance(0.5) else text
@@ -266,12 +268,12 @@ class Chinese(Teller):
         return "，".join(w + c for w, c in zip(words, clauses, strict=True)) + "。"
 
     def short(self) -> str:
-        place = (self.when() if self.chance(0.6) else "") + (self.where() if self.chance(0.8) else "")
+        place = (self.when() if self.chance(0.6) else "") + (self.where() if not self.shown or self.chance(0.8) else "")
         if self.events:
             text = self.ordered(self.happenings(self.events[: 2 if self.chance(0.8) else 1])).rstrip("。")
         else:
             told = [self.body(i, 0.5) + (self.pick("does", self.motion[i]) if i in self.motion else "") for i in self.shown]
-            text = "，".join(told) or self.pick("tags", self.scene.place)
+            text = "，".join(told)
         film = self.film().rstrip("。") if self.chance(0.4) else ""
         return "，".join(filter(None, (place, text, film)))
 

@@ -3,84 +3,57 @@
 Everything said comes from `facts`, so a caption can be checked against the scene and a later observer is asked the same facts.
 """
 
+import functools
 import random
 import re
-from typing import NamedTuple
 
-from . import phrases
-from .camera import ZOOM_SECONDS
-from .layout import always_left_of
-from .motion import LEG_START
-from .scene import Object, Scene
+from . import phrases, story_phrases
+from .facts import Fact, facts
+from .narration import narrate
+from .scene import STAGES, Scene
 
 LONG_BYTES = 330  # a long caption takes no further sentence of scenery beyond this
-TURN_SLACK = 0.3  # seconds beyond a turning point that nobody sees, as the turn is slow
-OPPOSITE = {"slide left": "slide right", "slide right": "slide left", "come closer": "move away"}
-BOTH_WAYS = {"slide left": "slide back and forth", "slide right": "slide back and forth", "come closer": "come and go"}
 
 
-class Fact(NamedTuple):
-    """kind: count, colour, shape, size, motion (value: (object index, word)), left of (value: (i, j)), place, time of day, camera,
-    camera direction, light from (value: word)."""
-
-    kind: str
-    value: object
+LENGTHS, LANGUAGES = ("short", "medium", "long"), ("en", "zh")
 
 
-def facts(scene: Scene, start: float = 0.0, seconds: float = 5.0) -> list[Fact]:
-    """All that is true in the window of `seconds` from second `start`; objects are named by their index in the scene."""
-    found = [Fact("count", len(scene.objects))]
-    for i, body in enumerate(scene.objects):
-        found += [Fact("colour", (i, body.colour)), Fact("shape", (i, body.shape)), Fact("size", (i, body.size))]
-        found.append(Fact("motion", (i, _motion(body, start, seconds))))
-    for i in range(len(scene.objects)):
-        for j in range(len(scene.objects)):
-            if i != j and always_left_of(scene, i, j):
-                found.append(Fact("left of", (i, j)))
-    found += [Fact("place", scene.place), Fact("time of day", scene.time_of_day)]
-    kind, direction = _camera(scene, start, seconds)
-    found.append(Fact("camera", kind))
-    if direction is not None:
-        found.append(Fact("camera direction", direction))
-    if scene.camera.kind != "orbit":
-        found.append(Fact("light from", "right" if scene.light > 0 else "left"))
-    return found
+def caption(
+    scene: Scene,
+    length: str = "short",
+    language: str = "en",
+    seed: int = 0,
+    *,
+    start: float = 0.0,
+    seconds: float = 5.0,
+    typos: float = 0.0,
+    introduced: bool = False,
+) -> str:
+    """A caption of the window of `seconds` from `start`; another phrasing for each seed.
 
-
-def _leg(start: float, seconds: float, period: float) -> int:
-    """+1 when the window lies in a leg out, -1 in a leg back, 0 when it shows a turn."""
-    first = (start + TURN_SLACK) / period + LEG_START
-    last = (start + max(seconds - TURN_SLACK, TURN_SLACK)) / period + LEG_START
-    if int(first) != int(last):
-        return 0
-    return 1 if int(first) % 2 == 0 else -1
-
-
-def _motion(body: Object, start: float, seconds: float) -> str:
-    if body.motion not in BOTH_WAYS:
-        return body.motion
-    leg = _leg(start, seconds, body.period)
-    return body.motion if leg > 0 else OPPOSITE[body.motion] if leg < 0 else BOTH_WAYS[body.motion]
-
-
-def _camera(scene: Scene, start: float, seconds: float) -> tuple[str, str | None]:
-    camera = scene.camera
-    if camera.kind == "orbit":
-        leg = _leg(start, seconds, camera.period) * camera.sense
-        return "orbit", {1: "right", -1: "left", 0: None}[leg]
-    if camera.kind != "static" and start > 2.0 * ZOOM_SECONDS:
-        return "static", None  # the push has all but ended
-    return camera.kind, None
-
-
-def caption(scene: Scene, length: str = "short", language: str = "en", seed: int = 0, *, start: float = 0.0, seconds: float = 5.0) -> str:
-    """A caption of the window of `seconds` from `start`: length short or long, language en or zh; another phrasing for each seed."""
-    writers = {("short", "en"): _short_en, ("long", "en"): _long_en, ("short", "zh"): _short_zh, ("long", "zh"): _long_zh}
-    if (length, language) not in writers:
-        raise ValueError(f"length={length!r}, language={language!r}: use short or long, and en or zh.")
+    length: short, medium or long. language: en or zh. typos: chance that one word of a short English caption is mistyped. introduced:
+    other words say who the named characters are, so that their names suffice.
+    """
+    if length not in LENGTHS or language not in LANGUAGES:
+        raise ValueError(f"length={length!r}, language={language!r}: use short, medium or long, and en or zh.")
     rng = random.Random(f"caption-{scene.seed}-{seed}-{length}-{language}")
-    table = phrases.ENGLISH if language == "en" else phrases.CHINESE
-    return writers[length, language](_Words(scene, facts(scene, start, seconds), table, rng))
+    known = facts(scene, start, seconds)
+    if scene.has_story:
+        text = narrate(scene, known, length, language, rng, introduced)
+    else:
+        text = _WRITERS[length, language](_Words(scene, known, phrases.ENGLISH if language == "en" else phrases.CHINESE, rng))
+    return mistype(text, rng) if language == "en" and length == "short" and typos and rng.random() < typos else text
+
+
+def mistype(text: str, rng: random.Random) -> str:
+    """One longer word with two letters exchanged, one left out or one doubled; never another word that captions have."""
+    words = [m.span() for m in re.finditer(r"[A-Za-z]{4,}", text)]
+    if not words:
+        return text
+    first, last = rng.choice(words)
+    word, at = text[first:last], rng.randrange(1, last - first - 1)
+    wrong = rng.choice((word[:at] + word[at + 1] + word[at] + word[at + 2 :], word[:at] + word[at + 1 :], word[:at] + word[at] + word[at:]))
+    return text if wrong.lower() in vocabulary("S4") else text[:first] + wrong + text[last:]
 
 
 class _Words:
@@ -198,6 +171,22 @@ def _long_en(words: _Words) -> str:
     return _fill(words, sentences, extras, words.pick("films", words.camera), " ")
 
 
+def _medium_en(words: _Words) -> str:
+    """One sentence of who does what where, one of the sides, mostly one of the camera."""
+    count, place = len(words.scene.objects), _join([words.pick("where", words.scene.place), words.pick("when", words.scene.time_of_day)])
+    clauses = [f"{_article(_noun(words, i, 0.7))} {words.pick('does', words.motion[i])}" for i in range(count)]
+    text = _list(clauses, last=", and ")
+    sentences = [_capital(f"{place}, {text}." if words.chance(0.5) else f"{text}, {place}.")]
+    relation = words.relation() if words.chance(0.6) else None
+    if relation is not None:
+        i, j, side = relation
+        names = [f"the {words.colour[k]} {words.shape[k]}" for k in (i, j)]
+        sentences.append(_capital(words.pick("relation").format(a=names[0], side=words.pick(side), b=names[1])))
+    if words.chance(0.3 if words.camera == "static" else 0.8):
+        sentences.append(words.pick("films", words.camera))
+    return " ".join(sentences)
+
+
 def _fill(words: _Words, sentences: list[str], extras: list[str], film: str, space: str) -> str:
     """Add sentences of scenery, in any order, while there is room, and the camera's."""
     words.rng.shuffle(extras)
@@ -255,14 +244,44 @@ def _long_zh(words: _Words) -> str:
     return _fill(words, sentences, extras, words.pick("films", words.camera) + "。", "")
 
 
+def _medium_zh(words: _Words) -> str:
+    clauses = ["一个" + _noun_zh(words, i, 0.7) + words.pick("does", words.motion[i]) for i in range(len(words.scene.objects))]
+    sentences = [words.pick("when", words.scene.time_of_day) + words.pick("where", words.scene.place) + "，" + "，".join(clauses) + "。"]
+    relation = words.relation() if words.chance(0.6) else None
+    if relation is not None:
+        i, j, side = relation
+        names = [_noun_zh(words, k, 0.0) for k in (i, j)]
+        sentences.append(names[0] + words.pick(side).format(b=names[1]) + "。")
+    if words.chance(0.3 if words.camera == "static" else 0.8):
+        sentences.append(words.pick("films", words.camera) + "。")
+    return "".join(sentences)
+
+
+_WRITERS = {
+    ("short", "en"): _short_en,
+    ("medium", "en"): _medium_en,
+    ("long", "en"): _long_en,
+    ("short", "zh"): _short_zh,
+    ("medium", "zh"): _medium_zh,
+    ("long", "zh"): _long_zh,
+}
+
+
 def _strings(item: object) -> list[str]:
     if isinstance(item, str):
         return [item]
     return [text for part in (item.values() if isinstance(item, dict) else item) for text in _strings(part)]
 
 
-def vocabulary() -> set[str]:
-    """All lowercase English words and single Chinese characters (with their punctuation) that a caption can have."""
-    english = " ".join(re.sub(r"\{\w+\}", " ", text) for text in _strings(phrases.ENGLISH))
-    chinese = "".join(re.sub(r"\{\w+\}", "", text) for text in _strings(phrases.CHINESE))
-    return set(re.findall(r"[a-z]+", english.lower())) | set(chinese)
+@functools.cache
+def vocabulary(stage: str = "S2") -> frozenset[str]:
+    """All lowercase English words and single Chinese characters (with their punctuation) that a caption of a stage can have, or of one
+    before it; mistyped words are not among them."""
+    if stage not in STAGES:
+        raise ValueError(f"stage={stage!r}: use one of {', '.join(STAGES)}.")
+    tables = [(phrases.ENGLISH, phrases.CHINESE)]
+    tables += [(story_phrases.ENGLISH, story_phrases.CHINESE)] if stage in ("S3", "S4") else []
+    names = story_phrases.NAMES if stage == "S4" else ()
+    english = " ".join(re.sub(r"\{\w+\}", " ", text) for table, _ in tables for text in [*_strings(table), *names])
+    chinese = "".join(re.sub(r"\{\w+\}", "", text) for _, table in tables for text in [*_strings(table), *names])
+    return frozenset(re.findall(r"[a-z]+", english.lower())) | frozenset(chinese)

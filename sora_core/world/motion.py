@@ -1,4 +1,5 @@
-"""Where an object is at any second: closed formulas, so that any frame of any clip can be asked for alone.
+"""Where an object is at any second: closed formulas, so that any frame of any clip can be asked for alone; only what is launched or
+falls, and what it may hit, is simulated.
 
 A slide or an approach goes along a straight leg of `period` seconds, turns round and comes back, for ever: a minute stays in view. It
 starts a little way into its first leg, so the first five seconds only ever go the way that the caption says.
@@ -9,6 +10,7 @@ import math
 import torch
 
 from .scene import Object, Scene
+from .simulation import DYNAMIC, Trace, simulate, takes_part
 
 LEG_START = 0.06  # share of the first leg that is already done at second 0: the turn is rounded, and a short clip should show speed
 ROUNDING = 0.985  # 1 would turn round within an instant
@@ -24,8 +26,8 @@ def position(body: Object, times: torch.Tensor) -> torch.Tensor:
     x = torch.full_like(times, body.x)
     y = torch.zeros_like(times)
     z = torch.full_like(times, body.z)
-    if body.motion in ("slide left", "slide right"):
-        sign = 1.0 if body.motion == "slide right" else -1.0
+    if body.motion.startswith(("slide", "roll", "leave")):
+        sign = 1.0 if body.motion.endswith("right") else -1.0
         x = x + sign * body.reach / 2 * there_and_back(times, body.period)
     elif body.motion == "bounce":
         u = torch.frac(times / body.period + body.phase)
@@ -40,12 +42,35 @@ def position(body: Object, times: torch.Tensor) -> torch.Tensor:
 
 def positions(scene: Scene, times: torch.Tensor) -> torch.Tensor:
     """[T] seconds -> [T, K, 3] for the scene's K objects."""
-    return torch.stack([position(body, times) for body in scene.objects], dim=1)
+    return places_and_tips(scene, times)[0]
+
+
+def places_and_tips(scene: Scene, times: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """[T] seconds -> (middles of the undersides [T, K, 3], angles from upright [T, K], positive towards +x)."""
+    place = torch.stack([position(body, times) for body in scene.objects], dim=1)
+    tip = torch.zeros(place.shape[:2], dtype=place.dtype)
+    part, trace = physics(scene)
+    if trace is not None:
+        place[:, part], tip[:, part] = trace.at(times)
+    return place, tip
+
+
+def physics(scene: Scene) -> tuple[list[int], Trace | None]:
+    """(the objects that take part in a simulation, its Trace); no Trace when nothing is launched or falls."""
+    part = [i for i, body in enumerate(scene.objects) if takes_part(body)]
+    if not any(body.motion in DYNAMIC for body in scene.objects):
+        return part, None
+    return part, simulate(tuple(scene.objects[i] for i in part))
+
+
+def spin(body: Object, path: torch.Tensor) -> torch.Tensor:
+    """[T, 3] -> [T]: how far a ball has turned about the axis of sight when it rolled to these places, clockwise negative."""
+    return body.turn - path[:, 0] / body.radius
 
 
 def cycle(body: Object, points: int) -> torch.Tensor:
     """[points, 3]: places that cover everything the object ever visits."""
-    legs = 2.0 if body.motion in ("slide left", "slide right", "come closer") else 1.0
+    legs = 2.0 if body.motion.startswith(("slide", "roll", "leave", "come")) else 1.0
     if body.motion == "still":
         return position(body, torch.zeros(1, dtype=torch.float64))
     return position(body, torch.linspace(0.0, legs * body.period, points, dtype=torch.float64))

@@ -11,26 +11,15 @@ import torch
 
 from . import backdrop, camera
 from .layout import corners
-from .motion import positions
+from .parts import BITE, BOX, ROUND, SURFACE, TIPPED, Part, parts
 from .scene import Scene
-from .solids import Solids, profile
+from .solids import MISS, Solids, bitten
 
 RAYS = 2  # along each side of a pixel
 # Rays in flight. On a CPU the background goes in smaller groups, whose planes stay in its cache: 1.4 times as fast with a moving camera.
 CHUNK_RAYS = {"cpu": 1 << 19, "cuda": 1 << 25}
 BACKGROUND_RAYS = {"cpu": 1 << 16, "cuda": 1 << 25}
-
-SURFACE = {  # display colours, as far apart as eight can be in any of the three lights
-    "red": (0.90, 0.05, 0.07),
-    "orange": (1.00, 0.50, 0.03),
-    "yellow": (1.00, 0.90, 0.08),
-    "green": (0.05, 0.62, 0.16),
-    "blue": (0.08, 0.22, 0.92),
-    "purple": (0.58, 0.12, 0.75),
-    "white": (0.97, 0.97, 0.97),
-    "black": (0.13, 0.13, 0.14),
-}
-GLOSS = {"ball": 0.55, "cylinder": 0.06, "cone": 0.06, "cube": 0.03}
+POOL, WARM = 2.6, (1.0, 0.82, 0.42)  # radius and colour of a lamp's light on the ground
 
 
 @torch.inference_mode()
@@ -60,35 +49,37 @@ def render_batch(
 
 @dataclass
 class _Stage:
-    """All frames of all scenes, flat: N frames, up to K objects each."""
+    """All frames of all scenes, flat: N frames, up to K parts each."""
 
     scenes: Sequence[Scene]
     owner: list[int]  # N: which scene
     view: camera.Pose  # N
     base: torch.Tensor  # N, K, 3
-    body: torch.Tensor  # S, K, 8: cube, radius, height, a, b, c, cos, sin
+    state: torch.Tensor  # N, K, 4: tip, spin, glow, bite
+    body: torch.Tensor  # S, K, 8: half width, half depth, height, a, b, c, cos, sin
     paint: torch.Tensor  # S, K, 4: linear colour, gloss
-    kind: list[list[int]]  # S x K: -1 nobody, 0 round, 1 cube
+    kind: list[list[int]]  # S x K: ROUND, BOX, TIPPED, or -1 for nothing
+    has: list[list[frozenset]]  # S x K: which of spin, glow and bite a part ever has
     light: torch.Tensor  # S, 9: direction, direct, ambient
     shaded: torch.Tensor  # S, 3: share of the ground's light that a shadow takes
 
     @staticmethod
     def build(scenes: Sequence[Scene], times: Sequence[Sequence[float]], device: torch.device) -> "_Stage":
-        slots = max(len(scene.objects) for scene in scenes)
-        views, bases, body, paint, kind, light, shaded = [], [], [], [], [], [], []
-        for scene, when in zip(scenes, times, strict=True):
-            seconds = torch.as_tensor(list(when), dtype=torch.float64)
-            views.append(camera.pose(scene.camera, seconds))
-            bases.append(torch.nn.functional.pad(positions(scene, seconds), (0, 0, 0, slots - len(scene.objects))))
-            empty = slots - len(scene.objects)
-            turns = torch.tensor([o.turn for o in scene.objects], dtype=torch.float64)
+        seconds = [torch.as_tensor(list(when), dtype=torch.float64) for when in times]
+        solids = [parts(scene, when) for scene, when in zip(scenes, seconds, strict=True)]
+        slots = max(map(len, solids))
+        views = [camera.pose(scene.camera, when, scene) for scene, when in zip(scenes, seconds, strict=True)]
+        bases, states, body, paint, kind, has, light, shaded = [], [], [], [], [], [], [], []
+        for scene, made in zip(scenes, solids, strict=True):
+            empty = slots - len(made)
+            bases.append(torch.nn.functional.pad(torch.stack([p.base for p in made], 1), (0, 0, 0, empty)))
+            states.append(torch.nn.functional.pad(torch.stack([_state(p) for p in made], 1), (0, 0, 0, empty)))
+            turns = torch.tensor([p.turn for p in made], dtype=torch.float64)
             cos, sin = torch.cos(turns).tolist(), torch.sin(turns).tolist()
-            body.append(
-                [[o.shape == "cube", o.radius, o.height, *profile(o), c, s] for o, c, s in zip(scene.objects, cos, sin, strict=True)]
-                + [[0.0] * 8] * empty
-            )
-            paint.append([[*backdrop.linear(*SURFACE[o.colour]), GLOSS[o.shape]] for o in scene.objects] + [[0.0] * 4] * empty)
-            kind.append([int(o.shape == "cube") for o in scene.objects] + [-1] * empty)
+            body.append([[*p.half, p.height, *p.outline, c, s] for p, c, s in zip(made, cos, sin, strict=True)] + [[0.0] * 8] * empty)
+            paint.append([[*backdrop.linear(*SURFACE[p.surface]), p.gloss] for p in made] + [[0.0] * 4] * empty)
+            kind.append([p.kind for p in made] + [-1] * empty)
+            has.append([frozenset(n for n in ("spin", "glow", "bite") if getattr(p, n) is not None) for p in made] + [frozenset()] * empty)
             hour = backdrop.LIGHTS[scene.time_of_day]
             light.append([*backdrop.light_direction(scene), *hour.direct, *hour.ambient])
             shaded.append(backdrop.ground_light(hour)[1])
@@ -97,7 +88,13 @@ class _Stage:
         owner = [i for i, when in enumerate(times) for _ in when]
         tensors = (torch.tensor(item, dtype=torch.float64).to(**to) for item in (body, paint))
         tail = (torch.tensor(item, dtype=torch.float64).to(**to) for item in (light, shaded))
-        return _Stage(scenes, owner, view, torch.cat(bases).to(**to), *tensors, kind, *tail)
+        return _Stage(scenes, owner, view, torch.cat(bases).to(**to), torch.cat(states).to(**to), *tensors, kind, has, *tail)
+
+
+def _state(part: Part) -> torch.Tensor:
+    """[T, 4]: tip, spin, glow and bite, 0 for what it has not."""
+    still = torch.zeros(len(part.base), dtype=part.base.dtype)
+    return torch.stack([still if value is None else value for value in (part.tip, part.spin, part.glow, part.bite)], -1)
 
 
 @dataclass
@@ -118,7 +115,7 @@ class _Picture:
         self.owner = [stage.owner[i] for i in rows.tolist()]
         self.scene = torch.tensor(self.owner, device=self.device)
         self.view = stage.view.rows(rows)
-        self.base = stage.base[rows]
+        self.base, self.state = stage.base[rows], stage.state[rows]
         self.tangents = camera.tangents(width, height)
         light = stage.light[self.scene][:, :, None, None]  # n, 9, 1, 1
         self.sun, self.direct, self.ambient = light[:, 0:3], light[:, 3:6], light[:, 6:9]
@@ -128,19 +125,20 @@ class _Picture:
         planes = self._background()  # n, 3, H, W
         self.flat = list(planes.unbind(1))
         self._cast_shadows()
+        self._light_ground()
         self.depth = torch.full_like(self.flat[0], 1e9)
         for slot in range(self.base.shape[1]):
-            for cube in (0, 1):
-                rows = self._rows(slot, cube)
+            for kind in (ROUND, BOX, TIPPED):
+                rows = self._rows(slot, kind)
                 if rows is not None:
-                    self._draw(slot, bool(cube), rows)
+                    self._draw(slot, kind, rows)
         picture = torch.nn.functional.avg_pool2d(torch.stack(self.flat, 1), RAYS)
         picture = picture.clamp_(0.0, 1.0).sqrt_().mul_(255.0).add_(0.5)
         return picture.to(torch.uint8).permute(0, 2, 3, 1)
 
-    def _rows(self, slot: int, cube: int) -> torch.Tensor | None:
-        """Frames of the chunk in which this slot is such a body."""
-        rows = [i for i, scene in enumerate(self.owner) if self.stage.kind[scene][slot] == cube]
+    def _rows(self, slot: int, kind: int) -> torch.Tensor | None:
+        """Frames of the chunk in which this slot is such a part."""
+        rows = [i for i, scene in enumerate(self.owner) if self.stage.kind[scene][slot] == kind]
         return torch.tensor(rows, device=self.device) if rows else None
 
     def _background(self) -> torch.Tensor:
@@ -148,7 +146,7 @@ class _Picture:
         out = torch.empty(len(self.owner), 3, self.height, self.width, device=self.device)
         for scene in sorted(set(self.owner)):
             rows = torch.tensor([i for i, s in enumerate(self.owner) if s == scene], device=self.device)
-            seen = rows[:1] if self.stage.scenes[scene].camera.kind == "static" else rows
+            seen = rows[:1] if self.stage.scenes[scene].camera.stands else rows
             size = max(1, BACKGROUND_RAYS.get(self.device.type, 1 << 22) // (self.width * self.height))
             for part in seen.split(size):
                 planes = backdrop.paint(self.stage.scenes[scene], self.view.eye[part], self._window(part, None).rays)
@@ -183,31 +181,42 @@ class _Picture:
         index = (rows[:, None, None] * self.height + lines.long()[:, :, None]) * self.width + columns.long()[:, None, :]
         return _Window(index, rays, pick[3])
 
-    def _solids(self, slot: int, cube: bool, rows: torch.Tensor) -> Solids:
+    def _solids(self, slot: int, kind: int, rows: torch.Tensor) -> Solids:
         values = self.stage.body[self.scene[rows], slot][:, :, None, None].unbind(1)  # 8 x (n, 1, 1)
-        return Solids(cube, self.base[rows, slot], values[1], values[2], values[3:6], values[6], values[7])
+        cos, sin = values[6], values[7]
+        if kind == TIPPED:
+            tip = self.state[rows, slot, 0][:, None, None]
+            cos, sin = tip.cos(), tip.sin()
+        return Solids(kind == BOX, kind == TIPPED, self.base[rows, slot], *values[:3], values[3:6], cos, sin)
 
-    def _corners(self, slot: int, rows: torch.Tensor, grow: float = 0.0) -> torch.Tensor:
-        """[n, 8, 3] corners of the box round a body."""
+    def _corners(self, slot: int, kind: int, rows: torch.Tensor, grow: float = 0.0) -> torch.Tensor:
+        """[n, 8, 3] corners of the box round a part."""
         body = self.stage.body[self.scene[rows], slot]
-        wide = body[:, 1] * torch.where(body[:, 0] > 0, 2**0.5, 1.0) + grow
         unit = corners(torch.zeros(3, device=self.device), 1.0, 1.0)
-        return self.base[rows, slot][:, None] + unit * torch.stack((wide, body[:, 2], wide), -1)[:, None]
+        wide, deep = body[:, 0], body[:, 1]
+        if kind == BOX:
+            cos, sin = body[:, 6].abs(), body[:, 7].abs()
+            wide, deep = cos * wide + sin * deep, sin * wide + cos * deep
+        box = unit * torch.stack((wide + grow, body[:, 2], deep + grow), -1)[:, None]
+        if kind == TIPPED:
+            cos, sin = (f(self.state[rows, slot, 0])[:, None] for f in (torch.cos, torch.sin))
+            box = torch.stack((cos * box[..., 0] + sin * box[..., 1], cos * box[..., 1] - sin * box[..., 0], box[..., 2]), -1)
+        return self.base[rows, slot][:, None] + box
 
     def _cast_shadows(self) -> None:
         """Darken the ground where bodies stand in the light; what two bodies shade is not darkened twice."""
         lit = torch.ones_like(self.flat[0])
         boxes = []
         for slot in range(self.base.shape[1]):
-            for cube in (0, 1):
-                rows = self._rows(slot, cube)
-                window = None if rows is None else self._shadow_window(slot, rows)
+            for kind in (ROUND, BOX, TIPPED):
+                rows = self._rows(slot, kind)
+                window = None if rows is None else self._shadow_window(slot, kind, rows)
                 if window is None:
                     continue
                 boxes.append(window.index)
                 distance = window.eye[1] / (-window.rays[1]).clamp_min(1e-4)
                 x, z = (window.eye[i] + distance * window.rays[i] for i in (0, 2))
-                shade = self._solids(slot, bool(cube), rows).shade_on((x, torch.zeros_like(x), z), self._towards_sun(rows))
+                shade = self._solids(slot, kind, rows).shade_on((x, torch.zeros_like(x), z), self._towards_sun(rows))
                 shade = torch.where((window.rays[1] < -1e-4) & (z > backdrop.WALL_Z), shade, 0.0)
                 lit.view(-1)[window.index] = lit.view(-1)[window.index] * (1.0 - shade)
         if boxes:
@@ -218,33 +227,79 @@ class _Picture:
     def _towards_sun(self, rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return self.sun[rows].unbind(1)  # 3 x (n, 1, 1)
 
-    def _shadow_window(self, slot: int, rows: torch.Tensor) -> _Window | None:
-        points = self._corners(slot, rows, grow=0.05)
+    def _shadow_window(self, slot: int, kind: int, rows: torch.Tensor) -> _Window | None:
+        points = self._corners(slot, kind, rows, grow=0.05)
         sun = self.sun[rows][:, :, 0, 0]
         fallen = points - sun[:, None] * (points[..., 1:2] / sun[:, None, 1:2])
         return self._window(rows, fallen)
 
-    def _draw(self, slot: int, cube: bool, rows: torch.Tensor) -> None:
-        window = self._window(rows, self._corners(slot, rows))
+    def _light_ground(self) -> None:
+        """A warm pool of light on the ground under every bulb that glows."""
+        for slot in range(self.base.shape[1]):
+            if not any("glow" in self.stage.has[scene][slot] for scene in set(self.owner)):
+                continue
+            rows = (self.state[:, slot, 2] > 0.0).nonzero()[:, 0]
+            if len(rows) == 0:
+                continue
+            foot = self.base[rows, slot] * torch.tensor([1.0, 0.0, 1.0], device=self.device)
+            flat = corners(torch.zeros(3, device=self.device), POOL, 0.0)
+            window = self._window(rows, foot[:, None] + flat)
+            if window is None:
+                continue
+            distance = window.eye[1] / (-window.rays[1]).clamp_min(1e-4)
+            x, z = (window.eye[i] + distance * window.rays[i] - foot[:, i, None, None] for i in (0, 2))
+            near = (1.0 - (x * x + z * z) / POOL**2).clamp_min(0.0) ** 2 * (window.rays[1] < -1e-4)
+            gain = near * self.state[rows, slot, 2][:, None, None]
+            for plane, warm in zip(self.flat, WARM, strict=True):
+                flat_plane = plane.view(-1)
+                flat_plane[window.index] = flat_plane[window.index] * (1.0 + 0.8 * gain) + 0.22 * warm * gain
+
+    def _draw(self, slot: int, kind: int, rows: torch.Tensor) -> None:
+        window = self._window(rows, self._corners(slot, kind, rows))
         if window is None:
             return
-        solids = self._solids(slot, cube, rows)
+        solids = self._solids(slot, kind, rows)
         start, rays = solids.local(window.eye, window.rays)
         enter, leave, entries = solids.span(start, rays)
+        has = frozenset().union(*(self.stage.has[self.owner[i]][slot] for i in rows.tolist()))
+        seen, cut = enter, None  # where a ray meets the body, and where that is the inside of a bite
+        if "bite" in has:
+            middle = tuple(solids.radius * at for at in (BITE[0], 1 + BITE[1], BITE[2]))
+            missing = solids.radius * BITE[3] * self.state[rows, slot, 3][:, None, None]
+            seen, cut, inside = bitten(start, rays, (enter, leave), middle, missing)
         depth = self.depth.view(-1)[window.index]
-        hit = (leave > enter) & (enter > 0.0) & (enter < depth)
+        hit = (leave > enter) & (seen > 0.0) & (seen < depth) & (seen < MISS)
         enter = torch.where(hit, enter, 1.0)
         normal = solids.normal(start, rays, enter, entries)
+        if cut is not None:
+            enter = torch.where(hit, seen, 1.0)
+            normal = tuple(torch.where(cut, i, n) for i, n in zip(inside, normal, strict=True))
         points = [e + enter * r for e, r in zip(window.eye, window.rays, strict=True)]
-        colour = self._shade(slot, rows, points, normal, window.rays)
+        paint = self._paint(slot, rows, start, rays, enter, cut, has)
+        colour = self._shade(slot, rows, points, normal, window.rays, paint, "glow" in has)
         self.depth.view(-1)[window.index] = torch.where(hit, enter, depth)
         for plane, value in zip(self.flat, colour, strict=True):
             flat = plane.view(-1)
             flat[window.index] = torch.where(hit, value, flat[window.index])
 
-    def _shade(self, slot: int, rows: torch.Tensor, points, normal, rays) -> list[torch.Tensor]:
+    def _paint(self, slot: int, rows: torch.Tensor, start, rays, enter, cut, has) -> list[torch.Tensor]:
+        """Three planes of the surface's own colour: plain, with a band that shows a ball's rolling, or with the flesh inside a bite."""
+        colour = list(self.stage.paint[self.scene[rows], slot, :3][:, :, None, None].unbind(1))
+        if "spin" in has:
+            marked = torch.tensor(["spin" in self.stage.has[self.owner[i]][slot] for i in rows.tolist()], device=self.device)
+            radius = self.stage.body[self.scene[rows], slot, 0][:, None, None]
+            angle = self.state[rows, slot, 1][:, None, None]
+            across = (start[0] + enter * rays[0]) * angle.cos() + (start[1] + enter * rays[1] - radius) * angle.sin()
+            band = ((0.3 * radius - across.abs()) * (12.0 / radius)).clamp_(0.0, 1.0) * marked[:, None, None]
+            light = (sum(colour) < 1.8).float()  # a white band on colours, a dark one on what is nearly white
+            colour = [c + (0.9 * light + 0.05 * (1.0 - light) - c) * 0.85 * band for c in colour]
+        if cut is not None:
+            colour = [torch.where(cut, flesh, c) for flesh, c in zip(backdrop.linear(*SURFACE["cream"]), colour, strict=True)]
+        return colour
+
+    def _shade(self, slot: int, rows: torch.Tensor, points, normal, rays, paint, glows: bool) -> list[torch.Tensor]:
         """Direct light by Lambert's law with shadows of the others, light from the sky, a highlight: three planes."""
-        paint = self.stage.paint[self.scene[rows], slot][:, :, None, None]
+        gloss = self.stage.paint[self.scene[rows], slot, 3][:, None, None]
         sun = self._towards_sun(rows)
         facing = sum(n * s for n, s in zip(normal, sun, strict=True))
         lit = facing.clamp_min(0.0)
@@ -253,21 +308,25 @@ class _Picture:
             lit = lit * (1.0 - shade)
         length = torch.rsqrt(sum(r * r for r in rays))
         mirrored = sum((2.0 * facing * n - s) * -r for n, s, r in zip(normal, sun, rays, strict=True)) * length
-        glint = mirrored.clamp_(0.0, 1.0) ** 24 * paint[:, 3] * (lit > 0)
+        glint = mirrored.clamp_(0.0, 1.0) ** 24 * gloss * (lit > 0)
         sky = 0.72 + 0.28 * normal[1]
-        return [paint[:, i] * (self.ambient[rows, i] * sky + self.direct[rows, i] * lit) + glint * self.direct[rows, i] for i in range(3)]
+        planes = [paint[i] * (self.ambient[rows, i] * sky + self.direct[rows, i] * lit) + glint * self.direct[rows, i] for i in range(3)]
+        if glows:
+            glow = self.state[rows, slot, 2][:, None, None]
+            planes = [p + (0.65 * c + 0.35 * w - p) * glow for p, c, w in zip(planes, paint, WARM, strict=True)]
+        return planes
 
     def _shade_by_others(self, slot: int, rows: torch.Tensor, points, sun) -> torch.Tensor | None:
         shade = None
         for other in range(self.base.shape[1]):
-            for cube in (0, 1):
-                there = None if other == slot else self._rows(other, cube)
+            for kind in (ROUND, BOX, TIPPED):
+                there = None if other == slot else self._rows(other, kind)
                 both = None if there is None else torch.isin(rows, there).nonzero()[:, 0]
                 if both is None or len(both) == 0:
                     continue
                 if shade is None:
                     shade = torch.zeros_like(points[0])
-                solids = self._solids(other, bool(cube), rows[both])
+                solids = self._solids(other, kind, rows[both])
                 part = solids.shade_on(tuple(p[both] for p in points), tuple(s[both] for s in sun))
                 shade[both] = torch.maximum(shade[both], part)
         return shade

@@ -11,12 +11,16 @@ from .scene import (
     PLACES,
     SHAPES,
     SIZES,
+    STAGES,
     TIMES_OF_DAY,
     Camera,
     Object,
     Scene,
     object_held_out,
 )
+from .stories import sample_story
+
+STORIES = 0.75  # share of stage S3; the rest are scenes of S2, so that what was learned stays
 
 
 def _check(name: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -27,6 +31,7 @@ def _check(name: str, value: str, allowed: tuple[str, ...]) -> None:
 def sample_scene(
     seed: int,
     *,
+    stage: str = "S2",
     max_objects: int = 3,
     motions: tuple[str, ...] | None = None,
     cameras: tuple[str, ...] | None = None,
@@ -35,9 +40,18 @@ def sample_scene(
 ) -> Scene:
     """A scene from a seed: mostly one or two objects.
 
-    motions, cameras: the ones allowed (default all). max_movers: how many objects may move. held_out: True for scenes with a held-out
-    combination only, False for scenes without one, None for any.
+    stage: S1 has one mover and a camera that stands, S2 all of MOTIONS and CAMERAS, S3 and S4 mostly stories. motions, cameras: the ones
+    allowed (default all of the stage). max_movers: how many objects may move. held_out: True for scenes with a held-out combination only,
+    False for scenes without one, None for any.
     """
+    _check("stage", stage, STAGES)
+    if stage == "S1":
+        max_movers, cameras = min(1, 1 if max_movers is None else max_movers), cameras or ("static",)
+    elif stage != "S2":
+        if motions or cameras or max_objects != 3 or max_movers is not None:
+            raise ValueError(f"stage={stage!r} takes no limits of objects, motions, movers or cameras: use stage 'S1' or 'S2' with them.")
+        if random.Random(f"stage-{seed}").random() < STORIES:
+            return sample_story(seed, held_out=held_out)
     motions, cameras = tuple(motions or MOTIONS), tuple(cameras or CAMERAS)
     for motion in motions:
         _check("motion", motion, MOTIONS)
@@ -57,7 +71,7 @@ def sample_scene(
             continue
         # several sizes before another cast: big movers would else be rare in company
         for _ in range(4):
-            scene = _place(rng, cast, place, time_of_day, camera, seed, tries=12)
+            scene = place_cast(rng, cast, place, time_of_day, camera, seed, tries=12)
             if scene is not None:
                 return scene
             cast = [_smaller(body) for body in cast]
@@ -83,10 +97,10 @@ def scene_for(
     if not 1 <= len(cast) <= 3:
         raise ValueError(f"{len(cast)} objects: the world has room for 1 to 3.")
     rng = random.Random(f"world-for-{seed}")
-    scene = _place(rng, cast, place, time_of_day, camera, seed, tries=300)
+    scene = place_cast(rng, cast, place, time_of_day, camera, seed, tries=300)
     if scene is None:  # sizes that were not asked for give way
         cast = [body if len(item) > 3 else _smaller(body) for body, item in zip(cast, objects, strict=True)]
-        scene = _place(rng, cast, place, time_of_day, camera, seed, tries=600)
+        scene = place_cast(rng, cast, place, time_of_day, camera, seed, tries=600)
     if scene is None:
         raise ValueError(
             f"No arrangement of these {len(cast)} objects keeps apart, in view and moving as told under camera={camera!r}: "
@@ -120,7 +134,7 @@ def _smaller(body: Object) -> Object:
     return replace(body, size=SIZES[max(SIZES.index(body.size) - 1, 0)])
 
 
-def _place(rng, cast, place, time_of_day, camera, seed, tries) -> Scene | None:
+def place_cast(rng, cast, place, time_of_day, camera, seed, tries) -> Scene | None:
     """Positions for a cast, left to right, that keep it apart and in view; None when `tries` arrangements fail."""
     for _ in range(tries):
         scene = Scene(

@@ -17,29 +17,41 @@ Vector = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # x, y, z planes
 def profile(body: Object) -> tuple[float, float, float]:
     """(a, b, c) of the body's outline; unused for a cube."""
     r, h = body.radius, body.height
-    return {"cylinder": (r * r, 0.0, 0.0), "ball": (0.0, 2 * r, -1.0), "cone": (r * r, -2 * r * r / h, (r / h) ** 2)}.get(
+    ball = (0.0, 2 * r, -1.0)
+    return {"cylinder": (r * r, 0.0, 0.0), "ball": ball, "apple": ball, "cone": (r * r, -2 * r * r / h, (r / h) ** 2)}.get(
         body.shape, (0.0, 0.0, 0.0)
     )
 
 
 @dataclass
 class Solids:
-    """One object in n frames; every field [n, 1, 1], base [n, 3]. `cube` is the same for all rows."""
+    """One part in n frames; every field [n, 1, 1], base [n, 3]. `cube` and `tipped` are the same for all rows.
+
+    cos, sin: of the turn about the vertical of a box, or of the angle by which a round body is tipped towards +x.
+    """
 
     cube: bool
+    tipped: bool
     base: torch.Tensor
     radius: torch.Tensor
+    depth: torch.Tensor
     height: torch.Tensor
     outline: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
     cos: torch.Tensor
     sin: torch.Tensor
 
     def local(self, start: Vector, ray: Vector) -> tuple[Vector, Vector]:
-        """Points and directions as the body sees them; a cube is turned about the vertical."""
+        """Points and directions as the body sees them: a box turned about the vertical, a tipped body upright again."""
         x, y, z = (start[i] - self.base[:, i, None, None] for i in range(3))
-        if not self.cube:
+        if not self.cube and not self.tipped:
             return (x, y, z), ray
         dx, dy, dz = ray
+        if self.tipped:
+            return (self.cos * x - self.sin * y, self.sin * x + self.cos * y, z), (
+                self.cos * dx - self.sin * dy,
+                self.sin * dx + self.cos * dy,
+                dz,
+            )
         return (self.cos * x + self.sin * z, y, self.cos * z - self.sin * x), (
             self.cos * dx + self.sin * dz,
             dy,
@@ -51,7 +63,7 @@ class Solids:
         enter_y, leave_y = _slab(start[1], ray[1], 0.0, self.height)
         if self.cube:
             enter_x, leave_x = _slab(start[0], ray[0], -self.radius, self.radius)
-            enter_z, leave_z = _slab(start[2], ray[2], -self.radius, self.radius)
+            enter_z, leave_z = _slab(start[2], ray[2], -self.depth, self.depth)
             enter = torch.maximum(torch.maximum(enter_x, enter_z), enter_y)
             return enter, torch.minimum(torch.minimum(leave_x, leave_z), leave_y), [enter_x, enter_y, enter_z]
         enter_r, leave_r = self._round(start, ray)
@@ -83,14 +95,32 @@ class Solids:
         ny = -(0.5 * b + c * y)
         scale = torch.rsqrt((x * x + ny * ny + z * z).clamp_min(1e-9))
         by_y = entries[1] > entries[0]
-        return torch.where(by_y, 0.0, x * scale), torch.where(by_y, y_sign, ny * scale), torch.where(by_y, 0.0, z * scale)
+        nx, ny, nz = torch.where(by_y, 0.0, x * scale), torch.where(by_y, y_sign, ny * scale), torch.where(by_y, 0.0, z * scale)
+        return (self.cos * nx + self.sin * ny, self.cos * ny - self.sin * nx, nz) if self.tipped else (nx, ny, nz)
 
     def shade_on(self, points: Vector, light: Vector) -> torch.Tensor:
         """[n, h, w] in 0..1: how much of the light this body takes from world points; the edge softens with the way to the body."""
         start, ray = self.local(points, light)
         enter, leave, _ = self.span(start, ray)
         enter = enter.clamp_min(0.0)
-        return ((leave - enter) / (self.radius * 0.12 + 0.06 * enter)).clamp_(0.0, 1.0)
+        return ((leave - enter) / (torch.minimum(self.radius, self.depth) * 0.12 + 0.06 * enter)).clamp_(0.0, 1.0)
+
+
+def bitten(start: Vector, ray: Vector, span: tuple[torch.Tensor, torch.Tensor], middle: Vector, radius: torch.Tensor):
+    """A solid with a ball cut out of it: (enter [n, h, w], where a ray enters through the cut, the cut's local normals there).
+
+    A ray that meets the cut first goes on to its far side, and misses when the solid ends before that.
+    """
+    enter, leave = span
+    x, y, z = (s - m for s, m in zip(start, middle, strict=True))
+    squared = sum(r * r for r in ray)
+    half = (x * ray[0] + y * ray[1] + z * ray[2]) / squared
+    root = (half * half - (x * x + y * y + z * z - radius * radius) / squared).clamp_min(0.0).sqrt()
+    far = -half + root
+    cut = (root > 0.0) & (enter >= -half - root) & (enter < far)
+    inner = torch.where(far < leave, far, MISS)
+    normal = tuple(-(s + inner * r) / radius.clamp_min(1e-3) for s, r in zip((x, y, z), ray, strict=True))
+    return torch.where(cut, inner, enter), cut, normal
 
 
 def _slab(start: torch.Tensor, ray: torch.Tensor, low, high) -> tuple[torch.Tensor, torch.Tensor]:

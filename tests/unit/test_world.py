@@ -229,7 +229,7 @@ def unsupported(one, text, language):
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
-@pytest.mark.parametrize("length", ["short", "long"])
+@pytest.mark.parametrize("length", ["short", "medium", "long"])
 def test_captions_are_never_false(language, length):
     stated = caught = 0
     for number, one in enumerate(SCENES):
@@ -260,10 +260,10 @@ def test_long_captions_name_every_object_and_fit_their_length(language):
 def test_captions_vary_and_their_words_are_known():
     known = world.vocabulary()
     for one in SCENES[:60]:
-        for length in ("short", "long"):
+        for length in ("short", "medium", "long"):
             english = {world.caption(one, length, "en", seed) for seed in range(6)}
             assert len(english) >= 3
             assert set(re.findall(r"[a-z]+", " ".join(english).lower())) <= known
             assert set(world.caption(one, length, "zh", 5)) <= known
-    with pytest.raises(ValueError, match="use short or long"):
-        world.caption(SCENES[0], "medium")
+    with pytest.raises(ValueError, match="use short, medium or long"):
+        world.caption(SCENES[0], "tiny")

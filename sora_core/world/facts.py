@@ -1,0 +1,155 @@
+"""What is true of a scene within a window of time: what captions say, and what an observer of a video is asked."""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+
+from . import camera as cameras
+from .camera import ZOOM_SECONDS
+from .events import boxes, events, lasting, sight
+from .layout import MIN_SLIDE, always_left_of
+from .motion import LEG_START, places_and_tips
+from .scene import CAMERAS, Camera, Object, Scene
+
+TURN_SLACK = 0.3  # seconds beyond a turning point that nobody sees, as the turn is slow
+LEAST_MOVEMENT = 0.8  # seconds of a camera movement that are worth a word, before or after a change
+OPPOSITE = {"slide left": "slide right", "slide right": "slide left", "come closer": "move away"}
+BOTH_WAYS = {"slide left": "slide back and forth", "slide right": "slide back and forth", "come closer": "come and go"}
+SIDES = {"orbit": ("right", "left"), "pan": ("right", "left"), "tilt": ("up", "down")}  # of a leg out and a leg back, when sense is +1
+
+
+class Fact(NamedTuple):
+    """kind: count, colour, shape, size, motion (value: (object index, word)), left of (value: (i, j)), place, time of day, camera,
+    camera direction, light from (value: word).
+
+    In a story also: name (value: (object index, word)), wall (value: colour), event (value: the Event), order (value: two Events, the
+    first over before the second begins), lasting (value: (object index, word)), camera then, camera then direction (value: word)."""
+
+    kind: str
+    value: object
+
+
+def facts(scene: Scene, start: float = 0.0, seconds: float = 5.0) -> list[Fact]:
+    """All that is true in the window of `seconds` from second `start`; objects are named by their index in the scene."""
+    if scene.has_story:
+        return _story(scene, start, seconds)
+    found = [Fact("count", len(scene.objects))]
+    for i, body in enumerate(scene.objects):
+        found += [Fact("colour", (i, body.colour)), Fact("shape", (i, body.shape)), Fact("size", (i, body.size))]
+        found.append(Fact("motion", (i, _motion(body, start, seconds))))
+    for i in range(len(scene.objects)):
+        for j in range(len(scene.objects)):
+            if i != j and always_left_of(scene, i, j):
+                found.append(Fact("left of", (i, j)))
+    found += [Fact("place", scene.place), Fact("time of day", scene.time_of_day)]
+    kind, direction = _movement(scene.camera, start, seconds)
+    found.append(Fact("camera", kind))
+    if direction is not None:
+        found.append(Fact("camera direction", direction))
+    if scene.camera.kind != "orbit":
+        found.append(Fact("light from", "right" if scene.light > 0 else "left"))
+    return found
+
+
+def _leg(start: float, seconds: float, period: float) -> int:
+    """+1 when the window lies in a leg out, -1 in a leg back, 0 when it shows a turn."""
+    first = (start + TURN_SLACK) / period + LEG_START
+    last = (start + max(seconds - TURN_SLACK, TURN_SLACK)) / period + LEG_START
+    if int(first) != int(last):
+        return 0
+    return 1 if int(first) % 2 == 0 else -1
+
+
+def _motion(body: Object, start: float, seconds: float) -> str:
+    if body.motion not in BOTH_WAYS:
+        return body.motion
+    leg = _leg(start, seconds, body.period)
+    return body.motion if leg > 0 else OPPOSITE[body.motion] if leg < 0 else BOTH_WAYS[body.motion]
+
+
+def _movement(camera: Camera, start: float, seconds: float) -> tuple[str, str | None]:
+    """(kind, direction) of the first movement of a camera in a window; None where it goes both ways or none."""
+    if camera.kind in SIDES:
+        leg = _leg(start, seconds, camera.period) * camera.sense
+        return camera.kind, {1: SIDES[camera.kind][0], -1: SIDES[camera.kind][1], 0: None}[leg]
+    if camera.kind in (*CAMERAS[2:], "rise") and start > 2.0 * ZOOM_SECONDS:
+        return "static", None  # the push has all but ended
+    return camera.kind, None
+
+
+def _story(scene: Scene, start: float, seconds: float) -> list[Fact]:
+    times = torch.arange(start, start + seconds + 1e-9, 0.1, dtype=torch.float64)
+    looks = sight(scene, times)
+    clear = looks.inside & looks.free & ~looks.under  # T K
+    shown = [i for i, seen in enumerate(clear.any(0).tolist()) if seen]
+    found = [Fact("count", len(shown))]
+    for i in shown:
+        body = scene.objects[i]
+        found += [Fact("colour", (i, body.colour)), Fact("shape", (i, body.shape)), Fact("size", (i, body.size))]
+        if body.name:
+            found.append(Fact("name", (i, body.name)))
+    found += [Fact("motion", (i, word)) for i, word in _motions(scene, times) if i in shown]
+    found += _sides(scene, times, [i for i in shown if clear[:, i].all()])
+    found += [Fact("place", scene.place), Fact("time of day", scene.time_of_day)]
+    found += [Fact("wall", wall.colour) for wall in scene.walls]
+    happened = [event for event in events(scene, start, seconds) if event.body in shown and (event.other < 0 or event.other in shown)]
+    found += [Fact("event", event) for event in happened]
+    found += [Fact("order", (a, b)) for a in happened for b in happened if a.end <= b.at]
+    found += [Fact("lasting", (i, word)) for i, word in lasting(scene, start + seconds) if i in shown]
+    found += _cameras(scene.camera, start, seconds)
+    if "orbit" not in (scene.camera.kind, scene.camera.then):
+        found.append(Fact("light from", "right" if scene.light > 0 else "left"))
+    return found
+
+
+def _motions(scene: Scene, times: torch.Tensor) -> list[tuple[int, str]]:
+    """(object, word) for all that does one thing throughout; what happens to the others is told as events."""
+    place, tip = places_and_tips(scene, times)
+    box, near = boxes(scene, times)
+    across = box[..., :2].mean(-1)
+    found = []
+    for i, body in enumerate(scene.objects):
+        path, ways = place[:, i], place[:, i, 0].diff()
+        if body.motion in ("bounce", "circle"):
+            found.append((i, body.motion))
+        elif (path.amax(0) - path.amin(0)).max() < 0.01 and not tip[:, i].any():
+            found.append((i, "still"))
+        elif body.motion == "come closer" and ((steps := near[:, i].diff()) < 0).all() | (steps > 0).all():
+            if abs(near[-1, i] - near[0, i]) > 0.6:
+                found.append((i, "come closer" if steps[0] < 0 else "move away"))
+        elif body.motion == "fall" or tip[:, i].any() or body.motion.startswith(("leave", "come")):
+            continue
+        elif (ways >= -1e-9).all() or (ways <= 1e-9).all():
+            way = 1.0 if path[-1, 0] > path[0, 0] else -1.0
+            seen = (across[-1, i] - across[0, i]).item() * way
+            if abs(path[-1, 0] - path[0, 0]) > 0.6 and (scene.camera.kind == "follow" or seen > 0.5 * MIN_SLIDE):
+                how = "roll" if body.shape == "ball" and not body.motion.startswith("slide") else "slide"
+                found.append((i, f"{how} {'right' if way > 0 else 'left'}"))
+    return found
+
+
+def _sides(scene: Scene, times: torch.Tensor, steady: list[int]) -> list[Fact]:
+    """Who is left of whom in every frame of the window, among those that are seen in every frame."""
+    box, _ = boxes(scene, times)
+    middle, margin = box[..., :2].mean(-1), 0.25 / cameras.DISTANCE
+    return [Fact("left of", (i, j)) for i in steady for j in steady if i != j and (middle[:, i] + margin < middle[:, j]).all()]
+
+
+def _cameras(camera: Camera, start: float, seconds: float) -> list[Fact]:
+    """The movement in the window, or both of them when a change is seen."""
+    change, end = (camera.change_at if camera.then else float("inf")), start + seconds
+    spans = []
+    if min(change, end) - start >= LEAST_MOVEMENT or change >= end:
+        spans.append(_movement(camera, start, min(change, end) - start))
+    if end - change >= LEAST_MOVEMENT or (change <= start and not spans):
+        begin = max(0.0, start - change)
+        spans.append(_movement(replace(camera, kind=camera.then, then=""), begin, end - change - begin))
+    if len(spans) == 2 and spans[0] == spans[1]:
+        spans.pop()
+    found = []
+    for label, (kind, direction) in zip(("camera", "camera then"), spans, strict=False):
+        found.append(Fact(label, kind))
+        if direction is not None:
+            found.append(Fact(f"{label} direction", direction))
+    return found

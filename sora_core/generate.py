@@ -1,6 +1,6 @@
 """Words to video without the host: the core's own loop, for scripts, sheets and tests.
 
-    python -m sora_core.generate "a red ball bounces on the beach at sunset" --seconds 2 --out ball.mp4
+python -m sora_core.generate "a red ball bounces on the beach at sunset" --seconds 2 --out ball.mp4
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from torch import Tensor
 from .autoencoder import VideoVAE, denormalise, normalise
 from .checkpoint import load_text, load_transformer, load_vae
 from .config import ModelHeader
-from .denoise import SOLVERS, Callback, guided, renoise
+from .denoise import SOLVERS, Callback, State, guided, renoise
 from .flow import cell_noise, schedule
+from .jobs import SAVE_SECONDS, Job, Progress, content_hash, run_plan
+from .plan import Lattice, Pass, Plan, single
 from .shapes import VideoShape, check_size, frames_for_seconds
 from .text import ByteTextEncoder
 from .transformer import SpacetimeTransformer
@@ -45,8 +47,12 @@ def generate(
     solver: str = "euler",
     denoise: float = 1.0,
     callback: Callback | None = None,
+    plan: Plan | None = None,
+    shot_words: list[Tensor] | None = None,
+    jobs: Path | None = None,
+    save_seconds: float = SAVE_SECONDS,
 ) -> Tensor:
-    """Latents of a video of `shape`, in one pass.
+    """Latents of a video of `shape`.
 
     Args:
         transformer, header: of one file (checkpoint.load_transformer).
@@ -58,7 +64,11 @@ def generate(
         known: normalised latents [B, C, F, H, W]; what `mask` keeps of them comes back bit for bit.
         mask: [B or 1, 1, F, H, W] or with 1 for H and W, 0 = keep; default everything is made.
         solver: a name in denoise.SOLVERS.
-        callback: after each step; what it raises ends the run.
+        callback: after each step of each pass; what it raises ends the run.
+        plan: in which passes; default all at once. Its known cells must be those that `mask` keeps whole.
+        shot_words: text states [B, L_i, 4096] of the shots that the plan's lattice names; each cell listens to those of its own and to
+            `words`.
+        jobs: a folder that keeps what every pass made, and inside a pass how far it came every `save_seconds`.
 
     Returns:
         normalised latents [B, C, F, H, W], float32.
@@ -70,20 +80,63 @@ def generate(
         raise ValueError(f"solver {solver!r} is not known: use one of {', '.join(SOLVERS)}")
     if mask is not None and known is None:
         raise ValueError("mask: it says what to keep, so `known` must be given too")
-    dtype, device = words.dtype, words.device
-    c, f, h, w = shape.latent
-    times = [shape.strides.time * k / shape.fps for k in range(f)]
-    x = torch.stack([cell_noise(seed, b, times, (c, h, w)) for b in range(len(words))]).to(device)
+    plan = plan or single(Lattice(shape.cells, frozenset() if mask is None else known_cells(mask)))
     sigmas = schedule(steps, header.shift, denoise)
-    if known is not None:
-        x = renoise(known.to(x), x, sigmas[0], mask)
-    text = transformer.prepare_text(words)
-    empty = None
-    if guidance != 1:
-        empty = transformer.prepare_text(words.new_zeros(1, 64, words.shape[-1]) if negative is None else negative.to(dtype))
-    positions = torch.tensor(shape.positions(header.native_fps), device=device)
-    velocity = guided(transformer, text, empty, guidance, positions=positions)
-    return SOLVERS[solver](velocity, x, sigmas, mask, callback)
+    text = transformer.prepare_text(words, shot_words)
+    away = words.new_zeros(1, 64, words.shape[-1]) if negative is None else negative.to(words.dtype)
+    empty = transformer.prepare_text(away) if guidance != 1 else None
+    positions = torch.tensor(shape.positions(header.native_fps), device=words.device)
+    shots = plan.lattice.shots if shot_words else None
+
+    def one_pass(p: Pass, cells: Tensor, progress: Progress | None) -> Tensor:
+        noise = _noise(shape, p.cells, seed if p.seed is None else p.seed, len(words)).to(cells)
+        kept = mask_of(p, mask)
+        x = noise if known is None and kept is None else renoise(cells, noise, sigmas[0], kept)
+        of_cells = {"positions": positions[p.cells], "shots": [shots[k] for k in p.cells] if shots else None}
+        velocity = guided(transformer, text, empty, guidance, **of_cells)
+        saved = progress and progress.load()
+        state = State(int(saved["done"]), saved["x"], saved["velocity"]) if saved else None
+
+        def after_step(done: dict) -> None:
+            if callback:
+                callback(done)
+            if progress:
+                at = done["state"]
+                progress.save({"done": torch.tensor(at.done), "x": at.x, "velocity": at.velocity})
+
+        return SOLVERS[solver](velocity, x, sigmas, kept, after_step if callback or progress else None, state)
+
+    def facts(p: Pass) -> list:
+        heard = sorted({shots[k] for k in p.cells}) if shots else []
+        return [[shot_words[i] for i in heard], [shots[k] for k in p.cells] if shots else None, mask_of(p, mask)]
+
+    job = None
+    if jobs is not None:
+        common = [content_hash(transformer.state_dict()), str(header), words, away, guidance, sigmas, seed, solver, str(shape)]
+        job = Job(jobs, plan, common, f"{shape.width}x{shape.height}, {shape.seconds:g} s, seed {seed}", every=save_seconds)
+    start = torch.zeros(len(words), *shape.latent, device=words.device) if known is None else known.float().to(words.device)
+    return run_plan(plan, start, one_pass, job, facts)
+
+
+def known_cells(mask: Tensor) -> frozenset[int]:
+    """Numbers of the cells that a mask [B, 1, F, H, W] keeps whole, in all videos."""
+    return frozenset((mask.float().amax((0, 1, 3, 4)) == 0).nonzero().flatten().tolist())
+
+
+def mask_of(p: Pass, mask: Tensor | None) -> Tensor | None:
+    """The mask of the cells of a pass: what it sees is kept too. None where nothing is."""
+    if mask is None and not p.see:
+        return None
+    part = torch.ones(1, 1, len(p.cells), 1, 1) if mask is None else mask[:, :, p.cells].clone()
+    part[:, :, [i for i, k in enumerate(p.cells) if k in set(p.see)]] = 0
+    return part
+
+
+def _noise(shape: VideoShape, cells: list[int], seed: int, batch: int) -> Tensor:
+    """[B, C, f, h, w] of some cells."""
+    c, _, h, w = shape.latent
+    times = [shape.strides.time * k / shape.fps for k in cells]
+    return torch.stack([cell_noise(seed, b, times, (c, h, w)) for b in range(batch)])
 
 
 @dataclass

@@ -18,7 +18,8 @@ from .checkpoint import load_text, load_transformer, load_vae
 from .config import ModelHeader
 from .denoise import SOLVERS, Callback, State, guided, renoise
 from .flow import cell_noise, schedule
-from .jobs import SAVE_SECONDS, Job, Progress, content_hash, run_plan
+from .jobs import SAVE_SECONDS, Job, Progress, content_hash
+from .passes import known_cells, mask_of, run_plan
 from .plan import Lattice, Pass, Plan, single
 from .shapes import VideoShape, check_size, frames_for_seconds
 from .text import ByteTextEncoder
@@ -80,7 +81,7 @@ def generate(
         raise ValueError(f"solver {solver!r} is not known: use one of {', '.join(SOLVERS)}")
     if mask is not None and known is None:
         raise ValueError("mask: it says what to keep, so `known` must be given too")
-    plan = plan or single(Lattice(shape.cells, frozenset() if mask is None else known_cells(mask)))
+    plan = plan or single(Lattice(shape.cells, known_cells(mask)))
     sigmas = schedule(steps, header.shift, denoise)
     text = transformer.prepare_text(words, shot_words)
     away = words.new_zeros(1, 64, words.shape[-1]) if negative is None else negative.to(words.dtype)
@@ -98,11 +99,11 @@ def generate(
         state = State(int(saved["done"]), saved["x"], saved["velocity"]) if saved else None
 
         def after_step(done: dict) -> None:
-            if callback:
-                callback(done)
             if progress:
                 at = done["state"]
                 progress.save({"done": torch.tensor(at.done), "x": at.x, "velocity": at.velocity})
+            if callback:
+                callback(done)
 
         return SOLVERS[solver](velocity, x, sigmas, kept, after_step if callback or progress else None, state)
 
@@ -116,20 +117,6 @@ def generate(
         job = Job(jobs, plan, common, f"{shape.width}x{shape.height}, {shape.seconds:g} s, seed {seed}", every=save_seconds)
     start = torch.zeros(len(words), *shape.latent, device=words.device) if known is None else known.float().to(words.device)
     return run_plan(plan, start, one_pass, job, facts)
-
-
-def known_cells(mask: Tensor) -> frozenset[int]:
-    """Numbers of the cells that a mask [B, 1, F, H, W] keeps whole, in all videos."""
-    return frozenset((mask.float().amax((0, 1, 3, 4)) == 0).nonzero().flatten().tolist())
-
-
-def mask_of(p: Pass, mask: Tensor | None) -> Tensor | None:
-    """The mask of the cells of a pass: what it sees is kept too. None where nothing is."""
-    if mask is None and not p.see:
-        return None
-    part = torch.ones(1, 1, len(p.cells), 1, 1) if mask is None else mask[:, :, p.cells].clone()
-    part[:, :, [i for i, k in enumerate(p.cells) if k in set(p.see)]] = 0
-    return part
 
 
 def _noise(shape: VideoShape, cells: list[int], seed: int, batch: int) -> Tensor:

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from .checkpoint import CheckpointError, read_layout
-from .plan import Pass, Plan, picture, spans, summary
+from .plan import Plan, picture, spans, summary
 from .video_file import atomic_path
 
 FORMAT = 1
@@ -246,40 +246,6 @@ def _manifest(path: Path) -> dict:
         return found if isinstance(found, dict) and found.get("job") == path.stem else {}
     except (OSError, ValueError):
         return {}
-
-
-# -- running a plan ------------------------------------------------------------------------------------------------------------------
-
-
-def run_plan(
-    plan: Plan,
-    latents: Tensor,
-    make: Callable[[Pass, Tensor, Progress | None], Tensor],
-    job: Job | None = None,
-    facts: Callable[[Pass], object] = lambda p: None,
-    waiting: Callable[[], None] = lambda: None,
-) -> Tensor:
-    """All cells, pass by pass.
-
-    Args:
-        latents: [B, C, F, h, w], the given cells as they are.
-        make: the work of a pass: gets it, the latents [B, C, f, h, w] of its cells as they are now, and where to save how far it is;
-            returns the latents of its cells, the seen ones untouched.
-        job: keeps what is made; None keeps nothing.
-        facts: what determines a pass beside its cells and their latents, for `content_hash`.
-        waiting: see Job.result.
-    """
-    latents = latents.clone()
-    for number, p in enumerate(plan.passes):
-        cells = latents[:, :, p.cells]
-        mine = [i for i, k in enumerate(p.cells) if k in set(p.make)]
-
-        def work(progress: Progress | None, p=p, cells=cells, mine=mine) -> Tensor:
-            return make(p, cells, progress)[:, :, mine]
-
-        made = work(None) if job is None else job.result(number, [cells, facts(p)], work, waiting)
-        latents[:, :, list(p.make)] = made.to(latents)
-    return latents
 
 
 # -- all jobs ------------------------------------------------------------------------------------------------------------------------

@@ -129,6 +129,23 @@ def make_plan(kind: str, lattice: Lattice, *, window: int, overlap: int = OVERLA
     raise ValueError(f"plan {kind!r} is not known: use one of {', '.join(KINDS)}")
 
 
+@dataclass(frozen=True)
+class PlanSettings:
+    """What a user says of the plan: "auto" or a kind; `window` 0 is the model's; `seeds` of passes to make anew, (number, seed)."""
+
+    kind: str = "auto"
+    window: int = 0
+    overlap: int = OVERLAP
+    distance: int = DISTANCE
+    seeds: tuple[tuple[int, int], ...] = ()
+
+    def plan(self, lattice: Lattice, window: int, foresight: bool) -> Plan:
+        """The plan for a lattice, on a model with a window of so many cells. Raises ValueError as make_plan and redo do."""
+        window = self.window or window
+        kind = kind_for(lattice.cells, window, foresight) if self.kind == "auto" else self.kind
+        return make_plan(kind, lattice, window=window, overlap=self.overlap, distance=self.distance).redo(dict(self.seeds))
+
+
 def single(lattice: Lattice) -> Plan:
     """Everything at once."""
     make = tuple(k for k in range(lattice.cells) if k not in lattice.known)
@@ -146,8 +163,9 @@ def rollout(lattice: Lattice, window: int, overlap: int = OVERLAP) -> Plan:
             before = range(max(0, first - overlap), first)
             end = min(first + window - len(before), run.stop)
             make = tuple(k for k in range(first, end) if k not in known)
-            given = (k for k in range(first, min(end + overlap, lattice.cells)) if k in known)
-            passes.append(Pass("window", make, (*before, *given)))
+            given = (k for k in range(first, end) if k in known)
+            behind = itertools.takewhile(known.__contains__, range(end, end + overlap))
+            passes.append(Pass("window", make, (*before, *given, *behind)))
             first = end
     return Plan("rollout", lattice, tuple(passes))
 

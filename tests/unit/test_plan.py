@@ -25,6 +25,10 @@ from sora_pack.sora_core.plan import (
 from sora_pack.sora_core.shapes import Strides
 
 
+settings.register_profile("plans", max_examples=40, deadline=None)
+settings.load_profile("plans")
+
+
 @st.composite
 def lattices(draw):
     cells = draw(st.integers(1, 130))
@@ -183,7 +187,6 @@ def test_the_picture():
     assert picture(foresight(Lattice(121)), rows=2).splitlines()[-1] == "... and 14 more passes"
 
 
-@settings(max_examples=30)
 @given(st.frozensets(st.integers(0, 40)))
 def test_spans_name_every_cell(cells):
     parts = [part.split("-") for part in spans(sorted(cells)).split(", ")] if cells else []

@@ -244,22 +244,6 @@ def _open_video(path: str | Path):
         yield file, file.streams.video[0]
 
 
-def carry_seam(chunks: Iterable[Tensor], residual: Tensor, span: int = 8) -> Iterator[Tensor]:
-    """Adds to the first `span` frames behind a given one what the codec lost of it, fading out, so that the join does not jump.
-
-    Args:
-        chunks: decoded new frames [n, H, W, 3] in 0..1, from the first frame behind the given one on.
-        residual: [H, W, 3], the given frame minus its decoding.
-        span: number of frames until nothing is left of it (DESIGN §3, rule 6).
-    """
-    done = 0
-    for chunk in chunks:
-        left = 1 - torch.arange(done + 1, done + 1 + len(chunk), dtype=chunk.dtype, device=chunk.device) / (span + 1)
-        done += len(chunk)
-        weight = left.clamp_min(0).view(-1, 1, 1, 1)
-        yield (chunk + weight * residual.to(chunk)).clamp(0, 1) if done - len(chunk) < span else chunk
-
-
 def contact_sheet(
     frames: Sequence, path: str | Path, *, columns: int | None = None, labels: Sequence[str] | None = None, gap: int = 4
 ) -> None:

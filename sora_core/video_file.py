@@ -204,6 +204,22 @@ def video_facts(path: str | Path) -> VideoFacts:
         return VideoFacts(stream.width, stream.height, Fraction(stream.average_rate), frames)
 
 
+def frame_times(source, start: float = 0.0, duration: float = 0.0) -> tuple[list[int], Fraction]:
+    """When the frames of a video between `start` and `start + duration` seconds (0: to the end) are shown, without decoding them.
+
+    Args:
+        source: a path, or an open binary file.
+
+    Returns:
+        times in order, and the unit of them in seconds. Raises ValueError if the file is no video.
+    """
+    with _open_video(source) as (file, stream):
+        unit = stream.time_base
+        first, last = int(start / unit), int((start + duration) / unit)
+        packets = (p for p in file.demux(stream) if p.pts is not None and not p.is_discard)
+        return sorted(p.pts for p in packets if p.pts >= first and (not duration or p.pts < last)), unit
+
+
 def read_frames(path: str | Path, start: int = 0, end: int | None = None, chunk: int = 16) -> Iterator[Tensor]:
     """Yields the frames start..end-1 (all by default) as uint8 tensors [n, H, W, 3] with n up to `chunk`.
 
@@ -233,14 +249,16 @@ def read_frames(path: str | Path, start: int = 0, end: int | None = None, chunk:
 
 
 @contextlib.contextmanager
-def _open_video(path: str | Path):
+def _open_video(source: str | Path | BinaryIO):
+    named = isinstance(source, str | Path)
+    name = Path(source).name if named else "the video"
     try:
-        file = av.open(str(path))
+        file = av.open(str(source) if named else source)
     except av.error.InvalidDataError as error:
-        raise ValueError(f"{Path(path).name} is not a video that can be read") from error
+        raise ValueError(f"{name} is not a video that can be read") from error
     with file:
         if not file.streams.video or not file.streams.video[0].average_rate:
-            raise ValueError(f"{Path(path).name} has no moving pictures in it")
+            raise ValueError(f"{name} has no moving pictures in it")
         yield file, file.streams.video[0]
 
 

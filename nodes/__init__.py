@@ -20,13 +20,17 @@ class SoraExtension(ComfyExtension):
             folder_paths.add_model_folder_path(kind, str(WEIGHTS / kind))
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        from .canvas import SoraCanvas, SoraPlaceImage
+        from .canvas import SoraCanvas
         from .decode_video import SoraDecode, SoraDecodeFrames
         from .encode_prompt import SoraPrompt
+        from .extend_video import SoraExtend, SoraFill, SoraJoin, SoraLoop
         from .load_model import SoraLoadModel
+        from .place import SoraPlaceImage, SoraPlaceVideo
+        from .remix_video import SoraRemix
         from .sample_video import SoraNoise, SoraSampler
 
-        return [SoraLoadModel, SoraPrompt, SoraCanvas, SoraPlaceImage, SoraSampler, SoraNoise, SoraDecode, SoraDecodeFrames]
+        canvases = [SoraCanvas, SoraPlaceImage, SoraPlaceVideo, SoraExtend, SoraFill, SoraJoin, SoraLoop, SoraRemix]
+        return [SoraLoadModel, SoraPrompt, *canvases, SoraSampler, SoraNoise, SoraDecode, SoraDecodeFrames]
 
 
 def build_extension() -> ComfyExtension:

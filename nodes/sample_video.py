@@ -17,7 +17,7 @@ from ..sora_core.config import TEXT_DIM, TEXT_ROW_MULTIPLE, ModelHeader
 from ..sora_core.flow import cell_noise
 from ..sora_core.shapes import PATCH, Strides
 from ..sora_core.transformer import SpacetimeTransformer
-from .canvas import Given, given_of
+from .canvas import Given, given_of, samples_of
 
 MAX_SEED = 0xFFFFFFFFFFFFFFFF
 PREVIEW_CELLS = 4
@@ -77,7 +77,10 @@ class SoraSampler(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Share of the noise that is put on and taken off, 0 to 1. Below 1 the latent's own content is kept in part.",
+                    tooltip=(
+                        "Share of the noise that is put on and taken off, 0 to 1. Below 1 the latent's own content is kept in part; Sora "
+                        "Remix sets a limit of its own."
+                    ),
                 ),
                 io.Conditioning.Input("negative", optional=True, tooltip="What the video does not show. Left open: the empty prompt."),
                 io.Sigmas.Input("sigmas", optional=True, tooltip="Noise levels in place of steps, scheduler and denoise."),
@@ -105,9 +108,11 @@ class SoraSampler(io.ComfyNode):
         noise=None,
     ) -> io.NodeOutput:
         check(model, positive, negative, latent)
+        given = given_of(latent)
         if sigmas is None:
+            denoise = min(denoise, given.strength) if given else denoise
             sigmas = comfy.samplers.KSampler(model, steps, model.load_device, sampler_name, scheduler, denoise).sigmas
-        run = prepare(model, latent, CellNoise(seed, given_of(latent)) if noise is None else noise)
+        run = prepare(model, latent, CellNoise(seed, given) if noise is None else noise)
         guider = comfy.samplers.CFGGuider(run.model)
         guider.set_conds(positive, empty_prompt() if negative is None else negative)
         guider.set_cfg(guidance)
@@ -192,11 +197,9 @@ def check(model, positive, negative, latent: dict) -> None:
     """Refuses, before any work, what does not belong together. Raises ValueError naming the input."""
     from ..sora_core.speed import check_fits
 
-    samples, form = latent["samples"], model.get_model_object("latent_format")
+    samples, form = samples_of(latent), model.get_model_object("latent_format")
     if form.latent_dimensions != 3:
         raise ValueError("model: this MODEL makes pictures, not video: connect 'Sora Load Model', or a Wan 2.1 text-to-video model")
-    if samples.is_nested or samples.ndim != 5:
-        raise ValueError(f"latent: this is a picture's latent of {samples.ndim} axes, a video's has 5: connect 'Sora Canvas'")
     if samples.shape[1] != form.latent_channels:
         raise ValueError(
             f"latent: it has {samples.shape[1]} channels, the MODEL needs {form.latent_channels}: use the VAE that belongs to the MODEL"
@@ -269,7 +272,7 @@ def full_mask(mask: Tensor, samples: Tensor) -> Tensor:
 
 def append_guides(run: Run, given: Given) -> None:
     """Guides as known cells behind the lattice. The noise there is never seen."""
-    guides = torch.cat(given.guides, 2).to(run.samples)
+    guides = torch.cat(given.guides, 2).to(run.samples).expand(len(run.samples), -1, -1, -1, -1)
     mask = torch.ones_like(run.samples[:, :1]) if run.mask is None else run.mask.expand(len(run.samples), -1, -1, -1, -1)
     run.samples = torch.cat([run.samples, guides], 2)
     run.noise = torch.cat([run.noise, torch.zeros_like(guides).to(run.noise)], 2)
@@ -277,11 +280,13 @@ def append_guides(run: Run, given: Given) -> None:
 
 
 def hold_cells(run: Run, given: Given) -> None:
-    """For models without guides: each picture becomes the known cell that holds its frame."""
+    """For models without guides: each picture becomes the known cell that holds its frame; beside a known cell none is needed."""
     run.samples = run.samples.clone()
     run.mask = torch.ones_like(run.samples[:, :1]) if run.mask is None else run.mask.expand(len(run.samples), -1, -1, -1, -1).clone()
     for guide, held in zip(given.canvas.guides, given.held):
         cell = given.canvas.shape.strides.cell_of_frame(guide.frame)
+        if {cell - 1, cell + 1}.intersection(given.canvas.known):
+            continue
         run.samples[:, :, cell] = held[:, :, 0].to(run.samples)
         run.mask[:, :, cell] = 0
 

@@ -63,7 +63,7 @@ def picture(name="picture", width=64, height=32, color=0x3366CC) -> dict:
     return {name: node("EmptyImage", width=width, height=height, batch_size=1, color=color)}
 
 
-def place(second=0.0, image="picture", latent="canvas", fit="crop", name="placed") -> dict:
+def place(second=0.0, image="picture", latent="canvas", fit="cover", name="placed") -> dict:
     return {name: node("SoraPlaceImage", vae=["load", 2], latent=[latent, 0], image=[image, 0], second=second, fit=fit)}
 
 

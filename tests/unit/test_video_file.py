@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sora_pack.sora_core.video_file import CODECS, atomic_path, carry_seam, contact_sheet, read_frames, video_facts, write_video
+from sora_pack.sora_core.video_file import CODECS, atomic_path, contact_sheet, read_frames, video_facts, write_video
 
 FILES = {"h264": "clip.mp4", "vp9": "clip.webm"}
 
@@ -173,15 +173,6 @@ def test_what_is_no_video_is_named(tmp_path):
         next(read_frames(path))
     with pytest.raises(ValueError, match="start must be 0 or more"):
         next(read_frames(path, 5, 3))
-
-
-def test_carried_residual_fades_over_its_span():
-    frames, residual = torch.full((20, 4, 4, 3), 0.5), torch.full((4, 4, 3), 0.09)
-    out = torch.cat(list(carry_seam(frames.split(3), residual)))
-    step = out[:, 0, 0, 0] - 0.5
-    assert torch.allclose(step[:8], 0.09 * (1 - torch.arange(1, 9) / 9), atol=1e-6)
-    assert torch.equal(out[8:], frames[8:])
-    assert torch.equal(torch.cat(list(carry_seam(frames.split(7), residual))), out), "does not depend on the chunks"
 
 
 def test_contact_sheet_lays_out_rows_and_labels(tmp_path):

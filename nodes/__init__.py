@@ -24,13 +24,17 @@ class SoraExtension(ComfyExtension):
         from .decode_video import SoraDecode, SoraDecodeFrames
         from .encode_prompt import SoraPrompt
         from .extend_video import SoraExtend, SoraFill, SoraJoin, SoraLoop
+        from .jobs import SoraJobs
         from .load_model import SoraLoadModel
         from .place import SoraPlaceImage, SoraPlaceVideo
+        from .plan import SoraPlan
         from .remix_video import SoraRemix
         from .sample_video import SoraNoise, SoraSampler
+        from .storyboard import SoraStoryboard
 
         canvases = [SoraCanvas, SoraPlaceImage, SoraPlaceVideo, SoraExtend, SoraFill, SoraJoin, SoraLoop, SoraRemix]
-        return [SoraLoadModel, SoraPrompt, *canvases, SoraSampler, SoraNoise, SoraDecode, SoraDecodeFrames]
+        sampling = [SoraPlan, SoraSampler, SoraNoise, SoraJobs]
+        return [SoraLoadModel, SoraPrompt, SoraStoryboard, *canvases, *sampling, SoraDecode, SoraDecodeFrames]
 
 
 def build_extension() -> ComfyExtension:

@@ -15,6 +15,7 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..sora_core.canvas import Canvas, blank
+from ..sora_core.plan import PlanSettings
 from ..sora_core.shapes import ASPECT_RATIOS, MAX_SECONDS, Strides, VideoShape, check_size, frames_for_seconds, size_for_aspect
 from .show import show_on_node
 
@@ -72,6 +73,7 @@ class Given:
         sound: a host AUDIO as long as the result.
         strength: share of the noise to begin from, when the samples are to be changed and not made.
         region: [T, H, W] in 0..1 for every frame of the result, if what is kept differs in space: 1 = made.
+        plan: what Sora Plan says of the passes; None leaves it to the sampler.
     """
 
     canvas: Canvas
@@ -83,6 +85,7 @@ class Given:
     sound: dict | None = None
     strength: float = 1.0
     region: Tensor | None = None
+    plan: PlanSettings | None = None
 
 
 def samples_of(latent: dict) -> Tensor:

@@ -62,9 +62,7 @@ class SoraRemix(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls, vae, video, strength=None, size=None, fit="cover", fps=0.0, image_fps=8.0, mask=None
-    ) -> io.NodeOutput:
+    def execute(cls, vae, video, strength=None, size=None, fit="cover", fps=0.0, image_fps=8.0, mask=None) -> io.NodeOutput:
         from .known import to_host
 
         share = share_of(strength)

@@ -8,16 +8,20 @@ import comfy.model_management
 import comfy.samplers
 import comfy.utils
 import torch
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 from PIL import Image
 from torch import Tensor
 
 from ..sora_core.canvas import Canvas
 from ..sora_core.config import TEXT_DIM, TEXT_ROW_MULTIPLE, ModelHeader
 from ..sora_core.flow import cell_noise
+from ..sora_core.passes import known_cells
+from ..sora_core.plan import Lattice, Plan, single, summary
 from ..sora_core.shapes import PATCH, Strides
 from ..sora_core.transformer import SpacetimeTransformer
 from .canvas import Given, given_of, samples_of
+from .passes import RESUMABLE, PassSampler, job_for, plan_for
+from .show import show_on_node
 
 MAX_SEED = 0xFFFFFFFFFFFFFFFF
 PREVIEW_CELLS = 4
@@ -88,6 +92,7 @@ class SoraSampler(io.ComfyNode):
                 io.Noise.Input("noise", optional=True, tooltip="Noise in place of that of the seed."),
             ],
             outputs=[io.Latent.Output(tooltip="The video as latents, for Sora Decode.")],
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
         )
 
     @classmethod
@@ -113,21 +118,29 @@ class SoraSampler(io.ComfyNode):
             denoise = min(denoise, given.strength) if given else denoise
             sigmas = comfy.samplers.KSampler(model, steps, model.load_device, sampler_name, scheduler, denoise).sigmas
         run = prepare(model, latent, CellNoise(seed, given) if noise is None else noise)
-        guider = comfy.samplers.CFGGuider(run.model)
-        guider.set_conds(positive, empty_prompt() if negative is None else negative)
-        guider.set_cfg(guidance)
-        samples = guider.sample(
-            run.noise,
-            run.samples,
-            sampler or comfy.samplers.sampler_object(sampler_name),
-            sigmas,
-            denoise_mask=run.mask,
-            callback=progress(run.model, len(sigmas) - 1, run.cells),
-            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+        known = known_cells(None if run.mask is None else run.mask[:, :, : run.cells])
+        plan = plan_for(model, positive, given, known) if given else single(Lattice(run.cells, known))
+        check_memory(model, given, plan, len(run.samples))
+        passes = PassSampler(
+            run=run,
+            plan=plan,
+            given=given,
+            positive=positive,
+            negative=empty_prompt() if negative is None else negative,
+            guidance=guidance,
+            sigmas=sigmas,
             seed=seed,
+            solver=sampler or comfy.samplers.sampler_object(sampler_name),
+            resumable=sampler is None and sampler_name in RESUMABLE,
+            noise_of=lambda other: CellNoise(other, given).generate_noise({**latent, "samples": run.samples[:, :, : run.cells]}),
+            told=progress(run.model, (len(sigmas) - 1) * len(plan.passes)),
         )
-        samples = samples[:, :, : run.cells].to(comfy.model_management.intermediate_device(), comfy.model_management.intermediate_dtype())
-        return io.NodeOutput({**latent, "samples": samples})
+        job = job_for(passes, cls.hidden, ("model", "sampler"), [sampler_name, str(sigmas.dtype)])
+        samples = passes.sample(job)
+        note = "\n".join(line for line in (summary(plan) if len(plan.passes) > 1 else "", job.note if job else "") if line)
+        show_on_node(cls, note)
+        samples = samples.to(comfy.model_management.intermediate_device(), comfy.model_management.intermediate_dtype())
+        return io.NodeOutput({**latent, "samples": samples}, ui=ui.PreviewText(note) if note else None)
 
 
 class SoraNoise(io.ComfyNode):
@@ -195,8 +208,6 @@ def empty_prompt() -> list:
 
 def check(model, positive, negative, latent: dict) -> None:
     """Refuses, before any work, what does not belong together. Raises ValueError naming the input."""
-    from ..sora_core.speed import check_fits
-
     samples, form = samples_of(latent), model.get_model_object("latent_format")
     if form.latent_dimensions != 3:
         raise ValueError("model: this MODEL makes pictures, not video: connect 'Sora Load Model', or a Wan 2.1 text-to-video model")
@@ -219,9 +230,17 @@ def check(model, positive, negative, latent: dict) -> None:
                 raise ValueError(
                     f"{name}: its words are {rows.shape[-1]} wide, the MODEL needs {TEXT_DIM}: use the CLIP that belongs to the MODEL"
                 )
+
+
+def check_memory(model, given: Given | None, plan: Plan, batch: int) -> None:
+    """Refuses a video whose largest pass cannot fit. Of the host's own models the host takes care, by parts if it must."""
+    from ..sora_core.speed import check_fits
+
     network = model.model.diffusion_model
-    if given and isinstance(network, SpacetimeTransformer):  # of the host's own models the host takes care, by parts if it must
-        check_fits(given.canvas.shape, batch=len(samples), config=network.config, dtype=model.model.get_dtype(), device=model.load_device)
+    if given and isinstance(network, SpacetimeTransformer):
+        at_once = plan.largest + len(given.canvas.guides)
+        options = {"config": network.config, "dtype": model.model.get_dtype(), "device": model.load_device}
+        check_fits(given.canvas.shape, batch=batch, at_once=at_once, **options)
 
 
 # -- one run -------------------------------------------------------------------------------------------------------------------------
@@ -291,14 +310,14 @@ def hold_cells(run: Run, given: Given) -> None:
         run.mask[:, :, cell] = 0
 
 
-def progress(model, steps: int, cells: int):
+def progress(model, steps: int):
     """The callback of the host's samplers: progress, a preview, and a chance to stop, at every step."""
     bar = comfy.utils.ProgressBar(steps)
     form = model.model.latent_format
 
     def step(i: int, x0: Tensor, x: Tensor, total: int) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        picture = ("JPEG", preview(x0[0, :, :cells], form), PREVIEW_SIZE) if form.latent_rgb_factors else None
+        picture = ("JPEG", preview(x0[0], form), PREVIEW_SIZE) if form.latent_rgb_factors else None
         bar.update_absolute(i + 1, total, picture)
 
     return step

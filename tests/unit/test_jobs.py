@@ -249,7 +249,8 @@ for line in sys.stdin:
         os.waitpid(worker, 0)
         print("ended", flush=True)
     else:
-        generate(*random_model(), SHAPE, **OPTIONS, jobs=Path(line.strip()), save_seconds=0.0, callback=lambda done: print("step", flush=True))
+        told = lambda done: print("step", flush=True)
+        generate(*random_model(), SHAPE, **OPTIONS, jobs=Path(line.strip()), save_seconds=0.0, callback=told)
         os._exit(0)
 """
 SHAPE, PLAN = VideoShape(32, 32, 14), foresight(Lattice(14), 4)

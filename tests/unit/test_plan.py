@@ -24,7 +24,6 @@ from sora_pack.sora_core.plan import (
 )
 from sora_pack.sora_core.shapes import Strides
 
-
 settings.register_profile("plans", max_examples=40, deadline=None)
 settings.load_profile("plans")
 

@@ -30,11 +30,12 @@ class SoraExtension(ComfyExtension):
         from .plan import SoraPlan
         from .remix_video import SoraRemix
         from .sample_video import SoraNoise, SoraSampler
+        from .save_video import SoraSave
         from .storyboard import SoraStoryboard
 
         canvases = [SoraCanvas, SoraPlaceImage, SoraPlaceVideo, SoraExtend, SoraFill, SoraJoin, SoraLoop, SoraRemix]
         sampling = [SoraPlan, SoraSampler, SoraNoise, SoraJobs]
-        return [SoraLoadModel, SoraPrompt, SoraStoryboard, *canvases, *sampling, SoraDecode, SoraDecodeFrames]
+        return [SoraLoadModel, SoraPrompt, SoraStoryboard, *canvases, *sampling, SoraDecode, SoraDecodeFrames, SoraSave]
 
 
 def build_extension() -> ComfyExtension:

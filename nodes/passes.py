@@ -211,17 +211,19 @@ def job_for(passes: PassSampler, hidden, links: tuple[str, ...], settings: list)
     """The job of a run; None, said in the log, where it cannot be told by what the run is determined.
 
     Args:
-        hidden: of the node: the prompt and its own number in it.
+        hidden: of the node: the prompt and its own number in it; None without a graph.
         links: inputs that are known by the graph above them.
         settings: values that count for all passes.
     """
+    node = hidden and (hidden.prompt or {}).get(hidden.unique_id)
+    if node is None:  # called by a program, or part of a graph that grows while it runs
+        return None
     try:
-        prompt, inputs = hidden.prompt, hidden.prompt[hidden.unique_id]["inputs"]
-        graph = [facts_above(prompt, inputs[name]) for name in links if name in inputs]
+        graph = [facts_above(hidden.prompt, node["inputs"][name]) for name in links if name in node["inputs"]]
         negative = [[rows, *_rest(extra)] for rows, extra in passes.negative]
         common = [graph, settings, negative, passes.guidance, passes.sigmas]
         content_hash([common, *(passes.facts(p) for p in passes.plan.passes[:1])])
-    except (FactsError, TypeError, KeyError) as error:
+    except (FactsError, TypeError) as error:
         logging.info(f"Sora: this run is not kept for a restart: {error}")
         return None
     shape = passes.given.canvas.shape if passes.given else None

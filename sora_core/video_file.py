@@ -11,6 +11,7 @@ import errno
 import itertools
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -109,10 +110,56 @@ def atomic_path(path: Path) -> Iterator[Path]:
         part.replace(path)
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise OSError(errno.ENOSPC, f"The disk is full: {path.name} was not written; free some space for {path.parent}") from error
+            raise _full_disk(path) from error
         raise
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_pictures(
+    folder: str | Path,
+    chunks: Iterable[Tensor | np.ndarray],
+    *,
+    metadata: dict | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> int:
+    """Writes frames as 00001.png, 00002.png, ... into a new folder, which has its name once all are there; returns their number.
+
+    Arguments and errors as for `write_video`; the tags are in every picture.
+
+    Raises:
+        FileExistsError: there is something of that name.
+    """
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    folder, tags, count = Path(folder), PngInfo(), 0
+    if folder.exists():
+        raise FileExistsError(f"{folder.name} is in {folder.parent} already: choose another name")
+    for key, value in (metadata or {}).items():
+        tags.add_text(key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    part.mkdir(parents=True)
+    try:
+        for picture in (p for chunk in chunks for p in _to_uint8(chunk)):
+            count += 1
+            Image.fromarray(picture).save(part / f"{count:05}.png", pnginfo=tags, compress_level=4)
+            if progress:
+                progress(count)
+        if not count:
+            raise ValueError("there is nothing to write: the video has no frames")
+        part.rename(folder)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise _full_disk(folder) from error
+        raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return count
+
+
+def _full_disk(path: Path) -> OSError:
+    return OSError(errno.ENOSPC, f"The disk is full: {path.name} was not written; free some space for {path.parent}")
 
 
 def _encode(file, chunks, *, kind: Codec, fps: Fraction, crf, metadata, audio, progress) -> int:

@@ -169,3 +169,17 @@ def test_a_killed_pass_goes_on_where_it_was(graph, steps, monkeypatch):
     steps.append(0)
     made = graph.run(fresh, ["sample", 0])["samples"]
     assert torch.equal(made, whole) and len(steps) - 11 < 6, steps
+
+
+@pytest.mark.parametrize("kind, files", [("webm", 1), ("mp4", 1), ("png", 9)])
+def test_a_video_is_saved_as(graph, kind, files):
+    from sora_pack.sora_core.video_file import video_facts
+    from sora_pack.tests.host.prompts import decode
+
+    saved = {"saved": node("SoraSave", video=["video", 0], filename_prefix=f"video/{kind}", format=kind)}
+    path = Path(graph.run({**load(), **words(), **canvas(), **sample(seed=110), **decode(), **saved}, ["saved", 0]))
+    if kind == "png":
+        assert len(list(path.iterdir())) == files
+    else:
+        facts = video_facts(path)
+        assert (facts.width, facts.height, facts.frames, facts.fps) == (64, 32, 9, 8)

@@ -5,10 +5,11 @@ import json
 import pytest
 from PIL import Image
 
+from sora_pack.sora_core.storyboard import parse
 from sora_pack.sora_core.text import unseen_words
 from sora_pack.sora_core.world import vocabulary
 
-NAMES = ["text_to_video", "image_to_video"]
+NAMES = ["text_to_video", "image_to_video", "one_minute", "storyboard"]
 
 
 def nodes(root, name):
@@ -18,8 +19,9 @@ def nodes(root, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_prompts_use_known_words(root, name):
     for node in nodes(root, name):
-        if node["type"] == "SoraPrompt":
-            assert unseen_words(node["widgets_values"][0], tuple(sorted(vocabulary()))) == []
+        texts = {"SoraPrompt": lambda text: [text], "SoraStoryboard": lambda text: parse(text).texts}
+        for text in texts.get(node["type"], lambda text: [])((node["widgets_values"] or [""])[0]):
+            assert unseen_words(text, tuple(sorted(vocabulary()))) == []
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -89,12 +89,11 @@ class SoraRemix(io.ComfyNode):
 
 def share_of(strength: dict | None) -> float:
     """The share of the noise that the field asks for. Raises ValueError."""
-    strength = strength or {}
-    name = strength.get("strength", "mild")
+    name = (strength or {}).get("strength")  # of an unknown one the host hands on nothing
     if name == NUMBER:
         return strength.get("amount", STRENGTHS["mild"])
     if name not in STRENGTHS:
-        raise ValueError(f"strength {name!r} is not known: use one of {', '.join(STRENGTHS)} or {NUMBER}")
+        raise ValueError(f"strength is not known: use {', '.join(STRENGTHS)} or {NUMBER}")
     return STRENGTHS[name]
 
 

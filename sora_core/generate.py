@@ -1,6 +1,6 @@
 """Words to video without the host: the core's own loop, for scripts, sheets and tests.
 
-python -m sora_core.generate "a red ball bounces on the beach at sunset" --seconds 2 --out ball.mp4
+    python -m sora_core.generate "a red ball bounces on the beach at sunset" --seconds 2 --out ball.mp4
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .passes import known_cells, mask_of, run_plan
 from .plan import Lattice, Pass, Plan, single
 from .shapes import VideoShape, check_size, frames_for_seconds
 from .text import ByteTextEncoder
-from .transformer import SpacetimeTransformer
+from .transformer import PreparedText, SpacetimeTransformer
 
 WEIGHTS = Path(__file__).parent / "weights"
 SHIPPED = WEIGHTS / "diffusion_models" / "sora_mini.safetensors"
@@ -82,19 +82,53 @@ def generate(
     if mask is not None and known is None:
         raise ValueError("mask: it says what to keep, so `known` must be given too")
     plan = plan or single(Lattice(shape.cells, known_cells(mask)))
-    sigmas = schedule(steps, header.shift, denoise)
-    text = transformer.prepare_text(words, shot_words)
     away = words.new_zeros(1, 64, words.shape[-1]) if negative is None else negative.to(words.dtype)
-    empty = transformer.prepare_text(away) if guidance != 1 else None
-    positions = torch.tensor(shape.positions(header.native_fps), device=words.device)
-    shots = plan.lattice.shots if shot_words else None
+    passes = CorePasses(
+        transformer=transformer,
+        text=transformer.prepare_text(words, shot_words),
+        empty=transformer.prepare_text(away) if guidance != 1 else None,
+        guidance=guidance,
+        shape=shape,
+        positions=torch.tensor(shape.positions(header.native_fps), device=words.device),
+        sigmas=schedule(steps, header.shift, denoise),
+        solver=solver,
+        seed=seed,
+        mask=mask,
+        shots=plan.lattice.shots if shot_words else (),
+        shot_words=shot_words or [],
+        callback=callback,
+    )
+    job = None
+    if jobs is not None:
+        facts = [content_hash(transformer.state_dict()), str(header), str(shape), words, away, guidance, passes.sigmas, solver, seed]
+        job = Job(jobs, plan, facts, f"{shape.width}x{shape.height}, {shape.seconds:g} s, seed {seed}", every=save_seconds)
+    start = torch.zeros(len(words), *shape.latent, device=words.device) if known is None else known.float().to(words.device)
+    return run_plan(plan, start, passes.make, job, passes.facts)
 
-    def one_pass(p: Pass, cells: Tensor, progress: Progress | None) -> Tensor:
-        noise = _noise(shape, p.cells, seed if p.seed is None else p.seed, len(words)).to(cells)
-        kept = mask_of(p, mask)
-        x = noise if known is None and kept is None else renoise(cells, noise, sigmas[0], kept)
-        of_cells = {"positions": positions[p.cells], "shots": [shots[k] for k in p.cells] if shots else None}
-        velocity = guided(transformer, text, empty, guidance, **of_cells)
+
+@dataclass
+class CorePasses:
+    """The work of each pass, for `run_plan`; fields as the arguments of `generate`, prepared."""
+
+    transformer: SpacetimeTransformer
+    text: PreparedText
+    empty: PreparedText | None
+    guidance: float
+    shape: VideoShape
+    positions: Tensor
+    sigmas: list[float]
+    solver: str
+    seed: int
+    mask: Tensor | None
+    shots: tuple[int, ...]
+    shot_words: list[Tensor]
+    callback: Callback | None
+
+    def make(self, p: Pass, cells: Tensor, progress: Progress | None) -> Tensor:
+        kept = mask_of(p, self.mask)
+        x = renoise(cells, self._noise(p, len(cells)).to(cells), self.sigmas[0], kept)
+        shots = [self.shots[k] for k in p.cells] if self.shots else None
+        velocity = guided(self.transformer, self.text, self.empty, self.guidance, positions=self.positions[p.cells], shots=shots)
         saved = progress and progress.load()
         state = State(int(saved["done"]), saved["x"], saved["velocity"]) if saved else None
 
@@ -102,28 +136,22 @@ def generate(
             if progress:
                 at = done["state"]
                 progress.save({"done": torch.tensor(at.done), "x": at.x, "velocity": at.velocity})
-            if callback:
-                callback(done)
+            if self.callback:
+                self.callback(done)
 
-        return SOLVERS[solver](velocity, x, sigmas, kept, after_step if callback or progress else None, state)
+        return SOLVERS[self.solver](velocity, x, self.sigmas, kept, after_step if self.callback or progress else None, state)
 
-    def facts(p: Pass) -> list:
-        heard = sorted({shots[k] for k in p.cells}) if shots else []
-        return [[shot_words[i] for i in heard], [shots[k] for k in p.cells] if shots else None, mask_of(p, mask)]
+    def facts(self, p: Pass) -> list:
+        """What determines a pass beside the latents of its cells and what all passes have in common."""
+        shots = [self.shots[k] for k in p.cells] if self.shots else []
+        return [shots, [self.shot_words[i] for i in sorted(set(shots))], mask_of(p, self.mask)]
 
-    job = None
-    if jobs is not None:
-        common = [content_hash(transformer.state_dict()), str(header), words, away, guidance, sigmas, seed, solver, str(shape)]
-        job = Job(jobs, plan, common, f"{shape.width}x{shape.height}, {shape.seconds:g} s, seed {seed}", every=save_seconds)
-    start = torch.zeros(len(words), *shape.latent, device=words.device) if known is None else known.float().to(words.device)
-    return run_plan(plan, start, one_pass, job, facts)
-
-
-def _noise(shape: VideoShape, cells: list[int], seed: int, batch: int) -> Tensor:
-    """[B, C, f, h, w] of some cells."""
-    c, _, h, w = shape.latent
-    times = [shape.strides.time * k / shape.fps for k in cells]
-    return torch.stack([cell_noise(seed, b, times, (c, h, w)) for b in range(batch)])
+    def _noise(self, p: Pass, batch: int) -> Tensor:
+        """[B, C, f, h, w]."""
+        c, _, h, w = self.shape.latent
+        times = [self.shape.strides.time * k / self.shape.fps for k in p.cells]
+        seed = self.seed if p.seed is None else p.seed
+        return torch.stack([cell_noise(seed, b, times, (c, h, w)) for b in range(batch)])
 
 
 @dataclass

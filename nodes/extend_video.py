@@ -140,9 +140,7 @@ class SoraJoin(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls, vae, video, next_video, seconds, size=None, fit="cover", fps=0.0, image_fps=8.0, context=2.0
-    ) -> io.NodeOutput:
+    def execute(cls, vae, video, next_video, seconds, size=None, fit="cover", fps=0.0, image_fps=8.0, context=2.0) -> io.NodeOutput:
         media, clip, still = take_in(video, vae, size, fit, fps, image_fps)
         second = media_of(next_video, vae, image_fps, "next_video")
         behind = conformed(second, still, fit)

@@ -97,9 +97,7 @@ class SoraPlaceVideo(io.ComfyNode):
             lines.append(f"its last {clip.frames - count} frames stand over the end and are left out")
         note = "\n".join([*lines, *changes(media, shape)])
         show_on_node(cls, note)
-        return io.NodeOutput(
-            latent_of(vae, replace(given, canvas=canvas, sources=(*given.sources, clip)), latent), ui=ui.PreviewText(note)
-        )
+        return io.NodeOutput(latent_of(vae, replace(given, canvas=canvas, sources=(*given.sources, clip)), latent), ui=ui.PreviewText(note))
 
 
 def canvas_of(latent: dict, vae) -> tuple:

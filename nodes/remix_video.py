@@ -62,9 +62,7 @@ class SoraRemix(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls, vae, video, strength=None, size=None, fit="cover", fps=0.0, image_fps=8.0, mask=None
-    ) -> io.NodeOutput:
+    def execute(cls, vae, video, strength=None, size=None, fit="cover", fps=0.0, image_fps=8.0, mask=None) -> io.NodeOutput:
         from .known import to_host
 
         share = share_of(strength)
@@ -91,12 +89,11 @@ class SoraRemix(io.ComfyNode):
 
 def share_of(strength: dict | None) -> float:
     """The share of the noise that the field asks for. Raises ValueError."""
-    strength = strength or {}
-    name = strength.get("strength", "mild")
+    name = (strength or {}).get("strength")  # of an unknown one the host hands on nothing
     if name == NUMBER:
         return strength.get("amount", STRENGTHS["mild"])
     if name not in STRENGTHS:
-        raise ValueError(f"strength {name!r} is not known: use one of {', '.join(STRENGTHS)} or {NUMBER}")
+        raise ValueError(f"strength is not known: use {', '.join(STRENGTHS)} or {NUMBER}")
     return STRENGTHS[name]
 
 

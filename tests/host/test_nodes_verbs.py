@@ -5,7 +5,7 @@ import torch
 
 from sora_pack.sora_core.canvas import NEW
 from sora_pack.tests.host.executor import Failed, Refused
-from sora_pack.tests.host.prompts import canvas, custom_sample, decode, frames, ksample, load, node, picture, place, sample, save, words
+from sora_pack.tests.host.prompts import canvas, custom_sample, decode, frames, ksample, load, node, place, sample, words
 
 SIZE = {"width": 32, "height": 32}
 BEGIN = {**load(), **words()}
@@ -120,7 +120,9 @@ def test_placed_picture_is_its_frame(graph):
     for field in ("size", "fps"):
         del chain["first"]["inputs"][field]
     chain |= {**place(0.25, "one", "first", name="second"), **place(2.0, "two", "second", name="canvas")}
-    given, one, two, images = graph.run({**BEGIN, **chain, **sample(steps=1), **frames()}, *([n, 0] for n in ("clip", "one", "two", "frames")))
+    given, one, two, images = graph.run(
+        {**BEGIN, **chain, **sample(steps=1), **frames()}, *([n, 0] for n in ("clip", "one", "two", "frames"))
+    )
     expected = torch.cat([given[:2], one, given[3:6]])
     assert torch.equal(images[:6], expected) and torch.equal(images[16:], two) and len(images) == 17
     assert note(graph, "canvas") == "frame 16 of 17, at 2 s, is exactly this picture"
@@ -129,7 +131,13 @@ def test_placed_picture_is_its_frame(graph):
 @pytest.mark.parametrize("aspect", ["1:1", "16:9", "9:16", "4:3", "21:9"])
 def test_shapes(graph, aspect):
     """A clip of an odd size at every aspect ratio; as given goes to the nearest legal size."""
-    prompt = {**BEGIN, **clip(count=5, width=50, height=37), **extend(size=aspect, **{"size.resolution": 64}), **sample(steps=1), **frames()}
+    prompt = {
+        **BEGIN,
+        **clip(count=5, width=50, height=37),
+        **extend(size=aspect, **{"size.resolution": 64}),
+        **sample(steps=1),
+        **frames(),
+    }
     latent, images = graph.run(prompt, ["canvas", 0], ["frames", 0])
     across, down = map(int, aspect.split(":"))
     height, width = images.shape[1:3]

@@ -223,7 +223,7 @@ def rgb(image: Tensor, name: str) -> Tensor:
 
 def shape_for(media: Media, size: dict | None, fps: float, strides: Strides) -> VideoShape:
     """The still of a canvas around media. Raises ValueError."""
-    if (size or {}).get("size", AS_GIVEN) == AS_GIVEN:
+    if size and size["size"] == AS_GIVEN:
         m = strides.size_multiple
         width, height = (max(m, m * math.floor(side / m + 0.5)) for side in media.size)
     else:

@@ -12,8 +12,6 @@ from torch import Tensor
 
 from .canvas import NEW, Piece, Timeline
 
-LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}
-
 
 def read_sound(source, start: float = 0.0, duration: float = 0.0) -> dict | None:
     """The last sound track of a file (a path or an open binary file) from `start` seconds on; duration 0 is to the end. None without."""
@@ -85,15 +83,18 @@ def _heard(pieces: tuple[Piece, ...], number: int) -> Piece:
 
 
 def _conform(sound: dict, rate: int, channels: int) -> Tensor:
-    """[1, channels, samples] at `rate`."""
-    wave = sound["waveform"][:1].float().cpu()
-    if (sound["sample_rate"], wave.shape[1]) == (rate, channels):
-        return wave
-    for count in (channels, wave.shape[1]):
-        if count not in LAYOUTS:
-            raise ValueError(f"sound of {count} channels cannot be mixed with another: use 1, 2 or 6 channels")
-    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave[0].numpy()), "fltp", LAYOUTS[wave.shape[1]])
-    frame.sample_rate = sound["sample_rate"]
-    resampler = av.AudioResampler(format="fltp", layout=LAYOUTS[channels], rate=rate)
-    parts = [out.to_ndarray() for given in (frame, None) for out in resampler.resample(given)]
-    return torch.from_numpy(np.concatenate(parts, axis=1))[None]
+    """[1, channels, samples] at `rate`; other channels are mixed to one and spread."""
+    wave = sound["waveform"][0].float().cpu()
+    if wave.shape[0] != channels:
+        wave = wave.mean(0, keepdim=True)
+    if sound["sample_rate"] != rate:
+        wave = torch.stack([_resample(channel, sound["sample_rate"], rate) for channel in wave])
+    return wave.expand(channels, -1)[None]
+
+
+def _resample(channel: Tensor, rate: int, to_rate: int) -> Tensor:
+    frame = av.AudioFrame.from_ndarray(channel[None].numpy(), "fltp", "mono")
+    frame.sample_rate = rate
+    resampler = av.AudioResampler(format="fltp", layout="mono", rate=to_rate)
+    parts = [out.to_ndarray()[0] for given in (frame, None) for out in resampler.resample(given)]
+    return torch.from_numpy(np.concatenate(parts))

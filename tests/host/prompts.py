@@ -11,10 +11,10 @@ def load(model: str = "tiny.safetensors", precision: str = "float32") -> dict:
     return {"load": node("SoraLoadModel", model=model, precision=precision)}
 
 
-def canvas(seconds=1.0, fps=8.0, width=64, height=32, batch=1, **more) -> dict:
+def canvas(seconds=1.0, fps=8.0, width=64, height=32, batch=1, name="canvas") -> dict:
     """9 frames, 3 cells, 24 tokens by default."""
     size = {"size": "custom", "size.width": width, "size.height": height}
-    return {"canvas": node("SoraCanvas", vae=["load", 2], seconds=seconds, fps=fps, batch=batch, **size, **more)}
+    return {name: node("SoraCanvas", vae=["load", 2], seconds=seconds, fps=fps, batch=batch, **size)}
 
 
 def words(text="a red ball") -> dict:

@@ -15,7 +15,7 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..sora_core.canvas import Canvas, blank
-from ..sora_core.plan import PlanSettings
+from ..sora_core.plan import SMALLEST_PASS, PlanSettings
 from ..sora_core.shapes import ASPECT_RATIOS, MAX_SECONDS, Strides, VideoShape, check_size, frames_for_seconds, size_for_aspect
 from .show import show_on_node
 
@@ -174,8 +174,8 @@ class SoraCanvas(io.ComfyNode):
         cells = strides.cells(frames_for_seconds(seconds, fps, strides))
         width, height = pixels(size, strides)
         shape = VideoShape(width, height, cells, fps, strides)
-        # For the smallest model; the sampler knows its own.
-        check_fits(shape, batch=batch, device=comfy.model_management.get_torch_device())
+        # For the smallest model and the smallest passes; the sampler knows its own.
+        check_fits(shape, batch=batch, at_once=SMALLEST_PASS, device=comfy.model_management.get_torch_device())
         samples = torch.zeros(
             (batch, *shape.latent), device=comfy.model_management.intermediate_device(), dtype=comfy.model_management.intermediate_dtype()
         )

@@ -7,10 +7,12 @@ from dataclasses import replace
 
 from comfy_api.latest import io, ui
 
+from ..sora_core.passes import known_cells
 from ..sora_core.plan import DISTANCE, KINDS, OVERLAP, Plan, PlanSettings, picture, summary
 from ..sora_core.transformer import SpacetimeTransformer
 from .canvas import KEY, Given, given_of
 from .passes import plan_for
+from .sample_video import check_memory, prepare
 from .show import show_on_node
 
 REDO = re.compile(r"(\d+)\s*=\s*(\d+)")
@@ -75,6 +77,7 @@ class SoraPlan(io.ComfyNode):
             raise ValueError("latent: this is no canvas any more: connect 'Sora Canvas' without a node between that changes it")
         given = replace(given, plan=PlanSettings(plan, window, overlap, distance, seeds_of(redo)))
         made = plan_for(model, positive, given, known_of(latent, model, given))
+        check_memory(model, given, made, len(latent["samples"]))
         note = "\n".join([summary(made), *costs(model, made, given, len(latent["samples"])), picture(made)])
         show_on_node(cls, note)
         return io.NodeOutput({**latent, KEY: given}, ui=ui.PreviewText(note))
@@ -91,8 +94,6 @@ def seeds_of(redo: str) -> tuple[tuple[int, int], ...]:
 
 def known_of(latent: dict, model, given: Given) -> frozenset[int]:
     """The cells that the sampler will find known."""
-    from ..sora_core.passes import known_cells
-    from .sample_video import prepare
 
     class NoNoise:
         def generate_noise(self, latent):

@@ -31,6 +31,9 @@ OVERLAP = 3
 BESIDE = 2
 """Sketched cells that a gap sees on each side."""
 
+SMALLEST_PASS = 2 * BESIDE + DISTANCE
+"""Cells that any length can be made with at once."""
+
 REFERENCES = 4
 """Cells of the first take that the sketches of the others see."""
 

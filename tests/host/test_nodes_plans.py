@@ -125,6 +125,33 @@ def test_storyboard_shows_and_gives_what_it_read(graph):
     assert shown(graph, "words").startswith("0-1 s, frames 0-8: a ball\n1-2 s, cut, frames 9-16: a red ball")
 
 
+def test_the_hosts_own_model_rolls_out_shot_by_shot(graph):
+    """Load Diffusion Model opens the same file as the host's Wan: each window hears the words of its shot."""
+    begin = {
+        **load(),
+        **storyboard(),
+        **canvas(SECONDS, width=32),
+        "wan": node("UNETLoader", unet_name="tiny.safetensors", weight_dtype="default"),
+    }
+    run = sample("canvas", model=("wan", 0), seed=111)
+    before = graph.run({**begin, **run}, ["sample", 0])["samples"]
+    assert "rollout: 3 passes, at most 10 of 20 cells" in shown(graph)
+    after = graph.run({**begin, **storyboard(SCRIPT.replace("stops", "a")), **run}, ["sample", 0])["samples"]
+    assert before.isfinite().all() and torch.equal(before[:, :, :13], after[:, :, :13]) and not torch.equal(before, after)
+    assert "reused 2 of 3 passes" in shown(graph)
+    with pytest.raises(Failed, match="this MODEL was not made for: use rollout"):
+        graph.run({**begin, **plan("foresight", model=["wan", 0])}, ["plan", 0])
+
+
+def test_a_long_canvas_is_measured_by_its_passes(graph, monkeypatch):
+    from sora_pack.sora_core import speed
+
+    monkeypatch.setattr(speed, "machine_memory", lambda device="cpu": 700 * 10**6)
+    with pytest.raises(Failed, match=r"need about 1.* GB, there are 0.7 GB: use at most .* s of this size"):
+        graph.run({**load(), **words(), **canvas(60.0, width=256, height=256), **plan("single"), **sample("plan", seed=112)}, ["plan", 0])
+    graph.run({**load(), **words(), **canvas(60.0, width=256, height=256), **plan("foresight")}, ["plan", 0])
+
+
 def test_what_is_refused(graph):
     with pytest.raises(Refused, match="script: line 2, column 4: the shot begins at 4 s: use 3"):
         graph.run({**load(), **storyboard("[0-3] a\n [ 4-6] b"), **canvas(), **sample()}, ["sample", 0])

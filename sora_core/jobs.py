@@ -196,7 +196,8 @@ class Job:
         self.keys[number] = key
         kept = read_kept(path, key)
         if kept is None:
-            with locked(path.with_suffix(".lock"), waiting):
+            # What is too short to keep is not worth a lock either.
+            with locked(path.with_suffix(".lock"), waiting) if not self.least else contextlib.nullcontext():
                 kept = read_kept(path, key)  # whoever had the lock may have made it
                 if kept is None:
                     return self._make(path, key, make)
@@ -271,7 +272,7 @@ def kept_jobs(folder: Path) -> list[Kept]:
             files = _files(folder, manifest)
             stats = [path.stat(), *(f.stat() for f in files)]
             age = time.time() - max(s.st_mtime for s in stats)
-            done = sum(not f.name.endswith(".half.safetensors") for f in files)
+            done = sum(f.stem == p["key"] for p in manifest["passes"] for f in files)
             size = sum(s.st_size for s in stats)
             found.append(Kept(path.stem, manifest["about"], done, len(manifest["passes"]), size, age))
     return sorted(found, key=lambda job: job.age)
@@ -291,6 +292,7 @@ def delete(folder: Path, name: str) -> int:
 
 
 def _files(folder: Path, manifest: dict) -> list[Path]:
+    """What is there of a job: whole passes, half ones, and what a kill left of a writing."""
+    passes = Path(folder) / "passes"
     keys = [p["key"] for p in manifest["passes"] if p["key"]]
-    paths = [Path(folder) / "passes" / f"{key}{kind}.safetensors" for key in keys for kind in ("", ".half")]
-    return [path for path in paths if path.is_file()]
+    return [path for key in keys for pattern in (f"{key}*.safetensors", f".{key}*.part") for path in passes.glob(pattern)]

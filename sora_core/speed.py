@@ -82,12 +82,12 @@ def mfu(flops: float, seconds: float, peak: float) -> float:
     return flops / seconds / peak
 
 
-PROBE_TOKENS = (256, 1024)
+PROBE_TOKENS = (256, 2048)
 
 
 @lru_cache(maxsize=8)
 def _rates(config: TransformerConfig, dtype: torch.dtype, device: str) -> tuple[float, float]:
-    """Seconds a FLOP of the matrix products and of attention, by two forwards of random weights (about a second for a small model)."""
+    """Seconds a FLOP of the matrix products and of attention, by two lengths with random weights (some seconds for a small model)."""
     model = SpacetimeTransformer(config, dtype=dtype, device=device).eval()
     rows = []
     with torch.inference_mode():

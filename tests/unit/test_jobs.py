@@ -225,6 +225,7 @@ def test_jobs_are_listed_and_deleted_only_by_name(tmp_path):
     again = started(tmp_path, plan)
     run_plan(plan, LATENTS, make, again)
     assert again.reused == len(plan.passes), "a pass of another job went too"
+    (tmp_path / "passes" / f".{again.keys[0]}.safetensors.1.part").write_bytes(b"what a kill left")
     delete(tmp_path, again.name)
     assert not list((tmp_path / "passes").iterdir()) and (tmp_path / "notes.json").exists()
     with pytest.raises(ValueError, match="there is no job 'x'; there are none"):

@@ -72,6 +72,7 @@ class Given:
         sound: a host AUDIO as long as the result.
         strength: share of the noise to begin from, when the samples are to be changed and not made.
         region: [T, H, W] in 0..1 for every frame of the result, if what is kept differs in space: 1 = made.
+        vae: the host VAE of the canvas, for models and passes that want what is given encoded in another way.
     """
 
     canvas: Canvas
@@ -83,6 +84,7 @@ class Given:
     sound: dict | None = None
     strength: float = 1.0
     region: Tensor | None = None
+    vae: object = None
 
 
 def samples_of(latent: dict) -> Tensor:
@@ -178,7 +180,7 @@ class SoraCanvas(io.ComfyNode):
         )
         note = describe(shape)
         show_on_node(cls, note)
-        return io.NodeOutput({"samples": samples, KEY: Given(blank(shape))}, ui=ui.PreviewText(note))
+        return io.NodeOutput({"samples": samples, KEY: Given(blank(shape), vae=vae)}, ui=ui.PreviewText(note))
 
 
 # -- the work ------------------------------------------------------------------------------------------------------------------------

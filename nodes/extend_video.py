@@ -221,4 +221,4 @@ def give_out(node, vae, canvas: Canvas, sources: tuple[Media, ...], lines: list[
         ]
     )
     show_on_node(node, note)
-    return io.NodeOutput(latent_of(vae, Given(canvas, sources)), ui=ui.PreviewText(note))
+    return io.NodeOutput(latent_of(vae, Given(canvas, sources, vae=vae)), ui=ui.PreviewText(note))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import comfy.model_base
 import comfy.model_management
 import comfy.samplers
 import comfy.utils
@@ -13,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..sora_core.canvas import Canvas
-from ..sora_core.config import TEXT_DIM, TEXT_ROW_MULTIPLE, ModelHeader
+from ..sora_core.config import TEXT_DIM, ModelHeader
 from ..sora_core.flow import cell_noise
 from ..sora_core.shapes import PATCH, Strides
 from ..sora_core.transformer import SpacetimeTransformer
@@ -31,13 +32,13 @@ class SoraSampler(io.ComfyNode):
             node_id="SoraSampler",
             display_name="Sora Sampler",
             category="Sora/sampling",
-            description=(
-                "Turns noise into video latents that follow the words and keep what the canvas gives. Takes models of this pack and Wan "
-                "2.1."
-            ),
+            description="Turns noise into video latents that follow the words and keep what the canvas gives. Takes every video model.",
             search_aliases=["sora sampler", "KSampler", "generate video", "denoise", "sample"],
             inputs=[
-                io.Model.Input("model", tooltip="From Sora Load Model; or a Wan 2.1 text-to-video model from Load Diffusion Model."),
+                io.Model.Input(
+                    "model",
+                    tooltip="From Sora Load Model; or from Load Diffusion Model: Wan 2.1 and 2.2, LTX-Video, HunyuanVideo and others.",
+                ),
                 io.Conditioning.Input("positive", tooltip="What the video shows."),
                 io.Latent.Input("latent", tooltip="The canvas."),
                 io.Int.Input(
@@ -86,6 +87,21 @@ class SoraSampler(io.ComfyNode):
                 io.Sigmas.Input("sigmas", optional=True, tooltip="Noise levels in place of steps, scheduler and denoise."),
                 io.Sampler.Input("sampler", optional=True, tooltip="A solver in place of sampler_name."),
                 io.Noise.Input("noise", optional=True, tooltip="Noise in place of that of the seed."),
+                io.Model.Input(
+                    "low_noise_model",
+                    optional=True,
+                    tooltip="The second MODEL of a pair, as Wan 2.2 A14B is one: takes over below switch_sigma.",
+                ),
+                io.Float.Input(
+                    "switch_sigma",
+                    default=0.875,
+                    min=0.0,
+                    max=1.0,
+                    step=0.001,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Noise level, 0 to 1, below which low_noise_model works. Wan 2.2: 0.875 for text, 0.9 for image to video.",
+                ),
             ],
             outputs=[io.Latent.Output(tooltip="The video as latents, for Sora Decode.")],
         )
@@ -106,28 +122,50 @@ class SoraSampler(io.ComfyNode):
         sigmas=None,
         sampler=None,
         noise=None,
+        low_noise_model=None,
+        switch_sigma=0.875,
     ) -> io.NodeOutput:
-        check(model, positive, negative, latent)
-        given = given_of(latent)
+        from .host_models import conditions, continued, empty_prompt
+
+        given, models = given_of(latent), [m for m in (model, low_noise_model) if m is not None]
+        for m in models:
+            check(m, positive, negative, latent)
         if sigmas is None:
             denoise = min(denoise, given.strength) if given else denoise
             sigmas = comfy.samplers.KSampler(model, steps, model.load_device, sampler_name, scheduler, denoise).sigmas
-        run = prepare(model, latent, CellNoise(seed, given) if noise is None else noise)
-        guider = comfy.samplers.CFGGuider(run.model)
-        guider.set_conds(positive, empty_prompt() if negative is None else negative)
-        guider.set_cfg(guidance)
-        samples = guider.sample(
-            run.noise,
-            run.samples,
-            sampler or comfy.samplers.sampler_object(sampler_name),
-            sigmas,
-            denoise_mask=run.mask,
-            callback=progress(run.model, len(sigmas) - 1, run.cells),
-            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-            seed=seed,
-        )
-        samples = samples[:, :, : run.cells].to(comfy.model_management.intermediate_device(), comfy.model_management.intermediate_dtype())
-        return io.NodeOutput({**latent, "samples": samples})
+        negative = empty_prompt(model, positive) if negative is None else negative
+        solver, noise = sampler or comfy.samplers.sampler_object(sampler_name), noise or CellNoise(seed, given)
+        made = None
+        for m, levels, before in parts(models, sigmas, switch_sigma):
+            run = prepare(m, latent, noise)
+            guider = comfy.samplers.CFGGuider(run.model)
+            guider.set_conds(conditions(m, given, positive), conditions(m, given, negative))
+            guider.set_cfg(guidance)
+            if made is not None:
+                made = continued(m.model, made, run.noise, run.samples, run.mask, float(levels[0]))
+            made = guider.sample(
+                run.noise,
+                run.samples if made is None else made,
+                solver,
+                levels,
+                denoise_mask=run.mask,
+                callback=progress(run.model, len(sigmas) - 1, run.cells, before),
+                disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+                seed=seed,
+            )
+        made = made[:, :, : run.cells].to(comfy.model_management.intermediate_device(), comfy.model_management.intermediate_dtype())
+        return io.NodeOutput({**latent, "samples": made})
+
+
+def parts(models: list, sigmas: Tensor, switch: float):
+    """(MODEL, its noise levels, steps before it), in the order of a run; of a pair the second takes over at the first level below
+    `switch`."""
+    if len(models) == 1 or len(sigmas) < 2:
+        return [(models[0], sigmas, 0)]
+    at = int((sigmas >= switch).sum())  # the levels that the first one begins steps from
+    at = min(at, len(sigmas) - 1)
+    both = [(models[0], sigmas[: at + 1], 0), (models[1], sigmas[at:], at)]
+    return [part for part in both if len(part[1]) > 1] or both[:1]
 
 
 class SoraNoise(io.ComfyNode):
@@ -185,11 +223,6 @@ def _canvas(given: Given | None) -> Canvas | None:
     return given and given.canvas
 
 
-def empty_prompt() -> list:
-    """CONDITIONING of no words."""
-    return [[torch.zeros(1, TEXT_ROW_MULTIPLE, TEXT_DIM), {"pooled_output": None}]]
-
-
 # -- what is refused -----------------------------------------------------------------------------------------------------------------
 
 
@@ -199,7 +232,7 @@ def check(model, positive, negative, latent: dict) -> None:
 
     samples, form = samples_of(latent), model.get_model_object("latent_format")
     if form.latent_dimensions != 3:
-        raise ValueError("model: this MODEL makes pictures, not video: connect 'Sora Load Model', or a Wan 2.1 text-to-video model")
+        raise ValueError("model: this MODEL makes pictures, not video: connect 'Sora Load Model', or a video model such as Wan")
     if samples.shape[1] != form.latent_channels:
         raise ValueError(
             f"latent: it has {samples.shape[1]} channels, the MODEL needs {form.latent_channels}: use the VAE that belongs to the MODEL"
@@ -215,7 +248,7 @@ def check(model, positive, negative, latent: dict) -> None:
         raise ValueError(f"latent: its sides are {samples.shape[-1]} and {samples.shape[-2]} cells, they must be even: use 'Sora Canvas'")
     for name, conditioning in (("positive", positive), ("negative", negative)):
         for rows, *_ in conditioning or ():
-            if rows.shape[-1] != TEXT_DIM:
+            if isinstance(model.model, comfy.model_base.WAN21) and rows.shape[-1] != TEXT_DIM:
                 raise ValueError(
                     f"{name}: its words are {rows.shape[-1]} wide, the MODEL needs {TEXT_DIM}: use the CLIP that belongs to the MODEL"
                 )
@@ -259,7 +292,7 @@ def prepare(model, latent: dict, noise) -> Run:
     if ours:
         positions = given.canvas.positions(header.native_fps)[: run.samples.shape[2]]
         options[host.KEY] = {"positions": torch.tensor(positions, dtype=torch.float32)}
-    elif given.canvas.shape.fps != header.native_fps:
+    elif isinstance(model.model, comfy.model_base.WAN21) and given.canvas.shape.fps != header.native_fps:
         rope = dict(options.get("rope_options") or {})
         options["rope_options"] = {**rope, "scale_t": rope.get("scale_t", 1.0) * header.native_fps / given.canvas.shape.fps}
     return run
@@ -291,15 +324,15 @@ def hold_cells(run: Run, given: Given) -> None:
         run.mask[:, :, cell] = 0
 
 
-def progress(model, steps: int, cells: int):
-    """The callback of the host's samplers: progress, a preview, and a chance to stop, at every step."""
+def progress(model, steps: int, cells: int, before: int = 0):
+    """The callback of the host's samplers: progress, a preview, and a chance to stop, at every step; `before` steps are done already."""
     bar = comfy.utils.ProgressBar(steps)
     form = model.model.latent_format
 
-    def step(i: int, x0: Tensor, x: Tensor, total: int) -> None:
+    def step(i: int, x0: Tensor, x: Tensor, _: int) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
         picture = ("JPEG", preview(x0[0, :, :cells], form), PREVIEW_SIZE) if form.latent_rgb_factors else None
-        bar.update_absolute(i + 1, total, picture)
+        bar.update_absolute(before + i + 1, steps, picture)
 
     return step
 

@@ -28,7 +28,7 @@ def files(graph):
 
 @pytest.fixture(autouse=True)
 def sources(graph):
-    """Nodes that give a VAE of some strides, and words with all that the text encoders of these models give."""
+    """Nodes that give a VAE of some strides, and words with all that the text encoder of a model gives."""
     from comfy_api.latest import io
 
     class TinyVAE(io.ComfyNode):
@@ -43,12 +43,13 @@ def sources(graph):
     class Rows(io.ComfyNode):
         @classmethod
         def define_schema(cls):
-            return io.Schema(node_id="Rows", category="test", inputs=[], outputs=[io.Conditioning.Output()])
+            return io.Schema(node_id="Rows", category="test", inputs=[io.String.Input("name")], outputs=[io.Conditioning.Output()])
 
         @classmethod
-        def execute(cls):
+        def execute(cls, name):
             rows = torch.randn(1, 8, 4096, generator=torch.Generator().manual_seed(6))
-            return io.NodeOutput([[rows, {"pooled_output": torch.ones(1, 768), "attention_mask": torch.ones(1, 8)}]])
+            mask = {"attention_mask": torch.ones(1, 8, dtype=torch.long)} if name == "ltxv" else {}
+            return io.NodeOutput([[rows, {"pooled_output": torch.ones(1, 768), **mask}]])
 
     graph.nodes.NODE_CLASS_MAPPINGS |= {"TinyVAE": TinyVAE, "Rows": Rows}
 
@@ -58,7 +59,7 @@ def begin(files, name) -> dict:
     return {
         "unet": node("UNETLoader", unet_name=files[name], weight_dtype="default"),
         "load": node("TinyVAE", name=name),
-        "words": node("Rows"),
+        "words": node("Rows", name=name),
         "sigmas": node("BasicScheduler", model=["unet", 0], scheduler="simple", steps=2, denoise=1.0),
     }
 

@@ -74,6 +74,7 @@ class Given:
         strength: share of the noise to begin from, when the samples are to be changed and not made.
         region: [T, H, W] in 0..1 for every frame of the result, if what is kept differs in space: 1 = made.
         plan: what Sora Plan says of the passes; None leaves it to the sampler.
+        vae: the host VAE of the canvas, for models and passes that want what is given encoded in another way.
     """
 
     canvas: Canvas
@@ -86,6 +87,7 @@ class Given:
     strength: float = 1.0
     region: Tensor | None = None
     plan: PlanSettings | None = None
+    vae: object = None
 
 
 def samples_of(latent: dict) -> Tensor:
@@ -181,7 +183,7 @@ class SoraCanvas(io.ComfyNode):
         )
         note = describe(shape)
         show_on_node(cls, note)
-        return io.NodeOutput({"samples": samples, KEY: Given(blank(shape))}, ui=ui.PreviewText(note))
+        return io.NodeOutput({"samples": samples, KEY: Given(blank(shape), vae=vae)}, ui=ui.PreviewText(note))
 
 
 # -- the work ------------------------------------------------------------------------------------------------------------------------

@@ -39,11 +39,11 @@ def context_input():
     )
 
 
-def schema(node_id: str, name: str, description: str, aliases: list[str], fields: list) -> io.Schema:
+def schema(node_id: str, display_name: str, description: str, aliases: list[str], fields: list) -> io.Schema:
     """What the four nodes have in common."""
     return io.Schema(
         node_id=node_id,
-        display_name=name,
+        display_name=display_name,
         category="Sora/canvas",
         description=description,
         search_aliases=aliases,
@@ -70,11 +70,11 @@ class SoraExtend(io.ComfyNode):
             seconds_input(f"How much is made, on each side, in seconds. {ROUNDED}"),
         ]
         return schema(
-            "SoraExtend",
-            "Sora Extend",
-            "Makes a video longer: what comes after it, what came before it, or both.",
-            ["sora extend", "continue video", "longer video", "video extension", "backward", "outpaint time"],
-            fields,
+            node_id="SoraExtend",
+            display_name="Sora Extend",
+            description="Makes a video longer: what comes after it, what came before it, or both.",
+            aliases=["sora extend", "continue video", "longer video", "video extension", "backward", "outpaint time"],
+            fields=fields,
         )
 
     @classmethod
@@ -102,11 +102,11 @@ class SoraFill(io.ComfyNode):
             seconds_input(f"How long the new part is, in seconds; 0: as long as the old one. {ROUNDED}", "length", 0.0),
         ]
         return schema(
-            "SoraFill",
-            "Sora Fill",
-            "Makes a part of a video anew, between what comes before and after it; longer or shorter than it was, if asked.",
-            ["sora fill", "re-cut", "retake", "inpaint time", "replace part", "remove frames", "interpolate"],
-            fields,
+            node_id="SoraFill",
+            display_name="Sora Fill",
+            description="Makes a part of a video anew, between what comes before and after it; longer or shorter than it was, if asked.",
+            aliases=["sora fill", "re-cut", "retake", "inpaint time", "replace part", "remove frames", "interpolate"],
+            fields=fields,
         )
 
     @classmethod
@@ -132,11 +132,11 @@ class SoraJoin(io.ComfyNode):
             seconds_input(f"Length of the bridge between them, in seconds. {ROUNDED}"),
         ]
         return schema(
-            "SoraJoin",
-            "Sora Join",
-            "Joins two videos by a bridge that leads from the end of the first to the start of the second.",
-            ["sora join", "blend", "transition", "merge videos", "stitch", "morph", "bridge"],
-            fields,
+            node_id="SoraJoin",
+            display_name="Sora Join",
+            description="Joins two videos by a bridge that leads from the end of the first to the start of the second.",
+            aliases=["sora join", "blend", "transition", "merge videos", "stitch", "morph", "bridge"],
+            fields=fields,
         )
 
     @classmethod
@@ -156,11 +156,11 @@ class SoraLoop(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return schema(
-            "SoraLoop",
-            "Sora Loop",
-            "Makes a video that can be played over and over: adds frames that lead from its end back to its start.",
-            ["sora loop", "seamless loop", "gif", "cinemagraph", "repeat"],
-            [media_input(), seconds_input(f"How much is added to lead back, in seconds. {ROUNDED}")],
+            node_id="SoraLoop",
+            display_name="Sora Loop",
+            description="Makes a video that can be played over and over: adds frames that lead from its end back to its start.",
+            aliases=["sora loop", "seamless loop", "gif", "cinemagraph", "repeat"],
+            fields=[media_input(), seconds_input(f"How much is added to lead back, in seconds. {ROUNDED}")],
         )
 
     @classmethod
@@ -221,4 +221,4 @@ def give_out(node, vae, canvas: Canvas, sources: tuple[Media, ...], lines: list[
         ]
     )
     show_on_node(node, note)
-    return io.NodeOutput(latent_of(vae, Given(canvas, sources)), ui=ui.PreviewText(note))
+    return io.NodeOutput(latent_of(vae, Given(canvas, sources, vae=vae)), ui=ui.PreviewText(note))

@@ -17,7 +17,7 @@ from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrapper
 from torch import Tensor
 
 from ..sora_core.canvas import token_mask
-from ..sora_core.checkpoint import CheckpointError, model_header, read_transformer
+from ..sora_core.checkpoint import HEADER_KEY, CheckpointError, model_header, read_header, read_transformer
 from ..sora_core.config import TEXT_ROW_MULTIPLE, ModelHeader, TransformerConfig
 from ..sora_core.flow import mix
 from ..sora_core.shapes import PATCH
@@ -177,14 +177,15 @@ def header_of(model) -> ModelHeader:
     """What the file of a host MODEL says of itself; the defaults for a public file, or when the host does not know the file."""
     if isinstance(model.model, SoraModel):
         return model.model.header
+    public = ModelHeader(native_fps=24.0) if isinstance(model.model, comfy.model_base.WAN22) else ModelHeader()
     origin = model.cached_patcher_init
     path = origin[1][0] if origin and origin[1] else None
     if not isinstance(path, str) or not path.endswith(".safetensors"):
-        return ModelHeader()
+        return public
     try:
-        return model_header(path)
+        return model_header(path) if HEADER_KEY in read_header(path) else public
     except (CheckpointError, OSError):
-        return ModelHeader()
+        return public
 
 
 def keep_known_cells(model):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
+import comfy.model_base
 import comfy.model_management
 import comfy.samplers
 import comfy.utils
@@ -48,8 +50,9 @@ def plan_for(model, positive, given: Given, known: frozenset[int]) -> Plan:
     settings, shape, shots = given.plan or PlanSettings(), given.canvas.shape, shots_of(positive)
     if settings.kind == "foresight" and not ours:
         raise ValueError("plan: foresight sees cells that are far apart, which this MODEL was not made for: use rollout")
-    if settings.kind == "auto" and "context_handler" in model.model_options:
-        settings = PlanSettings("single")  # the host's context windows cut the video themselves
+    windowed = "context_handler" in model.model_options  # the host's context windows cut the video themselves
+    if settings.kind == "auto" and (windowed or not isinstance(model.model, comfy.model_base.WAN21)):
+        settings = replace(settings, kind="single")  # how long a video of other families may be is not known
     seconds = [shape.strides.time * k / shape.fps for k in range(shape.cells)]
     lattice = lattice_of(seconds, known, shots.starts if shots else (0.0,), shots.cuts if shots else (False,))
     return settings.plan(lattice, window_of(header, shape.strides), header.foresight and ours)
@@ -63,26 +66,42 @@ def shots_of(conditioning):
 # -- one pass ------------------------------------------------------------------------------------------------------------------------
 
 
+class Stage(NamedTuple):
+    """One MODEL's part of a pass: the whole lattice as its sampler gets it (sample_video.Run), noise levels, steps before, words."""
+
+    run: object
+    sigmas: Tensor
+    before: int
+    positive: list
+    negative: list
+
+
+class Layout(NamedTuple):
+    """What of a Run belongs to a pass: its cells, then the guides that stand between them."""
+
+    noise: Tensor
+    guides: Tensor
+    mask: Tensor | None
+    positions: Tensor | None
+
+
 @dataclass
 class PassSampler:
     """The work of each pass, for `run_plan`.
 
     Args:
-        run: the whole lattice as the host's sampler gets it (sample_video.Run).
-        given: what its LATENT carries; None for a foreign one.
+        stages: one, or those of a pair of MODELs.
+        given: what the LATENT carries; None for a foreign one.
         solver: the host's SAMPLER.
-        resumable: whether it can go on inside a pass.
+        resumable: whether the solver can go on inside a pass.
         noise_of: seed -> noise [B, C, F, h, w] of the lattice, for passes that are made anew.
         told: the callback of the host's samplers, for the steps of all passes.
     """
 
-    run: object
+    stages: list[Stage]
     plan: Plan
     given: Given | None
-    positive: list
-    negative: list
     guidance: float
-    sigmas: Tensor
     seed: int
     solver: comfy.samplers.KSAMPLER
     resumable: bool
@@ -91,98 +110,108 @@ class PassSampler:
 
     def sample(self, job: Job | None) -> Tensor:
         """The latents [B, C, F, h, w] of the whole lattice."""
-        latents = self.run.samples[:, :, : self.run.cells]
+        run = self.stages[0].run
         wait = comfy.model_management.throw_exception_if_processing_interrupted
-        return run_plan(self.plan, latents, self.make, job, self.facts, wait)
+        return run_plan(self.plan, run.samples[:, :, : run.cells], self.make, job, self.facts, wait)
 
     def make(self, p: Pass, cells: Tensor, progress: Progress | None) -> Tensor:
-        index, steps = self._index(p), len(self.sigmas) - 1
-        done = steps * self.plan.passes.index(p)
+        from .host_models import continued
 
-        def told(i: int, x0: Tensor, x: Tensor, total: int) -> None:
-            self.told(done + i, x0[:, :, : len(p.cells)], x, steps * len(self.plan.passes))
-
-        guider = comfy.samplers.CFGGuider(self._model(index))
-        guider.set_conds(self._heard(p), self.negative)
-        guider.set_cfg(self.guidance)
-        made = guider.sample(
-            self._noise(p, index),
-            torch.cat([cells, self._guides(p)], 2),
-            resumed(self.solver, progress) if self.resumable and progress else self.solver,
-            self.sigmas,
-            denoise_mask=self._mask(p),
-            callback=told,
-            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-            seed=self._seed(p),
-        )
+        made = None
+        for stage in self.stages:
+            layout = self._layout(stage, p)
+            samples = torch.cat([cells, layout.guides], 2)
+            if made is not None:
+                samples = continued(stage.run.model.model, made, layout.noise, samples, layout.mask, float(stage.sigmas[0]))
+            guider = comfy.samplers.CFGGuider(_placed(stage.run.model, layout.positions))
+            guider.set_conds(self._heard(stage, stage.positive, p, cells), self._heard(stage, stage.negative, p, cells))
+            guider.set_cfg(self.guidance)
+            made = guider.sample(
+                layout.noise,
+                samples,
+                resumed(self.solver, progress) if self.resumable and progress and len(self.stages) == 1 else self.solver,
+                stage.sigmas,
+                denoise_mask=layout.mask,
+                callback=self._told_in(p, stage.before),
+                disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+                seed=self._seed(p),
+            )
         return made[:, :, : len(p.cells)]
 
     def facts(self, p: Pass) -> list:
         """What determines a pass beside the latents of its cells and what all passes have in common."""
-        index = self._index(p)
-        words = [[rows, *_rest(extra)] for rows, extra in self._heard(p)]
-        if (shots := shots_of(self.positive)) is not None:
-            numbers = [self.plan.lattice.shots[k] for k in p.cells]
-            words = [words, numbers, {i: shots.rows[i] for i in set(numbers)}]
-        return [self._noise(p, index), self._mask(p), self._guides(p), self._positions(index), words, self._seed(p)]
+        shots = [self.plan.lattice.shots[k] for k in p.cells]
+        said = [[_said(words, set(shots)) for words in (stage.positive, stage.negative)] for stage in self.stages]
+        return [said, shots, *([*self._layout(stage, p)] for stage in self.stages), self._seed(p)]
 
-    def _index(self, p: Pass) -> list[int]:
-        """Its cells in the run, then the guides that stand between them."""
-        if self.run.samples.shape[2] == self.run.cells:
-            return p.cells
-        canvas = self.given.canvas
-        places = [guide.frame / canvas.shape.strides.time for guide in canvas.guides]
-        return p.cells + [self.run.cells + i for i, place in enumerate(places) if p.cells[0] - 1 < place <= p.cells[-1]]
-
-    def _guides(self, p: Pass) -> Tensor:
-        return self.run.samples[:, :, self._index(p)[len(p.cells) :]]
-
-    def _mask(self, p: Pass) -> Tensor | None:
-        whole = self.run.mask
-        mask = mask_of(p, whole)
-        if mask is None:
-            return None
-        guides = self._guides(p)
-        mask = mask.expand(max(len(mask), len(guides) if guides.shape[2] else 1), -1, -1, *self.run.samples.shape[3:])
-        return torch.cat([mask, torch.zeros_like(guides[:, :1]).to(mask)], 2) if guides.shape[2] else mask
-
-    def _noise(self, p: Pass, index: list[int]) -> Tensor:
-        if p.seed is None:
-            return self.run.noise[:, :, index]
-        fresh = self.noise_of(p.seed)[:, :, p.cells]
-        return torch.cat([fresh, torch.zeros_like(self._guides(p)).to(fresh)], 2)
+    def _layout(self, stage: Stage, p: Pass) -> Layout:
+        run, guides = stage.run, []
+        if run.samples.shape[2] > run.cells:
+            places = [guide.frame / self.given.canvas.shape.strides.time for guide in self.given.canvas.guides]
+            guides = [run.cells + i for i, place in enumerate(places) if p.cells[0] - 1 < place <= p.cells[-1]]
+        index, shown = p.cells + guides, run.samples[:, :, guides]
+        noise = run.noise[:, :, index]
+        if p.seed is not None:
+            noise = torch.cat([self.noise_of(p.seed)[:, :, p.cells], torch.zeros_like(shown)], 2)
+        mask = mask_of(p, run.mask)
+        if mask is not None:
+            mask = mask.expand(-1, -1, -1, *run.samples.shape[3:])
+            mask = torch.cat([mask.expand(len(shown), -1, -1, -1, -1), torch.zeros_like(shown[:, :1]).to(mask)], 2) if guides else mask
+        positions = run.model.model_options["transformer_options"].get(KEY, {}).get("positions")
+        return Layout(noise, shown, mask, None if positions is None else positions[index])
 
     def _seed(self, p: Pass) -> int:
         """For solvers that draw noise themselves: not the same in every pass."""
         seed = self.seed if p.seed is None else p.seed
         return seed if len(self.plan.passes) == 1 else (seed + p.make[0]) % 2**64
 
-    def _positions(self, index: list[int]) -> Tensor | None:
-        positions = self.run.model.model_options["transformer_options"].get(KEY, {}).get("positions")
-        return None if positions is None else positions[index]
+    def _told_in(self, p: Pass, before: int) -> Callable:
+        steps = sum(len(stage.sigmas) - 1 for stage in self.stages)
+        done = steps * self.plan.passes.index(p) + before
+        return lambda i, x0, x, _: self.told(done + i, x0[:, :, : len(p.cells)], x, steps * len(self.plan.passes))
 
-    def _model(self, index: list[int]):
-        positions = self._positions(index)
-        if positions is None:
-            return self.run.model
-        model = self.run.model.clone()
-        options = model.model_options["transformer_options"] = dict(model.model_options["transformer_options"])
-        options[KEY] = {**options[KEY], "positions": positions}
-        return model
-
-    def _heard(self, p: Pass) -> list:
+    def _heard(self, stage: Stage, words: list, p: Pass, cells: Tensor) -> list:
         """The words of a pass. Our MODEL finds those of each cell itself; another hears those of the shot that the pass begins."""
         from . import host
 
-        shots = shots_of(self.positive)
-        if shots is None or isinstance(self.run.model.model, host.SoraModel):
-            return self.positive
-        rows = shots.rows[self.plan.lattice.shots[p.make[0]]]
-        return [[rows, {name: value for name, value in extra.items() if name != KEY}] for _, extra in self.positive]
+        if isinstance(stage.run.model.model, host.SoraModel):
+            return words
+        heard = []
+        for rows, extra in words:
+            if shots := extra.get(KEY):
+                rows = shots.rows[self.plan.lattice.shots[p.make[0]]]
+            heard.append([rows, _of_cells({k: v for k, v in extra.items() if k != KEY}, p, cells, self.plan.lattice.cells)])
+        return heard
 
 
-def _rest(extra: dict) -> list:
-    return [{name: value for name, value in extra.items() if name != KEY}]
+def _placed(model, positions: Tensor | None):
+    """The MODEL with the positions of a pass."""
+    if positions is None:
+        return model
+    model = model.clone()
+    options = model.model_options["transformer_options"] = dict(model.model_options["transformer_options"])
+    options[KEY] = {**options[KEY], "positions": positions}
+    return model
+
+
+def _of_cells(extra: dict, p: Pass, cells: Tensor, count: int) -> dict:
+    """What image-to-video models are told of the whole lattice, for the cells of a pass: those it sees are given too."""
+    image, mask = extra.get("concat_latent_image"), extra.get("concat_mask")
+    if image is None or mask is None or image.shape[2] != count or mask.shape[2] != count:
+        return extra
+    seen = [i for i, k in enumerate(p.cells) if k in set(p.see)]
+    image, mask = image[:, :, p.cells].expand(len(cells), -1, -1, -1, -1).clone(), mask[:, :, p.cells].clone()
+    image[:, :, seen], mask[:, :, seen] = cells[:, :, seen].to(image), 0
+    return {**extra, "concat_latent_image": image, "concat_mask": mask}
+
+
+def _said(words: list, shots: set[int]) -> list:
+    """The content of a CONDITIONING for cells of these shots, as a nest for `content_hash`."""
+    said = []
+    for rows, extra in words:
+        rest = {name: value for name, value in extra.items() if name != KEY}
+        said.append([[extra[KEY].rows[i] for i in sorted(shots)] if KEY in extra else rows, rest])
+    return said
 
 
 def resumed(solver: comfy.samplers.KSAMPLER, progress: Progress) -> comfy.samplers.KSAMPLER:
@@ -220,8 +249,7 @@ def job_for(passes: PassSampler, hidden, links: tuple[str, ...], settings: list)
         return None
     try:
         graph = [facts_above(hidden.prompt, node["inputs"][name]) for name in links if name in node["inputs"]]
-        negative = [[rows, *_rest(extra)] for rows, extra in passes.negative]
-        common = [graph, settings, negative, passes.guidance, passes.sigmas]
+        common = [graph, settings, passes.guidance, [stage.sigmas for stage in passes.stages]]
         content_hash([common, *(passes.facts(p) for p in passes.plan.passes[:1])])
     except (FactsError, TypeError) as error:
         logging.info(f"Sora: this run is not kept for a restart: {error}")

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from comfy_api.latest import io, ui
 
-from ..sora_core.passes import known_cells
 from ..sora_core.plan import DISTANCE, KINDS, OVERLAP, Plan, PlanSettings, picture, summary
 from ..sora_core.transformer import SpacetimeTransformer
 from .canvas import KEY, Given, given_of
@@ -76,7 +75,7 @@ class SoraPlan(io.ComfyNode):
         if given is None:
             raise ValueError("latent: this is no canvas any more: connect 'Sora Canvas' without a node between that changes it")
         given = replace(given, plan=PlanSettings(plan, window, overlap, distance, seeds_of(redo)))
-        made = plan_for(model, positive, given, known_of(latent, model, given))
+        made = plan_for(model, positive, given, prepare(model, latent, NoNoise).known)
         check_memory(model, given, made, len(latent["samples"]))
         note = "\n".join([summary(made), *costs(model, made, given, len(latent["samples"])), picture(made)])
         show_on_node(cls, note)
@@ -92,15 +91,12 @@ def seeds_of(redo: str) -> tuple[tuple[int, int], ...]:
     return tuple((int(match[1]), int(match[2])) for match in matches)
 
 
-def known_of(latent: dict, model, given: Given) -> frozenset[int]:
-    """The cells that the sampler will find known."""
+class NoNoise:
+    """In place of noise, where nothing is sampled."""
 
-    class NoNoise:
-        def generate_noise(self, latent):
-            return latent["samples"]
-
-    run = prepare(model, {**latent, KEY: given}, NoNoise())
-    return known_cells(None if run.mask is None else run.mask[:, :, : run.cells])
+    @staticmethod
+    def generate_noise(latent: dict):
+        return latent["samples"]
 
 
 def costs(model, plan: Plan, given: Given, batch: int) -> list[str]:

@@ -71,7 +71,7 @@ class SoraRemix(io.ComfyNode):
         kept = [False] * clip.frames if region is None else (region.amax((1, 2)) == 0).tolist()
         canvas = remix(still, kept)
         samples = to_host(latents_of(vae, clip, canvas.shape))
-        given = Given(canvas, (clip,), sound=clip.sound, strength=share)
+        given = Given(canvas, (clip,), sound=clip.sound, strength=share, vae=vae)
         latent = {"samples": samples, KEY: given}
         if region is not None:
             changed = cell_mask(region, canvas.shape)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import comfy.model_base
 import comfy.model_management
 import comfy.samplers
 import comfy.utils
@@ -13,14 +14,14 @@ from PIL import Image
 from torch import Tensor
 
 from ..sora_core.canvas import Canvas
-from ..sora_core.config import TEXT_DIM, TEXT_ROW_MULTIPLE, ModelHeader
+from ..sora_core.config import TEXT_DIM, ModelHeader
 from ..sora_core.flow import cell_noise
 from ..sora_core.passes import known_cells
 from ..sora_core.plan import Lattice, Plan, single, summary
 from ..sora_core.shapes import PATCH, Strides
 from ..sora_core.transformer import SpacetimeTransformer
 from .canvas import Given, given_of, samples_of
-from .passes import RESUMABLE, PassSampler, job_for, plan_for
+from .passes import RESUMABLE, PassSampler, Stage, job_for, plan_for
 from .show import show_on_node
 
 MAX_SEED = 0xFFFFFFFFFFFFFFFF
@@ -35,13 +36,13 @@ class SoraSampler(io.ComfyNode):
             node_id="SoraSampler",
             display_name="Sora Sampler",
             category="Sora/sampling",
-            description=(
-                "Turns noise into video latents that follow the words and keep what the canvas gives. Takes models of this pack and Wan "
-                "2.1."
-            ),
+            description="Turns noise into video latents that follow the words and keep what the canvas gives. Takes every video model.",
             search_aliases=["sora sampler", "KSampler", "generate video", "denoise", "sample"],
             inputs=[
-                io.Model.Input("model", tooltip="From Sora Load Model; or a Wan 2.1 text-to-video model from Load Diffusion Model."),
+                io.Model.Input(
+                    "model",
+                    tooltip="From Sora Load Model; or from Load Diffusion Model: Wan 2.1 and 2.2, LTX-Video, HunyuanVideo and others.",
+                ),
                 io.Conditioning.Input("positive", tooltip="What the video shows."),
                 io.Latent.Input("latent", tooltip="The canvas."),
                 io.Int.Input(
@@ -90,6 +91,21 @@ class SoraSampler(io.ComfyNode):
                 io.Sigmas.Input("sigmas", optional=True, tooltip="Noise levels in place of steps, scheduler and denoise."),
                 io.Sampler.Input("sampler", optional=True, tooltip="A solver in place of sampler_name."),
                 io.Noise.Input("noise", optional=True, tooltip="Noise in place of that of the seed."),
+                io.Model.Input(
+                    "low_noise_model",
+                    optional=True,
+                    tooltip="The second MODEL of a pair, as Wan 2.2 A14B is one: takes over below switch_sigma.",
+                ),
+                io.Float.Input(
+                    "switch_sigma",
+                    default=0.875,
+                    min=0.0,
+                    max=1.0,
+                    step=0.001,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Noise level, 0 to 1, below which low_noise_model works. Wan 2.2: 0.875 for text, 0.9 for image to video.",
+                ),
             ],
             outputs=[io.Latent.Output(tooltip="The video as latents, for Sora Decode.")],
             hidden=[io.Hidden.prompt, io.Hidden.unique_id],
@@ -111,36 +127,54 @@ class SoraSampler(io.ComfyNode):
         sigmas=None,
         sampler=None,
         noise=None,
+        low_noise_model=None,
+        switch_sigma=0.875,
     ) -> io.NodeOutput:
-        check(model, positive, negative, latent)
-        given = given_of(latent)
+        from .host_models import conditions, empty_prompt
+
+        given, models = given_of(latent), [m for m in (model, low_noise_model) if m is not None]
+        for m in models:
+            check(m, positive, negative, latent)
         if sigmas is None:
             denoise = min(denoise, given.strength) if given else denoise
             sigmas = comfy.samplers.KSampler(model, steps, model.load_device, sampler_name, scheduler, denoise).sigmas
-        run = prepare(model, latent, CellNoise(seed, given) if noise is None else noise)
-        known = known_cells(None if run.mask is None else run.mask[:, :, : run.cells])
-        plan = plan_for(model, positive, given, known) if given else single(Lattice(run.cells, known))
+        negative = empty_prompt(model, positive) if negative is None else negative
+        noise = noise or CellNoise(seed, given)
+        stages = [
+            Stage(prepare(m, latent, noise), levels, before, conditions(m, given, positive), conditions(m, given, negative))
+            for m, levels, before in parts(models, sigmas, switch_sigma)
+        ]
+        run = stages[0].run
+        plan = plan_for(model, positive, given, run.known) if given else single(Lattice(run.cells, run.known))
         check_memory(model, given, plan, len(run.samples))
         passes = PassSampler(
-            run=run,
+            stages=stages,
             plan=plan,
             given=given,
-            positive=positive,
-            negative=empty_prompt() if negative is None else negative,
             guidance=guidance,
-            sigmas=sigmas,
             seed=seed,
             solver=sampler or comfy.samplers.sampler_object(sampler_name),
             resumable=sampler is None and sampler_name in RESUMABLE,
-            noise_of=lambda other: CellNoise(other, given).generate_noise({**latent, "samples": run.samples[:, :, : run.cells]}),
+            noise_of=lambda other: CellNoise(other, given).generate_noise(latent),
             told=progress(run.model, (len(sigmas) - 1) * len(plan.passes)),
         )
-        job = job_for(passes, cls.hidden, ("model", "sampler"), [sampler_name, str(sigmas.dtype)])
-        samples = passes.sample(job)
+        job = job_for(passes, cls.hidden, ("model", "low_noise_model", "sampler"), [sampler_name, switch_sigma])
+        made = passes.sample(job)
         note = "\n".join(line for line in (summary(plan) if len(plan.passes) > 1 else "", job.note if job else "") if line)
         show_on_node(cls, note)
-        samples = samples.to(comfy.model_management.intermediate_device(), comfy.model_management.intermediate_dtype())
-        return io.NodeOutput({**latent, "samples": samples}, ui=ui.PreviewText(note) if note else None)
+        made = made.to(comfy.model_management.intermediate_device(), comfy.model_management.intermediate_dtype())
+        return io.NodeOutput({**latent, "samples": made}, ui=ui.PreviewText(note) if note else None)
+
+
+def parts(models: list, sigmas: Tensor, switch: float):
+    """(MODEL, its noise levels, steps before it), in the order of a run; of a pair the second takes over at the first level below
+    `switch`."""
+    if len(models) == 1 or len(sigmas) < 2:
+        return [(models[0], sigmas, 0)]
+    at = int((sigmas >= switch).sum())  # the levels that the first one begins steps from
+    at = min(at, len(sigmas) - 1)
+    both = [(models[0], sigmas[: at + 1], 0), (models[1], sigmas[at:], at)]
+    return [part for part in both if len(part[1]) > 1] or both[:1]
 
 
 class SoraNoise(io.ComfyNode):
@@ -198,11 +232,6 @@ def _canvas(given: Given | None) -> Canvas | None:
     return given and given.canvas
 
 
-def empty_prompt() -> list:
-    """CONDITIONING of no words."""
-    return [[torch.zeros(1, TEXT_ROW_MULTIPLE, TEXT_DIM), {"pooled_output": None}]]
-
-
 # -- what is refused -----------------------------------------------------------------------------------------------------------------
 
 
@@ -210,7 +239,7 @@ def check(model, positive, negative, latent: dict) -> None:
     """Refuses, before any work, what does not belong together. Raises ValueError naming the input."""
     samples, form = samples_of(latent), model.get_model_object("latent_format")
     if form.latent_dimensions != 3:
-        raise ValueError("model: this MODEL makes pictures, not video: connect 'Sora Load Model', or a Wan 2.1 text-to-video model")
+        raise ValueError("model: this MODEL makes pictures, not video: connect 'Sora Load Model', or a video model such as Wan")
     if samples.shape[1] != form.latent_channels:
         raise ValueError(
             f"latent: it has {samples.shape[1]} channels, the MODEL needs {form.latent_channels}: use the VAE that belongs to the MODEL"
@@ -226,7 +255,7 @@ def check(model, positive, negative, latent: dict) -> None:
         raise ValueError(f"latent: its sides are {samples.shape[-1]} and {samples.shape[-2]} cells, they must be even: use 'Sora Canvas'")
     for name, conditioning in (("positive", positive), ("negative", negative)):
         for rows, *_ in conditioning or ():
-            if rows.shape[-1] != TEXT_DIM:
+            if isinstance(model.model, comfy.model_base.WAN21) and rows.shape[-1] != TEXT_DIM:
                 raise ValueError(
                     f"{name}: its words are {rows.shape[-1]} wide, the MODEL needs {TEXT_DIM}: use the CLIP that belongs to the MODEL"
                 )
@@ -256,6 +285,11 @@ class Run:
     mask: Tensor | None
     cells: int
 
+    @property
+    def known(self) -> frozenset[int]:
+        """Numbers of the cells that are kept whole."""
+        return known_cells(None if self.mask is None else self.mask[:, :, : self.cells])
+
 
 def prepare(model, latent: dict, noise) -> Run:
     """Brings a LATENT into the form that the MODEL was trained for: guides behind the lattice, or held cells in it; positions; fps."""
@@ -278,7 +312,7 @@ def prepare(model, latent: dict, noise) -> Run:
     if ours:
         positions = given.canvas.positions(header.native_fps)[: run.samples.shape[2]]
         options[host.KEY] = {"positions": torch.tensor(positions, dtype=torch.float32)}
-    elif given.canvas.shape.fps != header.native_fps:
+    elif isinstance(model.model, comfy.model_base.WAN21) and given.canvas.shape.fps != header.native_fps:
         rope = dict(options.get("rope_options") or {})
         options["rope_options"] = {**rope, "scale_t": rope.get("scale_t", 1.0) * header.native_fps / given.canvas.shape.fps}
     return run
@@ -311,14 +345,14 @@ def hold_cells(run: Run, given: Given) -> None:
 
 
 def progress(model, steps: int):
-    """The callback of the host's samplers: progress, a preview, and a chance to stop, at every step."""
+    """The callback of the host's samplers: progress, a preview, and a chance to stop, at every one of so many steps."""
     bar = comfy.utils.ProgressBar(steps)
     form = model.model.latent_format
 
-    def step(i: int, x0: Tensor, x: Tensor, total: int) -> None:
+    def step(i: int, x0: Tensor, x: Tensor, _: int) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
         picture = ("JPEG", preview(x0[0], form), PREVIEW_SIZE) if form.latent_rgb_factors else None
-        bar.update_absolute(i + 1, total, picture)
+        bar.update_absolute(i + 1, steps, picture)
 
     return step
 

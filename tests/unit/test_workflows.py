@@ -1,6 +1,7 @@
 """The workflows that ship: their words are words of the shipped model, their pictures are there."""
 
 import json
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -9,7 +10,7 @@ from sora_pack.sora_core.storyboard import parse
 from sora_pack.sora_core.text import unseen_words
 from sora_pack.sora_core.world import vocabulary
 
-NAMES = ["text_to_video", "image_to_video", "one_minute", "storyboard"]
+NAMES = sorted(path.stem for path in (Path(__file__).parents[2] / "workflows").glob("*.json"))
 
 
 def nodes(root, name):

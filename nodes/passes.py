@@ -140,7 +140,7 @@ class PassSampler:
 
     def facts(self, p: Pass) -> list:
         """What determines a pass beside the latents of its cells and what all passes have in common."""
-        shots = [self.plan.lattice.shots[k] for k in p.cells]
+        shots = [self.plan.lattice.shot_of(k) for k in p.cells]
         said = [[_said(words, set(shots)) for words in (stage.positive, stage.negative)] for stage in self.stages]
         return [said, shots, *([*self._layout(stage, p)] for stage in self.stages), self._seed(p)]
 
@@ -179,7 +179,7 @@ class PassSampler:
         heard = []
         for rows, extra in words:
             if shots := extra.get(KEY):
-                rows = shots.rows[self.plan.lattice.shots[p.make[0]]]
+                rows = shots.rows[self.plan.lattice.shot_of(p.make[0])]
             heard.append([rows, _of_cells({k: v for k, v in extra.items() if k != KEY}, p, cells, self.plan.lattice.cells)])
         return heard
 

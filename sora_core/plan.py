@@ -53,13 +53,16 @@ class Lattice:
     shots: tuple[int, ...] = ()
     takes: tuple[int, ...] = ()
 
+    def shot_of(self, cell: int) -> int:
+        return self.shots[cell] if self.shots else 0
+
     def take_of(self, cell: int) -> int:
         return self.takes[cell] if self.takes else 0
 
     @property
     def runs(self) -> list[range]:
         """The cells of each shot."""
-        starts = [0, *(k for k in range(1, self.cells) if self.shots and self.shots[k] != self.shots[k - 1]), self.cells]
+        starts = [0, *(k for k in range(1, self.cells) if self.shot_of(k) != self.shot_of(k - 1)), self.cells]
         return [range(a, b) for a, b in itertools.pairwise(starts)]
 
 

@@ -12,8 +12,12 @@ from torch import Tensor
 from ..sora_core.canvas import encode_given, encode_held
 from ..sora_core.sound import soundtrack
 from ..sora_core.speed import check_fits
-from .canvas import KEY, Given, Media
+from .canvas import KEY, ROUNDING, Given, Media, given_of, samples_of
 from .host_vae import VideoCoder
+from .media import refitted
+
+RESIZERS = ("nearest-exact", "bilinear", "area", "bicubic", "bislerp")
+"""Of the host's Latent Upscale nodes."""
 
 
 def pixels_of(media: Media, start: int, count: int) -> Tensor:
@@ -58,6 +62,26 @@ def latent_of(vae, given: Given, latent: dict | None = None) -> dict:
     if other is not None and other is not given.mask:  # somebody's own, not that of an earlier verb
         mask = mask * comfy.utils.reshape_mask(other, samples[:, :1].shape)
     return {**(latent or {}), "samples": samples, "noise_mask": mask, KEY: replace(given, known=samples.clone(), mask=mask)}
+
+
+def enlarged(latent: dict) -> dict:
+    """A LATENT that the host's Latent Upscale has resized, with a canvas of its new size: what is given is fitted and encoded anew, from
+    the media. Any other LATENT as it is."""
+    given, samples = latent.get(KEY), samples_of(latent)
+    if not isinstance(given, Given) or given.known is None or given.vae is None or given_of(latent) is not None:
+        return latent
+    shape, cells = given.canvas.shape, given.canvas.known
+    height, width = samples.shape[-2:]
+    if samples.shape[:3] != given.known.shape[:3] or not cells:
+        return latent
+    known, found = given.known[:, :, cells].float(), samples[:, :, cells].float()
+    resized = (comfy.utils.common_upscale(known, width, height, method, "disabled").to(found) for method in RESIZERS)
+    if not any(torch.allclose(known, found, rtol=0, atol=ROUNDING) for known in resized):
+        return latent
+    space = shape.strides.space
+    canvas = replace(given.canvas, shape=replace(shape, width=width * space, height=height * space))
+    sources = tuple(refitted(media, canvas.shape) for media in given.sources)
+    return latent_of(given.vae, Given(canvas, sources, vae=given.vae, plan=given.plan), {"samples": samples})
 
 
 def to_host(samples: Tensor) -> Tensor:

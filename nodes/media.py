@@ -32,10 +32,15 @@ WINDOW = 2**28
 
 @dataclass(frozen=True)
 class Still(Media):
-    """A picture as a source, one for the whole batch or one for each video: [1 or B, H, W, 3] in 0..1."""
+    """A picture as a source, one for the whole batch or one for each video: [1 or B, H, W, 3] in 0..1. It is a frame at any rate."""
 
     pictures: Tensor
     frames = 1
+    fps = 1.0
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.pictures.shape[2], self.pictures.shape[1]
 
     @property
     def batch(self) -> int:
@@ -236,6 +241,11 @@ def conformed(media: Media, shape: VideoShape, fit: str) -> Media:
     if media.size == (shape.width, shape.height) and media.fps == shape.fps:
         return media
     return Fitted(media, shape.width, shape.height, fit, shape.fps)
+
+
+def refitted(media: Media, shape: VideoShape) -> Media:
+    """A source of one canvas, for another one of the same rate and of another size."""
+    return conformed(media.media, shape, media.fit) if isinstance(media, Fitted) else conformed(media, shape, "stretch")
 
 
 def changes(media: Media, shape: VideoShape) -> list[str]:

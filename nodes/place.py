@@ -9,7 +9,7 @@ from comfy_api.latest import io, ui
 from ..sora_core.shapes import MAX_SECONDS
 from ..sora_core.verbs import place
 from .canvas import Given, given_of
-from .media import FIT_TOOLTIP, FITS, Still, Undecoded, changes, conformed, fitted, image_fps_input, media_input, media_of, rgb
+from .media import FIT_TOOLTIP, FITS, Still, Undecoded, changes, conformed, image_fps_input, media_input, media_of, rgb
 from .show import show_on_node
 
 
@@ -46,7 +46,7 @@ class SoraPlaceImage(io.ComfyNode):
         if len(image) not in (1, batch):
             raise ValueError(f"image: {len(image)} pictures for {batch} videos: give 1 or {batch}")
         frame = frame_at(second, given)
-        still = Still(fitted(image, shape.width, shape.height, fit))
+        still = conformed(Still(image), shape, fit)
         canvas = place(given.canvas, frame, len(given.sources))
         note = f"frame {frame} of {canvas.timeline.frames}, at {frame / shape.fps:g} s, is exactly this picture"
         show_on_node(cls, note)

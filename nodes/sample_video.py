@@ -131,7 +131,9 @@ class SoraSampler(io.ComfyNode):
         switch_sigma=0.875,
     ) -> io.NodeOutput:
         from .host_models import conditions, empty_prompt
+        from .known import enlarged
 
+        latent = enlarged(latent)
         given, models = given_of(latent), [m for m in (model, low_noise_model) if m is not None]
         for m in models:
             check(m, positive, negative, latent)

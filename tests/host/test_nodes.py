@@ -142,7 +142,7 @@ def test_picture_later_is_a_guide(graph):
 @pytest.mark.parametrize("fit", ["cover", "contain", "stretch"])
 def test_fit(graph, fit):
     prompt = {**load(), **canvas(), **picture(width=100, height=20, color=0xFFFFFF), **place(fit=fit)}
-    still = graph.run(prompt, ["placed", 0])["sora"].sources[0].pictures[0]
+    still = next(graph.run(prompt, ["placed", 0])["sora"].sources[0].read(0, 0, 1))[0]
     assert still.shape == (32, 64, 3)
     assert still[16, 32].min() > 0.99
     assert (still[0].max() == 0) == (fit == "contain")

@@ -180,7 +180,7 @@ def test_grey_and_alpha(graph, channels):
     seen = torch.cat(list(latent["sora"].sources[0].read(0, 0, LENGTH)))
     assert torch.equal(seen, given[..., :3].expand(-1, -1, -1, 3))
     placed = graph.run({**load(), **canvas(**SIZE), **clip("picture", 1, channels=channels), **place()}, ["placed", 0])
-    assert placed["sora"].sources[0].pictures.shape[-1] == 3
+    assert next(placed["sora"].sources[0].read(0, 0, 1)).shape == (1, 32, 32, 3)
 
 
 # -- latents are used ----------------------------------------------------------------------------------------------------------------
@@ -266,6 +266,22 @@ def test_host_nodes_that_change_latents_lead_to_no_wrong_paste(graph, edit):
         assert torch.equal(images[:LENGTH], graph.run(prompt, ["clip", 0]))
     else:
         assert torch.allclose(images, plain, atol=1e-6) and "latents were changed" in note(graph, "frames")
+
+
+@pytest.mark.parametrize("method", ["nearest-exact", "bilinear", "bicubic", "bislerp"])
+def test_a_second_pass_at_twice_the_size_keeps_the_given_frames(graph, method):
+    """Latents resized by the host: the given frames are fitted to the new size from what was given, not from the small ones."""
+    prompt = {**BEGIN, **clip(width=64, height=64), **extend(size="custom", **{"size.width": 32, "size.height": 32}), **sample(steps=1)}
+    prompt["large"] = node("LatentUpscaleBy", samples=["sample", 0], upscale_method=method, scale_by=2.0)
+    prompt["again"] = sample("large", steps=2, denoise=0.4, seed=3)["sample"]
+    given, large, again, images = graph.run({**prompt, **frames("again")}, ["clip", 0], ["large", 0], ["again", 0], ["frames", 0])
+    assert images.shape == (22, 64, 64, 3) and torch.equal(images[:LENGTH], given)
+    new = again["noise_mask"].flatten() == 1
+    assert new.tolist() == [False] * 4 + [True] * 2
+    assert not torch.equal(again["samples"][:, :, new], large["samples"][:, :, new])
+    flipped = {**prompt, "flip": node("LatentFlip", samples=["large", 0], flip_method="y-axis: horizontally")}
+    flipped["again"] = sample("flip", steps=1, denoise=0.4)["sample"]
+    assert not torch.equal(graph.run({**flipped, **frames("again")}, ["frames", 0])[:LENGTH], given)
 
 
 def test_a_batch_made_of_one_canvas(graph):

@@ -16,7 +16,7 @@ import folder_paths
 import torch
 from torch import Tensor
 
-from ..sora_core.jobs import SAVE_SECONDS, Job, Progress, content_hash
+from ..sora_core.jobs import SAVE_SECONDS, Job, Progress
 from ..sora_core.passes import mask_of, run_plan
 from ..sora_core.plan import Pass, Plan, PlanSettings, window_of
 from ..sora_core.storyboard import lattice_of
@@ -110,9 +110,12 @@ class PassSampler:
 
     def sample(self, job: Job | None) -> Tensor:
         """The latents [B, C, F, h, w] of the whole lattice."""
+        return run_plan(self.plan, self.start, self.make, job, comfy.model_management.throw_exception_if_processing_interrupted)
+
+    @property
+    def start(self) -> Tensor:
         run = self.stages[0].run
-        wait = comfy.model_management.throw_exception_if_processing_interrupted
-        return run_plan(self.plan, run.samples[:, :, : run.cells], self.make, job, self.facts, wait)
+        return run.samples[:, :, : run.cells]
 
     def make(self, p: Pass, cells: Tensor, progress: Progress | None) -> Tensor:
         from .host_models import continued
@@ -247,15 +250,15 @@ def job_for(passes: PassSampler, hidden, links: tuple[str, ...], settings: list)
     node = hidden and (hidden.prompt or {}).get(hidden.unique_id)
     if node is None:  # called by a program, or part of a graph that grows while it runs
         return None
-    try:
-        graph = [facts_above(hidden.prompt, node["inputs"][name]) for name in links if name in node["inputs"]]
-        common = [graph, settings, passes.guidance, [stage.sigmas for stage in passes.stages]]
-        content_hash([common, *(passes.facts(p) for p in passes.plan.passes[:1])])
-    except (FactsError, TypeError) as error:
-        logging.info(f"Sora: this run is not kept for a restart: {error}")
-        return None
     shape = passes.given.canvas.shape if passes.given else None
     size = f"{shape.width}x{shape.height}, {shape.seconds:g} s, " if shape else ""
     # A short run in one pass is made again faster than it is found.
     least = 0.0 if len(passes.plan.passes) > 1 else SAVE_SECONDS
-    return Job(jobs_folder(), passes.plan, common, f"{size}seed {passes.seed}", least=least)
+    try:
+        graph = [facts_above(hidden.prompt, node["inputs"][name]) for name in links if name in node["inputs"]]
+        common = [graph, settings, passes.guidance, [stage.sigmas for stage in passes.stages]]
+        each = [passes.facts(p) for p in passes.plan.passes]
+        return Job(jobs_folder(), passes.plan, common, each, passes.start, f"{size}seed {passes.seed}", least=least)
+    except (FactsError, TypeError) as error:
+        logging.info(f"Sora: this run is not kept for a restart: {error}")
+        return None

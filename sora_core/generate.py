@@ -98,12 +98,13 @@ def generate(
         shot_words=shot_words or [],
         callback=callback,
     )
+    start = torch.zeros(len(words), *shape.latent, device=words.device) if known is None else known.float().to(words.device)
     job = None
     if jobs is not None:
         facts = [content_hash(transformer.state_dict()), str(header), str(shape), words, away, guidance, passes.sigmas, solver, seed]
-        job = Job(jobs, plan, facts, f"{shape.width}x{shape.height}, {shape.seconds:g} s, seed {seed}", every=save_seconds)
-    start = torch.zeros(len(words), *shape.latent, device=words.device) if known is None else known.float().to(words.device)
-    return run_plan(plan, start, passes.make, job, passes.facts)
+        each = [passes.facts(p) for p in plan.passes]
+        job = Job(jobs, plan, facts, each, start, f"{shape.width}x{shape.height}, {shape.seconds:g} s, seed {seed}", every=save_seconds)
+    return run_plan(plan, start, passes.make, job)
 
 
 @dataclass

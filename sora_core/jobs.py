@@ -170,30 +170,37 @@ class Job:
 
     Args:
         folder: of all jobs.
-        facts: what determines all passes alike: a nest for `content_hash`.
+        facts: what determines all passes alike, a nest for `content_hash`.
+        each: for each pass, what determines it beside that and the latents of its cells.
+        start: the latents that the run begins with.
         about: what it is, for people.
         every: seconds between two saves inside a pass.
         least: passes that took fewer seconds are not kept.
+
+    Raises:
+        TypeError: a fact that has no content to hash.
     """
 
-    def __init__(self, folder: Path, plan: Plan, facts, about: str, *, every: float = SAVE_SECONDS, least: float = 0.0):
-        self.folder, self.plan, self.facts, self.about, self.every, self.least = Path(folder), plan, facts, about, every, least
-        self.name = content_hash([FORMAT, facts, [[p.make, p.see, p.seed] for p in plan.passes]])[:12]
+    def __init__(
+        self, folder: Path, plan: Plan, facts, each: list, start: Tensor, about: str, *, every: float = SAVE_SECONDS, least: float = 0.0
+    ):
+        self.folder, self.plan, self.about, self.every, self.least = Path(folder), plan, about, every, least
+        common = content_hash([FORMAT, facts])
+        self.facts = [content_hash([common, p.make, p.see, p.seed, own]) for p, own in zip(plan.passes, each, strict=True)]
+        self.name = content_hash([self.facts, start])[:12]
         self.keys: dict[int, str] = {}
         self.reused = 0
 
-    def result(self, number: int, facts, make: Callable[[Progress], Tensor], waiting: Callable[[], None] = lambda: None) -> Tensor:
+    def result(self, number: int, cells: Tensor, make: Callable[[Progress], Tensor], waiting: Callable[[], None] = lambda: None) -> Tensor:
         """What pass `number` made: read if it is kept, else made and kept.
 
         Args:
-            facts: what determines this pass beside its cells and what all have in common.
+            cells: the latents of its cells as it finds them.
             make: gets the Progress of the pass.
             waiting: called while another process makes the same.
         """
-        p = self.plan.passes[number]
-        key = content_hash([FORMAT, self.facts, p.make, p.see, p.seed, facts])
+        key = self.keys[number] = content_hash([self.facts[number], cells])
         path = self.folder / "passes" / f"{key}.safetensors"
-        self.keys[number] = key
         kept = read_kept(path, key)
         if kept is None:
             # What is too short to keep is not worth a lock either.

@@ -16,7 +16,6 @@ def run_plan(
     latents: Tensor,
     make: Callable[[Pass, Tensor, Progress | None], Tensor],
     job: Job | None = None,
-    facts: Callable[[Pass], object] = lambda p: None,
     waiting: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """All cells, pass by pass.
@@ -26,7 +25,6 @@ def run_plan(
         make: the work of a pass: gets it, the latents [B, C, f, h, w] of its cells as they are now, and where to save how far it is;
             returns the latents of its cells, the seen ones untouched.
         job: keeps what is made; None keeps nothing.
-        facts: what determines a pass beside its cells and their latents, for `content_hash`.
         waiting: see Job.result.
     """
     latents = latents.clone()
@@ -37,7 +35,7 @@ def run_plan(
         def work(progress: Progress | None, p=p, cells=cells, mine=mine) -> Tensor:
             return make(p, cells, progress)[:, :, mine]
 
-        made = work(None) if job is None else job.result(number, [cells, facts(p)], work, waiting)
+        made = work(None) if job is None else job.result(number, cells, work, waiting)
         latents[:, :, list(p.make)] = made.to(latents)
     return latents
 

@@ -32,8 +32,8 @@ def make(p, cells, progress):
     return cells + cells.mean() + torch.randn(cells.shape, generator=generator)
 
 
-def started(folder, plan, facts="x", **settings):
-    return Job(folder, plan, facts, "a test", **settings)
+def started(folder, plan, facts="x", each=None, **settings):
+    return Job(folder, plan, facts, each or [None] * len(plan.passes), LATENTS, "a test", **settings)
 
 
 # -- kept and found ------------------------------------------------------------------------------------------------------------------
@@ -88,13 +88,14 @@ def test_one_shot_of_seven(tmp_path):
     latents = torch.zeros(1, 2, 121, 2, 2)
 
     def run(told):
-        job = started(tmp_path, plan)
-        run_plan(plan, latents, make, job, lambda p: [told[i] for i in sorted({shots[k] for k in p.cells})])
+        job = started(tmp_path, plan, each=[[told[i] for i in sorted({shots[k] for k in p.cells})] for p in plan.passes])
+        run_plan(plan, latents, make, job)
         return job
 
     run(list("abcdefg"))
     job = run(list("abcXefg"))
     seeing = sum(any(shots[k] == 3 for k in p.cells) for p in plan.passes)
+    assert len(kept_jobs(tmp_path)) == 2, "both versions are listed"
     assert job.note == f"reused {len(plan.passes) - seeing} of {len(plan.passes)} passes" and job.reused > 0.8 * len(plan.passes)
 
 

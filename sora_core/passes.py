@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .jobs import Job, Progress
-from .plan import Pass, Plan
+from .plan import Pass, Plan, check
 
 
 def run_plan(
@@ -26,7 +26,11 @@ def run_plan(
             returns the latents of its cells, the seen ones untouched.
         job: keeps what is made; None keeps nothing.
         waiting: see Job.result.
+
+    Raises:
+        ValueError: a plan that makes a cell twice or never, or sees what is not there.
     """
+    check(plan)
     latents = latents.clone()
     for number, p in enumerate(plan.passes):
         cells = latents[:, :, p.cells]

@@ -125,7 +125,7 @@ class SoraSampler(io.ComfyNode):
         low_noise_model=None,
         switch_sigma=0.875,
     ) -> io.NodeOutput:
-        from .host_models import conditions, continued, empty_prompt
+        from .host_models import conditions, continued, empty_prompt, told
         from .known import enlarged
 
         latent = enlarged(latent)
@@ -141,7 +141,8 @@ class SoraSampler(io.ComfyNode):
         for m, levels, before in parts(models, sigmas, switch_sigma):
             run = prepare(m, latent, noise)
             guider = comfy.samplers.CFGGuider(run.model)
-            guider.set_conds(conditions(m, given, positive), conditions(m, given, negative))
+            more = conditions(m, given)
+            guider.set_conds(told(positive, more), told(negative, more))
             guider.set_cfg(guidance)
             if made is not None:
                 made = continued(m.model, made, run.noise, run.samples, run.mask, float(levels[0]))
@@ -276,6 +277,7 @@ class Run:
 def prepare(model, latent: dict, noise) -> Run:
     """Brings a LATENT into the form that the MODEL was trained for: guides behind the lattice, or held cells in it; positions; fps."""
     from . import host
+    from .host_models import takes_pictures
 
     given, header, ours = given_of(latent), host.header_of(model), isinstance(model.model, host.SoraModel)
     model = host.keep_known_cells(model.clone())
@@ -288,7 +290,7 @@ def prepare(model, latent: dict, noise) -> Run:
     knows_guides = ours and header.noise == "frame"
     if given.guides and knows_guides:
         append_guides(run, given)
-    elif given.guides:
+    elif given.guides and not takes_pictures(model):
         hold_cells(run, given)
     options = model.model_options["transformer_options"] = dict(model.model_options["transformer_options"])
     if ours:

@@ -125,50 +125,22 @@ class SoraSampler(io.ComfyNode):
         low_noise_model=None,
         switch_sigma=0.875,
     ) -> io.NodeOutput:
-        from .host_models import conditions, continued, empty_prompt, told
-        from .known import enlarged
+        from .host_models import empty_prompt
+        from .known import enlarged, to_host
 
-        latent = enlarged(latent)
-        given, models = given_of(latent), [m for m in (model, low_noise_model) if m is not None]
+        models = [m for m in (model, low_noise_model) if m is not None]
         for m in models:
             check(m, positive, negative, latent)
+        latent = enlarged(latent)
+        given = given_of(latent)
         if sigmas is None:
             denoise = min(denoise, given.strength) if given else denoise
             sigmas = comfy.samplers.KSampler(model, steps, model.load_device, sampler_name, scheduler, denoise).sigmas
-        negative = empty_prompt(model, positive) if negative is None else negative
-        solver, noise = sampler or comfy.samplers.sampler_object(sampler_name), noise or CellNoise(seed, given)
-        made = None
-        for m, levels, before in parts(models, sigmas, switch_sigma):
-            run = prepare(m, latent, noise)
-            guider = comfy.samplers.CFGGuider(run.model)
-            more = conditions(m, given)
-            guider.set_conds(told(positive, more), told(negative, more))
-            guider.set_cfg(guidance)
-            if made is not None:
-                made = continued(m.model, made, run.noise, run.samples, run.mask, float(levels[0]))
-            made = guider.sample(
-                run.noise,
-                run.samples if made is None else made,
-                solver,
-                levels,
-                denoise_mask=run.mask,
-                callback=progress(run.model, len(sigmas) - 1, run.cells, before),
-                disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-                seed=seed,
-            )
-        made = made[:, :, : run.cells].to(comfy.model_management.intermediate_device(), comfy.model_management.intermediate_dtype())
-        return io.NodeOutput({**latent, "samples": made})
-
-
-def parts(models: list, sigmas: Tensor, switch: float):
-    """(MODEL, its noise levels, steps before it), in the order of a run; of a pair the second takes over at the first level below
-    `switch`."""
-    if len(models) == 1 or len(sigmas) < 2:
-        return [(models[0], sigmas, 0)]
-    at = int((sigmas >= switch).sum())  # the levels that the first one begins steps from
-    at = min(at, len(sigmas) - 1)
-    both = [(models[0], sigmas[: at + 1], 0), (models[1], sigmas[at:], at)]
-    return [part for part in both if len(part[1]) > 1] or both[:1]
+        words = positive, empty_prompt(model, positive) if negative is None else negative
+        solver = sampler or comfy.samplers.sampler_object(sampler_name)
+        noise = CellNoise(seed, given) if noise is None else noise
+        made = run_models(parts(models, sigmas, switch_sigma), latent, noise, words, guidance, solver, seed)
+        return io.NodeOutput({**latent, "samples": to_host(made)})
 
 
 class SoraNoise(io.ComfyNode):
@@ -300,6 +272,43 @@ def prepare(model, latent: dict, noise) -> Run:
         rope = dict(options.get("rope_options") or {})
         options["rope_options"] = {**rope, "scale_t": rope.get("scale_t", 1.0) * header.native_fps / given.canvas.shape.fps}
     return run
+
+
+def parts(models: list, sigmas: Tensor, switch: float) -> list[tuple]:
+    """(MODEL, its noise levels) in the order of a run; of a pair the second takes over at the first level below `switch`."""
+    if len(models) == 1 or len(sigmas) < 2:
+        return [(models[0], sigmas)]
+    at = min(int((sigmas >= switch).sum()), len(sigmas) - 1)  # the steps that the first one makes
+    return [part for part in ((models[0], sigmas[: at + 1]), (models[1], sigmas[at:])) if len(part[1]) > 1]
+
+
+def run_models(parts: list[tuple], latent: dict, noise, words: tuple[list, list], guidance: float, solver, seed: int) -> Tensor:
+    """Samples [B, C, F, h, w] of a LATENT, denoised by one model after the other."""
+    from .host_models import conditions, continued, told
+
+    made, done, steps = None, 0, sum(len(sigmas) - 1 for _, sigmas in parts)
+    for model, sigmas in parts:
+        run = prepare(model, latent, noise)
+        guider = comfy.samplers.CFGGuider(run.model)
+        more = conditions(model, given_of(latent))
+        guider.set_conds(*(told(conditioning, more) for conditioning in words))
+        guider.set_cfg(guidance)
+        if made is None:
+            made = run.samples
+        else:
+            made = continued(model.model, made, run.noise, run.samples, run.mask, float(sigmas[0]))
+        made = guider.sample(
+            run.noise,
+            made,
+            solver,
+            sigmas,
+            denoise_mask=run.mask,
+            callback=progress(run.model, steps, run.cells, done),
+            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+            seed=seed,
+        )
+        done += len(sigmas) - 1
+    return made[:, :, : run.cells]
 
 
 def full_mask(mask: Tensor, samples: Tensor) -> Tensor:

@@ -122,6 +122,17 @@ def test_frames_around_a_videos_cut_of_ours(graph):
     assert torch.equal(images[:10], whole[2:12])
 
 
+def test_latents_of_the_host_and_batches(graph):
+    """A LATENT without a canvas has the rate that is told; of a batch each video goes on from its own frames."""
+    plain = {"plain": node("EmptyHunyuanLatentVideo", width=32, height=32, length=9, batch_size=1)}
+    latent = graph.run({**BEGIN, **plain, **extend(video="plain", image_fps=12.0)}, ["canvas", 0])
+    assert latent["sora"].canvas.shape.fps == 12
+    two = {"first": canvas(1.0, **SIZE, batch=2)["canvas"], "made": sample("first", steps=1)["sample"], "old": frames("made")["frames"]}
+    prompt = {**BEGIN, **two, **extend("backward", video="made"), **sample(steps=1), **frames()}
+    old, new = graph.run(prompt, ["old", 0], ["frames", 0])
+    assert all(torch.equal(after[-9:], before) for before, after in zip(old, new)) and not torch.equal(new[0], new[1])
+
+
 # -- sound ---------------------------------------------------------------------------------------------------------------------------
 
 

@@ -26,15 +26,18 @@ def empty_prompt(model, positive: list) -> list:
     return [[torch.zeros_like(rows), {**facts, "pooled_output": None if pooled is None else torch.zeros_like(pooled)}]]
 
 
-def conditions(model, given: Given | None, conditioning: list) -> list:
-    """CONDITIONING with what a canvas says and this MODEL takes, unless the user's nodes have said it."""
+def conditions(model, given: Given | None) -> dict:
+    """What a canvas says that this MODEL takes as entries of CONDITIONING."""
     if given is None:
-        return conditioning
-    more = {}
-    if isinstance(model.model, comfy.model_base.LTXV):
-        more["frame_rate"] = given.canvas.shape.fps
+        return {}
+    more = {"frame_rate": given.canvas.shape.fps} if isinstance(model.model, comfy.model_base.LTXV) else {}
     if takes_pictures(model) and (given.canvas.spans or given.canvas.guides):
         more |= image_to_video(given)
+    return more
+
+
+def told(conditioning: list, more: dict) -> list:
+    """CONDITIONING with more entries; those that the user's nodes have given stay."""
     return [[rows, {**more, **facts}] for rows, facts in conditioning]
 
 

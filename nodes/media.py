@@ -14,7 +14,7 @@ from torch import Tensor
 from ..sora_core.shapes import Strides, VideoShape, retimed
 from ..sora_core.sound import read_sound
 from ..sora_core.video_file import frame_times
-from .canvas import Media, pixels, size_options
+from .canvas import KEY, Given, Media, pixels, size_options
 from .decode_video import Clip, LatentVideo, clips
 
 FITS = ("cover", "contain", "stretch")
@@ -175,7 +175,7 @@ def image_fps_input():
         step=0.001,
         optional=True,
         advanced=True,
-        tooltip="Frames a second of a video that comes as IMAGE. A VIDEO and a LATENT bring their own.",
+        tooltip="Frames a second of a video that comes as IMAGE, or as a LATENT without a Sora canvas. Others bring their own.",
     )
 
 
@@ -212,7 +212,8 @@ def media_of(value, vae, image_fps: float, name: str = "video") -> Media:
     if isinstance(value, Tensor):
         return Pictures(rgb(value, name), image_fps)
     if isinstance(value, dict):
-        return Undecoded(tuple(clips(vae, value, "carry")[0]))
+        made, known = clips(vae, value, "carry")[0], isinstance(value.get(KEY), Given)
+        return Undecoded(tuple(clip if known else replace(clip, fps=image_fps) for clip in made))
     raise ValueError(f"{name}: this is no video: connect a VIDEO, an IMAGE or a LATENT")
 
 

@@ -67,11 +67,10 @@ def shots_of(conditioning):
 
 
 class Stage(NamedTuple):
-    """One MODEL's part of a pass: the whole lattice as its sampler gets it (sample_video.Run), noise levels, steps before, words."""
+    """One MODEL's part of a run: the whole lattice as its sampler gets it (sample_video.Run), noise levels, words."""
 
     run: object
     sigmas: Tensor
-    before: int
     positive: list
     negative: list
 
@@ -120,7 +119,7 @@ class PassSampler:
     def make(self, p: Pass, cells: Tensor, progress: Progress | None) -> Tensor:
         from .host_models import continued
 
-        made = None
+        made, done = None, 0
         for stage in self.stages:
             layout = self._layout(stage, p)
             samples = torch.cat([cells, layout.guides], 2)
@@ -135,10 +134,11 @@ class PassSampler:
                 resumed(self.solver, progress) if self.resumable and progress and len(self.stages) == 1 else self.solver,
                 stage.sigmas,
                 denoise_mask=layout.mask,
-                callback=self._told_in(p, stage.before),
+                callback=self._told_in(p, done),
                 disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
                 seed=self._seed(p),
             )
+            done += len(stage.sigmas) - 1
         return made[:, :, : len(p.cells)]
 
     def facts(self, p: Pass) -> list:

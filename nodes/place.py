@@ -9,7 +9,7 @@ from comfy_api.latest import io, ui
 from ..sora_core.shapes import MAX_SECONDS
 from ..sora_core.verbs import place
 from .canvas import Given, given_of
-from .media import FIT_TOOLTIP, FITS, Still, Undecoded, changes, conformed, image_fps_input, media_input, media_of, rgb
+from .media import FIT_TOOLTIP, FITS, Still, changes, conformed, image_fps_input, media_input, media_of, rgb
 from .show import show_on_node
 
 
@@ -86,9 +86,9 @@ class SoraPlaceVideo(io.ComfyNode):
         if clip.batch not in (1, batch):
             raise ValueError(f"video: {clip.batch} clips for {batch} videos: give 1 or {batch}")
         frame = frame_at(second, given)
-        if isinstance(clip, Undecoded):  # its cells are used as they are, so it begins where a cell of the canvas ends
-            s = shape.strides.time
-            frame = min(s * round(frame / s), s * ((given.canvas.timeline.frames - 1) // s))
+        grid = clip.grid(0)
+        if grid is not None:
+            frame = at_cells(frame, grid, shape.strides.time, given.canvas.timeline.frames)
         count = min(clip.frames, given.canvas.timeline.frames - frame)
         canvas = place(given.canvas, frame, len(given.sources), count)
         span = f"frames {frame} to {frame + count - 1} of {canvas.timeline.frames}, from {frame / shape.fps:g} s on"
@@ -121,3 +121,11 @@ def frame_at(second: float, given: Given) -> int:
     if frame >= frames:
         raise ValueError(f"second {second:g} is behind the end of the video: use 0 to {(frames - 1) / fps:g}")
     return frame
+
+
+def at_cells(frame: int, grid: int, s: int, frames: int) -> int:
+    """The frame nearest to `frame` from which on the latent cells of a clip end where those of the canvas do."""
+    frame = s * round((frame + grid) / s) - grid
+    if frame < 0:
+        return frame + s
+    return frame - s if frame >= frames else frame

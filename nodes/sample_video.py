@@ -130,22 +130,20 @@ class SoraSampler(io.ComfyNode):
         low_noise_model=None,
         switch_sigma=0.875,
     ) -> io.NodeOutput:
-        from .host_models import conditions, empty_prompt
-        from .known import enlarged
+        from .host_models import empty_prompt
+        from .known import enlarged, to_host
 
-        latent = enlarged(latent)
-        given, models = given_of(latent), [m for m in (model, low_noise_model) if m is not None]
+        models = [m for m in (model, low_noise_model) if m is not None]
         for m in models:
             check(m, positive, negative, latent)
+        latent = enlarged(latent)
+        given = given_of(latent)
         if sigmas is None:
             denoise = min(denoise, given.strength) if given else denoise
             sigmas = comfy.samplers.KSampler(model, steps, model.load_device, sampler_name, scheduler, denoise).sigmas
-        negative = empty_prompt(model, positive) if negative is None else negative
-        noise = noise or CellNoise(seed, given)
-        stages = [
-            Stage(prepare(m, latent, noise), levels, before, conditions(m, given, positive), conditions(m, given, negative))
-            for m, levels, before in parts(models, sigmas, switch_sigma)
-        ]
+        words = positive, empty_prompt(model, positive) if negative is None else negative
+        noise = CellNoise(seed, given) if noise is None else noise
+        stages = [stage(m, levels, latent, noise, words) for m, levels in parts(models, sigmas, switch_sigma)]
         run = stages[0].run
         plan = plan_for(model, positive, given, run.known) if given else single(Lattice(run.cells, run.known))
         check_memory(model, given, plan, len(run.samples))
@@ -161,22 +159,10 @@ class SoraSampler(io.ComfyNode):
             told=progress(run.model, (len(sigmas) - 1) * len(plan.passes)),
         )
         job = job_for(passes, cls.hidden, ("model", "low_noise_model", "sampler"), [sampler_name, switch_sigma])
-        made = passes.sample(job)
+        made = to_host(passes.sample(job))
         note = "\n".join(line for line in (summary(plan) if len(plan.passes) > 1 else "", job.note if job else "") if line)
         show_on_node(cls, note)
-        made = made.to(comfy.model_management.intermediate_device(), comfy.model_management.intermediate_dtype())
         return io.NodeOutput({**latent, "samples": made}, ui=ui.PreviewText(note) if note else None)
-
-
-def parts(models: list, sigmas: Tensor, switch: float):
-    """(MODEL, its noise levels, steps before it), in the order of a run; of a pair the second takes over at the first level below
-    `switch`."""
-    if len(models) == 1 or len(sigmas) < 2:
-        return [(models[0], sigmas, 0)]
-    at = int((sigmas >= switch).sum())  # the levels that the first one begins steps from
-    at = min(at, len(sigmas) - 1)
-    both = [(models[0], sigmas[: at + 1], 0), (models[1], sigmas[at:], at)]
-    return [part for part in both if len(part[1]) > 1] or both[:1]
 
 
 class SoraNoise(io.ComfyNode):
@@ -296,6 +282,7 @@ class Run:
 def prepare(model, latent: dict, noise) -> Run:
     """Brings a LATENT into the form that the MODEL was trained for: guides behind the lattice, or held cells in it; positions; fps."""
     from . import host
+    from .host_models import takes_pictures
 
     given, header, ours = given_of(latent), host.header_of(model), isinstance(model.model, host.SoraModel)
     model = host.keep_known_cells(model.clone())
@@ -308,7 +295,7 @@ def prepare(model, latent: dict, noise) -> Run:
     knows_guides = ours and header.noise == "frame"
     if given.guides and knows_guides:
         append_guides(run, given)
-    elif given.guides:
+    elif given.guides and not takes_pictures(model):
         hold_cells(run, given)
     options = model.model_options["transformer_options"] = dict(model.model_options["transformer_options"])
     if ours:
@@ -318,6 +305,22 @@ def prepare(model, latent: dict, noise) -> Run:
         rope = dict(options.get("rope_options") or {})
         options["rope_options"] = {**rope, "scale_t": rope.get("scale_t", 1.0) * header.native_fps / given.canvas.shape.fps}
     return run
+
+
+def parts(models: list, sigmas: Tensor, switch: float) -> list[tuple]:
+    """(MODEL, its noise levels) in the order of a run; of a pair the second takes over at the first level below `switch`."""
+    if len(models) == 1 or len(sigmas) < 2:
+        return [(models[0], sigmas)]
+    at = min(int((sigmas >= switch).sum()), len(sigmas) - 1)  # the steps that the first one makes
+    return [part for part in ((models[0], sigmas[: at + 1]), (models[1], sigmas[at:])) if len(part[1]) > 1]
+
+
+def stage(model, sigmas: Tensor, latent: dict, noise, words: tuple[list, list]) -> Stage:
+    """What one model of a run gets."""
+    from .host_models import conditions, told
+
+    more = conditions(model, given_of(latent))
+    return Stage(prepare(model, latent, noise), sigmas, *(told(conditioning, more) for conditioning in words))
 
 
 def full_mask(mask: Tensor, samples: Tensor) -> Tensor:

@@ -4,7 +4,8 @@
     python scripts/thumbnails.py extend_video loop_video           # some
 
 Runs workflows/*.json in the real ComfyUI with the shipped model, about ten seconds for each sampling on two quiet cores, and saves the
-middle frame beside it as .jpg, which is the name that the host looks for. Run it again when the weights change.
+middle frame beside it as .jpg, which is the name that the host looks for. Run it again when the weights change. A workflow of a model
+that is not shipped gets a card with its name.
 """
 
 import json
@@ -30,17 +31,32 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="sora-thumbnails-", ignore_cleanup_errors=True) as base:
         with ComfyServer(environment.host_folder(), Path(base), variables=environment.child_variables()) as server:
             for path in sorted(WORKFLOWS.glob("*.json")):
-                if not sys.argv[1:] or path.stem in sys.argv[1:]:
-                    save_thumbnail(run(server, path), path.with_suffix(".jpg"))
-                    print(path.with_suffix(".jpg"), flush=True)
+                if sys.argv[1:] and path.stem not in sys.argv[1:]:
+                    continue
+                workflow = json.loads(path.read_text(encoding="utf-8"))
+                if any(node["type"] == "UNETLoader" for node in workflow["nodes"]):
+                    card(path.stem).save(path.with_suffix(".jpg"), quality=88)
+                else:
+                    save_thumbnail(run(server, workflow), path.with_suffix(".jpg"))
+                print(path.with_suffix(".jpg"), flush=True)
     return 0
 
 
-def run(server, path: Path) -> Path:
+def card(name: str):
+    """The words of a file name on a plain ground."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    picture = Image.new("RGB", (SIDE, SIDE), "#353a4a")
+    words = name.replace("_", " ").replace(" to ", "\nto ")
+    ImageDraw.Draw(picture).multiline_text((SIDE / 2, SIDE / 2), words, "white", ImageFont.load_default(40), "mm", 12, "center")
+    return picture
+
+
+def run(server, workflow: dict) -> Path:
     """Run a workflow with FIRST_FRAME in place of the user's own picture. Returns the video, or the first picture."""
     from workflow_api import to_api
 
-    prompt = to_api(json.loads(path.read_text(encoding="utf-8")), server.get("/object_info"))
+    prompt = to_api(workflow, server.get("/object_info"))
     for node in prompt.values():
         if node["class_type"] == "LoadImage":
             node["inputs"]["image"] = server.upload(FIRST_FRAME)

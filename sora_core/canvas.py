@@ -83,6 +83,7 @@ class Canvas:
         timeline: what becomes of it.
         origin: the time of the lattice's frame 0, in frames of the first source (below 0 before its start).
         spans, guides: what is given.
+        loops: whether the result is played over and over, so that its first frame follows its last one.
     """
 
     shape: VideoShape
@@ -90,6 +91,7 @@ class Canvas:
     origin: int = 0
     spans: tuple[Span, ...] = ()
     guides: tuple[Guide, ...] = ()
+    loops: bool = False
 
     @property
     def known(self) -> list[int]:
@@ -244,7 +246,8 @@ def result_frames(
                 last = chunk[-1]
                 yield chunk
             continue
-        before, after = (pieces[number - 1] if number else None), (pieces[number + 1] if number + 1 < len(pieces) else None)
+        before = pieces[number - 1] if number else None
+        after = (*pieces, pieces[0] if canvas.loops else None)[number + 1]
         if not carry:
             before = after = None
         if before and not piece.start:  # outside the lattice, so what the codec would lose of it is not known

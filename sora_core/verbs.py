@@ -120,7 +120,7 @@ def join(still: VideoShape, first: int, second: int, new: int, context: int = CO
 def loop(still: VideoShape, source_frames: int, new: int, context: int = CONTEXT_CELLS, grid: int | None = None) -> Canvas:
     """A video and `new` frames that lead from its end to its start: the join of it with itself, the second copy left out."""
     canvas = _window(still, Piece(0, 0, source_frames), new, Piece(0, 0, source_frames), context, grid)
-    return replace(canvas, timeline=Timeline(canvas.timeline.pieces[:-1]))
+    return replace(canvas, timeline=Timeline(canvas.timeline.pieces[:-1]), loops=True)
 
 
 def fill(

@@ -69,3 +69,31 @@ def place(second=0.0, image="picture", latent="canvas", fit="cover", name="place
 
 def save(video="video", prefix="video/test") -> dict:
     return {"save": node("SaveVideo", video=[video, 0], filename_prefix=prefix, format="auto", codec="auto")}
+
+
+# -- verbs ---------------------------------------------------------------------------------------------------------------------------
+
+LENGTH = 14  # frames of a given clip: three cells and one frame more
+FORM = {"size": "as given", "fit": "cover", "fps": 0.0, "image_fps": 8.0}
+
+
+def clip(name="clip", count=LENGTH, width=32, height=32, seed=0, channels=3) -> dict:
+    """Frames of noise as IMAGE (see the fixture clip_node)."""
+    return {name: node("NoisyClip", count=count, width=width, height=height, seed=seed, channels=channels)}
+
+
+def verb(kind, video="clip", name="canvas", **fields) -> dict:
+    """A node of a verb named "canvas", so that samplers find it."""
+    return {name: node(kind, vae=["load", 2], video=[video, 0], **{**FORM, **fields})}
+
+
+def extend(direction="forward", seconds=1.0, **fields) -> dict:
+    return verb("SoraExtend", direction=direction, seconds=seconds, **fields)
+
+
+def fill(start=0.5, end=1.0, length=0.0, **fields) -> dict:
+    return verb("SoraFill", from_second=start, to_second=end, length=length, **fields)
+
+
+def remix(strength="mild", **fields) -> dict:
+    return verb("SoraRemix", strength=strength, **fields)

@@ -3,61 +3,18 @@
 import pytest
 import torch
 
-from sora_pack.tests.host.prompts import custom_sample, frames, ksample, node, sample
-from sora_pack.tests.host.test_nodes_verbs import clip, clip_node, extend, fill, verb  # noqa: F401 (a fixture)
-from sora_pack.tests.host.tiny_host_models import STRIDES, tiny_vae, write_host_model
+from sora_pack.tests.host.prompts import clip, custom_sample, extend, fill, frames, ksample, node, sample, verb
+from sora_pack.tests.host.tiny_host_models import STRIDES
+
+pytestmark = pytest.mark.usefixtures("clip_node", "host_sources")
 
 SOLVERS = {"sora": sample, "ksampler": ksample, "custom": custom_sample}
 
 
-@pytest.fixture(scope="module")
-def files(graph):
-    """Names of the files, by kind of model."""
-    from pathlib import Path
-
-    import folder_paths
-
-    folder = next(path for path in map(Path, folder_paths.get_folder_paths("diffusion_models")) if (path / "tiny.safetensors").exists())
-    names = {name: write_host_model(folder, name) for name in STRIDES}
-    folder_paths.filename_list_cache.pop("diffusion_models", None)
-    yield names
-    for name in names.values():
-        (folder / name).unlink()
-    folder_paths.filename_list_cache.pop("diffusion_models", None)
-
-
-@pytest.fixture(autouse=True)
-def sources(graph):
-    """Nodes that give a VAE of some strides, and words with all that the text encoder of a model gives."""
-    from comfy_api.latest import io
-
-    class TinyVAE(io.ComfyNode):
-        @classmethod
-        def define_schema(cls):
-            return io.Schema(node_id="TinyVAE", category="test", inputs=[io.String.Input("name")], outputs=[io.Vae.Output()])
-
-        @classmethod
-        def execute(cls, name):
-            return io.NodeOutput(tiny_vae(STRIDES[name]))
-
-    class Rows(io.ComfyNode):
-        @classmethod
-        def define_schema(cls):
-            return io.Schema(node_id="Rows", category="test", inputs=[io.String.Input("name")], outputs=[io.Conditioning.Output()])
-
-        @classmethod
-        def execute(cls, name):
-            rows = torch.randn(1, 8, 4096, generator=torch.Generator().manual_seed(6))
-            mask = {"attention_mask": torch.ones(1, 8, dtype=torch.long)} if name == "ltxv" else {}
-            return io.NodeOutput([[rows, {"pooled_output": torch.ones(1, 768), **mask}]])
-
-    graph.nodes.NODE_CLASS_MAPPINGS |= {"TinyVAE": TinyVAE, "Rows": Rows}
-
-
-def begin(files, name) -> dict:
+def begin(host_files, name) -> dict:
     """MODEL, VAE and words of a host model, under the names that the other prompts use."""
     return {
-        "unet": node("UNETLoader", unet_name=files[name], weight_dtype="default"),
+        "unet": node("UNETLoader", unet_name=host_files[name], weight_dtype="default"),
         "load": node("TinyVAE", name=name),
         "words": node("Rows", name=name),
         "sigmas": node("BasicScheduler", model=["unet", 0], scheduler="simple", steps=2, denoise=1.0),
@@ -81,12 +38,12 @@ VERBS = {
 
 @pytest.mark.parametrize("how", SOLVERS)
 @pytest.mark.parametrize("name", STRIDES)
-def test_given_frames_and_known_cells_come_back(graph, files, name, how):
+def test_given_frames_and_known_cells_come_back(graph, host_files, name, how):
     side = 64 if STRIDES[name].space == 32 else 32
     for verbs, kept in VERBS.values():
         run = SOLVERS[how](steps=2, model=("unet", 0))
         run.pop("sigmas", None)
-        prompt = vae_first({**clip(count=26, width=side, height=side), **verbs, **run, **frames()}) | begin(files, name)
+        prompt = vae_first({**clip(count=26, width=side, height=side), **verbs, **run, **frames()}) | begin(host_files, name)
         given, latent, made, images = graph.run(prompt, ["clip", 0], ["canvas", 0], ["sample", 0], ["frames", 0])
         known = (latent["noise_mask"] == 0).expand_as(made["samples"])
         assert made["samples"].isfinite().all() and images.isfinite().all()
@@ -98,7 +55,7 @@ def test_given_frames_and_known_cells_come_back(graph, files, name, how):
             assert torch.equal(images[start : start + len(expected)], expected)
 
 
-def test_image_to_video_sees_what_is_given(graph, files, monkeypatch):
+def test_image_to_video_sees_what_is_given(graph, host_files, monkeypatch):
     """Beside the noise it gets the given frames on grey, encoded, and a mask of frames; a picture within a cell too."""
     import comfy.model_base
 
@@ -107,9 +64,9 @@ def test_image_to_video_sees_what_is_given(graph, files, monkeypatch):
     prompt = {**clip(count=7, width=32, height=32), **fill(0.375, 0.75), **clip("picture", 1), **sample(steps=1, model=("unet", 0))}
     for name in ("wan_i2v", "wan22_i2v"):
         seen.clear()
-        graph.run(vae_first(dict(prompt)) | begin(files, name), ["sample", 0])
+        graph.run(vae_first(dict(prompt)) | begin(host_files, name), ["sample", 0])
         mask, cells = seen[0][:, :4], seen[0][:, 4:]
-        latent = graph.run(vae_first(dict(prompt)) | begin(files, name), ["canvas", 0])
+        latent = graph.run(vae_first(dict(prompt)) | begin(host_files, name), ["canvas", 0])
         spans = latent["sora"].canvas.spans
         assert spans and cells.shape[1] == 16
         expected = (latent["noise_mask"] == 0).float().expand(1, 4, -1, 4, 4)
@@ -119,22 +76,22 @@ def test_image_to_video_sees_what_is_given(graph, files, monkeypatch):
         assert torch.equal(mask.cpu(), expected)
 
 
-def test_a_pair_is_one_run(graph, files):
+def test_a_pair_is_one_run(graph, host_files):
     """The same model twice is that model once, wherever the switch is: what passes over is the whole state of the run."""
-    begun = begin(files, "wan_t2v")
+    begun = begin(host_files, "wan_t2v")
     verbs = {**clip(count=26, width=32, height=32), **extend()}
     alone = graph.run(vae_first({**verbs, **sample(steps=4, model=("unet", 0))}) | begun, ["sample", 0])["samples"]
     for switch in (0.0, 0.5, 0.9, 1.0):
         run = sample(steps=4, model=("unet", 0), low_noise_model=["unet", 0], switch_sigma=switch)
         both = graph.run(vae_first({**verbs, **run}) | begun, ["sample", 0])["samples"]
         assert (both - alone).abs().max() < 1e-3, f"switch at {switch}: {(both - alone).abs().max():.1e}"
-    other = begin(files, "wan22_i2v")["unet"]
+    other = begin(host_files, "wan22_i2v")["unet"]
     run = sample(steps=4, model=("unet", 0), low_noise_model=["low", 0], switch_sigma=0.9)
     both = graph.run(vae_first({**verbs, **run}) | begun | {"low": other}, ["sample", 0])["samples"]
     assert (both - alone).abs().max() > 1e-3
 
 
-def test_rates_of_the_host_models(graph, files):
+def test_rates_of_the_host_models(graph, host_files):
     """Wan's positions follow the canvas' rate (16 and 24 are native), LTX-Video is told the rate."""
     import comfy.model_base
 
@@ -144,10 +101,10 @@ def test_rates_of_the_host_models(graph, files):
 
     for name, scale in (("wan_t2v", 2.0), ("wan22_5b", 3.0), ("hunyuan", None), ("ltxv", None)):
         side = 64 if STRIDES[name].space == 32 else 32
-        prompt = vae_first({**clip(width=side, height=side), **extend()}) | begin(files, name)
-        model, rows, latent = graph.run(prompt, ["unet", 0], ["words", 0], ["canvas", 0])
+        prompt = vae_first({**clip(width=side, height=side), **extend()}) | begin(host_files, name)
+        model, latent = graph.run(prompt, ["unet", 0], ["canvas", 0])
         run = prepare(model, latent, CellNoise(0, given_of(latent)))
         options = run.model.model_options["transformer_options"]
         assert options.get("rope_options", {}).get("scale_t") == scale
-        told = conditions(model, given_of(latent), rows)[0][1].get("frame_rate")
+        told = conditions(model, given_of(latent)).get("frame_rate")
         assert told == (8.0 if isinstance(model.model, comfy.model_base.LTXV) else None)

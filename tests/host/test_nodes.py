@@ -8,16 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sora_pack.tests.host.executor import Failed, Refused
+from sora_pack.tests.host.executor import refusal
 from sora_pack.tests.host.prompts import canvas, decode, frames, ksample, load, node, picture, place, sample, save, words
-
-
-def refusal(graph, prompt, link):
-    """The sentence a prompt is refused with, at once or by a node."""
-    with pytest.raises((Refused, Failed)) as refused:
-        graph.run(prompt, link)
-    return str(refused.value)
-
 
 # -- words ---------------------------------------------------------------------------------------------------------------------------
 

@@ -6,10 +6,29 @@ import pytest
 import torch
 
 from sora_pack.sora_core.video_file import write_video
-from sora_pack.tests.host.prompts import canvas, decode, frames, ksample, load, node, place, sample, save, words
-from sora_pack.tests.host.test_nodes_verbs import SIZE, clip, clip_node, extend, fill, note, refusal, remix, verb  # noqa: F401 (a fixture)
+from sora_pack.tests.host.executor import note, refusal
+from sora_pack.tests.host.prompts import (
+    canvas,
+    clip,
+    decode,
+    extend,
+    fill,
+    frames,
+    ksample,
+    load,
+    node,
+    place,
+    remix,
+    sample,
+    save,
+    verb,
+    words,
+)
+
+pytestmark = pytest.mark.usefixtures("clip_node")
 
 BEGIN = {**load(), **words()}
+SIZE = {"width": 32, "height": 32}
 
 
 def tone(seconds, rate=8000, channels=1):
@@ -101,6 +120,17 @@ def test_frames_around_a_videos_cut_of_ours(graph):
     prompt = {**BEGIN, **made, "cut": cut, **extend(video="cut"), **sample(steps=1, guidance=1.0), **frames()}
     whole, images = graph.run(prompt, ["whole", 0], ["frames", 0])
     assert torch.equal(images[:10], whole[2:12])
+
+
+def test_latents_of_the_host_and_batches(graph):
+    """A LATENT without a canvas has the rate that is told; of a batch each video goes on from its own frames."""
+    plain = {"plain": node("EmptyHunyuanLatentVideo", width=32, height=32, length=9, batch_size=1)}
+    latent = graph.run({**BEGIN, **plain, **extend(video="plain", image_fps=12.0)}, ["canvas", 0])
+    assert latent["sora"].canvas.shape.fps == 12
+    two = {"first": canvas(1.0, **SIZE, batch=2)["canvas"], "made": sample("first", steps=1)["sample"], "old": frames("made")["frames"]}
+    prompt = {**BEGIN, **two, **extend("backward", video="made"), **sample(steps=1), **frames()}
+    old, new = graph.run(prompt, ["old", 0], ["frames", 0])
+    assert all(torch.equal(after[-9:], before) for before, after in zip(old, new)) and not torch.equal(new[0], new[1])
 
 
 # -- sound ---------------------------------------------------------------------------------------------------------------------------
@@ -264,7 +294,7 @@ def test_refused(graph, odd_nodes, verbs, words_of_it):
     }
     links = [value for entry in verbs.values() for value in entry["inputs"].values()]
     used = {name: other for name, other in others.items() if [name, 0] in links}
-    sentence = refusal(graph, {**BEGIN, **clip(), **used, **verbs})
+    sentence = refusal(graph, {**BEGIN, **clip(), **used, **verbs}, ["canvas", 0])
     assert words_of_it in sentence, sentence
 
 
@@ -273,11 +303,11 @@ def test_placed_clips_that_do_not_fit(graph):
         entry = {"canvas": node("SoraPlaceVideo", vae=["load", 2], latent=["first", 0], video=["clip", 0], fit="cover", **fields)}
         return {**BEGIN, **clip(), **canvas(1.0, **SIZE, name="first"), **entry}
 
-    assert "second 2 is behind the end of the video: use 0 to 1" in refusal(graph, placed(second=2.0))
+    assert "second 2 is behind the end of the video: use 0 to 1" in refusal(graph, placed(second=2.0), ["canvas", 0])
     latent = graph.run(placed(second=0.5), ["canvas", 0])
     assert "its last 9 frames stand over the end and are left out" in note(graph) and latent["sora"].canvas.timeline.frames == 9
     two = {**placed(second=0.0), **canvas(1.0, **SIZE, batch=3, name="first"), **canvas(1.0, **SIZE, batch=2, name="clip")}
-    assert "2 clips for 3 videos" in refusal(graph, two)
+    assert "2 clips for 3 videos" in refusal(graph, two, ["canvas", 0])
 
 
 def test_a_file_that_is_no_video(graph, movie):
@@ -286,7 +316,9 @@ def test_a_file_that_is_no_video(graph, movie):
     path = Path(folder_paths.get_input_directory()) / "notes.mp4"
     path.write_text("not a video at all")
     try:
-        assert "not a video" in refusal(graph, {**BEGIN, "file": node("LoadVideo", file="notes.mp4"), **extend(video="file")})
+        assert "not a video" in refusal(
+            graph, {**BEGIN, "file": node("LoadVideo", file="notes.mp4"), **extend(video="file")}, ["canvas", 0]
+        )
     finally:
         path.unlink()
 

@@ -4,62 +4,30 @@ import pytest
 import torch
 
 from sora_pack.sora_core.canvas import NEW
-from sora_pack.tests.host.executor import Failed, Refused
-from sora_pack.tests.host.prompts import canvas, custom_sample, decode, frames, ksample, load, node, place, sample, words
+from sora_pack.tests.host.executor import note
+from sora_pack.tests.host.prompts import (
+    LENGTH,
+    canvas,
+    clip,
+    custom_sample,
+    decode,
+    extend,
+    fill,
+    frames,
+    ksample,
+    load,
+    node,
+    place,
+    remix,
+    sample,
+    verb,
+    words,
+)
+
+pytestmark = pytest.mark.usefixtures("clip_node")
 
 SIZE = {"width": 32, "height": 32}
 BEGIN = {**load(), **words()}
-FORM = {"size": "as given", "fit": "cover", "fps": 0.0, "image_fps": 8.0}
-LENGTH = 14  # of the given clip: three cells and one frame more
-
-
-@pytest.fixture(autouse=True)
-def clip_node(graph):
-    """A node that gives frames no 8-bit format can hold; `grey` and `alpha` are shapes that other nodes give."""
-    from comfy_api.latest import io
-
-    class NoisyClip(io.ComfyNode):
-        @classmethod
-        def define_schema(cls):
-            inputs = [io.Int.Input(name) for name in ("count", "width", "height", "seed", "channels")]
-            return io.Schema(node_id="NoisyClip", category="test", inputs=inputs, outputs=[io.Image.Output()])
-
-        @classmethod
-        def execute(cls, count, width, height, seed, channels):
-            return io.NodeOutput(torch.rand(count, height, width, channels, generator=torch.Generator().manual_seed(seed)))
-
-    graph.nodes.NODE_CLASS_MAPPINGS["NoisyClip"] = NoisyClip
-
-
-def clip(name="clip", count=LENGTH, width=32, height=32, seed=0, channels=3) -> dict:
-    return {name: node("NoisyClip", count=count, width=width, height=height, seed=seed, channels=channels)}
-
-
-def verb(kind, video="clip", name="canvas", **fields) -> dict:
-    """A node of a verb named "canvas", so that samplers find it."""
-    return {name: node(kind, vae=["load", 2], video=[video, 0], **{**FORM, **fields})}
-
-
-def extend(direction="forward", seconds=1.0, **fields) -> dict:
-    return verb("SoraExtend", direction=direction, seconds=seconds, **fields)
-
-
-def fill(start=0.5, end=1.0, length=0.0, **fields) -> dict:
-    return verb("SoraFill", from_second=start, to_second=end, length=length, **fields)
-
-
-def remix(strength="mild", **fields) -> dict:
-    return verb("SoraRemix", strength=strength, **fields)
-
-
-def note(graph, name="canvas"):
-    return graph.history["outputs"][name]["text"][0]
-
-
-def refusal(graph, prompt, link=("canvas", 0)):
-    with pytest.raises((Refused, Failed)) as refused:
-        graph.run(prompt, list(link))
-    return str(refused.value)
 
 
 # -- what is given comes back --------------------------------------------------------------------------------------------------------

@@ -393,6 +393,14 @@ def test_seam_never_carries_more_than_was_lost(count):
         assert torch.allclose(added[5 : 5 + count], torch.tensor(0.5), atol=1e-4), "a short run is carried whole"
 
 
+def test_seam_of_a_loop_leads_back_to_its_first_frame():
+    canvas = loop(STILL, 41, 16)
+    added = result(canvas) - result(canvas, carry=False)
+    frame = next(p for p in canvas.timeline.pieces if p.source == NEW)
+    lost = 0.5 - (frame.start + frame.count) / 1000  # given frame 0, and its decoding in the lattice behind the made ones
+    assert torch.allclose(added[-4:], lost * torch.tensor([5, 6, 7, 8]) / 9, atol=1e-5)
+
+
 def test_seam_only_where_the_lattice_knows_the_neighbour():
     begin = Canvas(VideoShape(32, 32, 3, 8.0), Timeline((Piece(NEW, 0, 9), Piece(0, 0, 2))))  # the lattice ends with the made frames
     assert torch.equal(result(begin), result(begin, carry=False))

@@ -109,6 +109,8 @@ def canvas_of(latent: dict, vae) -> tuple:
         raise ValueError(
             "latent: this is no canvas any more: connect 'Sora Canvas' or 'Sora Place Image' without a node between that changes it"
         )
+    if given.region is not None:
+        raise ValueError("latent: nothing can be placed on the masked video of 'Sora Remix': place it before, and remix the result")
     if strides_of(vae) != given.canvas.shape.strides:
         raise ValueError("vae: this is not the VAE that the canvas was made with: connect the same one to both nodes")
     return given, given.canvas.shape

@@ -225,6 +225,8 @@ def _canvas(given: Given | None) -> Canvas | None:
 
 def check(model, positive, negative, latent: dict) -> None:
     """Refuses, before any work, what does not belong together. Raises ValueError naming the input."""
+    from .host_models import takes_pictures
+
     samples, form = samples_of(latent), model.get_model_object("latent_format")
     if form.latent_dimensions != 3:
         raise ValueError("model: this MODEL makes pictures, not video: connect 'Sora Load Model', or a video model such as Wan")
@@ -241,6 +243,11 @@ def check(model, positive, negative, latent: dict) -> None:
         )
     if samples.shape[-1] % PATCH or samples.shape[-2] % PATCH:
         raise ValueError(f"latent: its sides are {samples.shape[-1]} and {samples.shape[-2]} cells, they must be even: use 'Sora Canvas'")
+    if given and takes_pictures(model) and not (given.canvas.spans or given.canvas.guides or "concat_latent_image" in positive[0][1]):
+        raise ValueError(
+            "model: this image-to-video model goes on from pictures, and the canvas has none: add 'Sora Place Image', or load a "
+            "text-to-video model (for 'Sora Remix' too)"
+        )
     for name, conditioning in (("positive", positive), ("negative", negative)):
         for rows, *_ in conditioning or ():
             if isinstance(model.model, comfy.model_base.WAN21) and rows.shape[-1] != TEXT_DIM:

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from sora_pack.tests.host.prompts import clip, custom_sample, extend, fill, frames, ksample, node, sample, verb
+from sora_pack.tests.host.executor import refusal
+from sora_pack.tests.host.prompts import canvas, clip, custom_sample, extend, fill, frames, ksample, node, remix, sample, verb
 from sora_pack.tests.host.tiny_host_models import STRIDES
 
 pytestmark = pytest.mark.usefixtures("clip_node", "host_sources")
@@ -74,6 +75,13 @@ def test_image_to_video_sees_what_is_given(graph, host_files, monkeypatch):
             expected = expected.clone()
             expected[:, (guide.frame - 1) % 4, (guide.frame + 3) // 4] = 1
         assert torch.equal(mask.cpu(), expected)
+
+
+@pytest.mark.parametrize("name", ["wan_i2v", "wan22_i2v"])
+def test_image_to_video_without_pictures_is_refused(graph, host_files, name):
+    for verbs in (canvas(1.0, width=32, height=32), {**clip(), **remix()}):
+        prompt = vae_first({**verbs, **sample(steps=1, model=("unet", 0))}) | begin(host_files, name)
+        assert "goes on from pictures, and the canvas has none" in refusal(graph, prompt, ["sample", 0])
 
 
 def test_a_pair_is_one_run(graph, host_files):

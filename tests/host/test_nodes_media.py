@@ -310,6 +310,11 @@ def test_placed_clips_that_do_not_fit(graph):
     assert "2 clips for 3 videos" in refusal(graph, two, ["canvas", 0])
 
 
+def test_nothing_is_placed_on_a_masked_video(graph, masks):
+    prompt = {**BEGIN, **clip(), "masks": node("Masks", count=14), **remix(mask=["masks", 0]), **clip("picture", 1), **place()}
+    assert "place it before, and remix the result" in refusal(graph, prompt, ["placed", 0])
+
+
 def test_a_file_that_is_no_video(graph, movie):
     import folder_paths
 

@@ -20,7 +20,7 @@ from .denoise import SOLVERS, Callback, State, guided, renoise
 from .flow import cell_noise, schedule
 from .jobs import SAVE_SECONDS, Job, Progress, content_hash
 from .passes import known_cells, mask_of, run_plan
-from .plan import Lattice, Pass, Plan, single
+from .plan import Lattice, Pass, Plan, PlanSettings, single, window_of
 from .shapes import VideoShape, check_size, frames_for_seconds
 from .text import ByteTextEncoder
 from .transformer import PreparedText, SpacetimeTransformer
@@ -185,7 +185,7 @@ class Pipeline:
             prompt: words in any language.
             fps: default the model's native rate.
             picture: uint8 [H, W, 3] of the video's size, its first frame, which comes back as it is.
-            options: for `generate`.
+            options: for `generate`; without a plan, what suits the model: in passes where it is longer than the model was trained for.
 
         Raises:
             ValueError: sizes or seconds that are not legal, a prompt that is too long, a picture of another size.
@@ -197,6 +197,9 @@ class Pipeline:
         dtype = self.vae.conv2.weight.dtype
         if picture is not None:
             options |= self._given(picture, shape)
+        if options.get("plan") is None:
+            lattice = Lattice(shape.cells, known_cells(options.get("mask")))
+            options["plan"] = PlanSettings().plan(lattice, window_of(self.header, shape.strides), self.header.foresight)
         words = self.text.encode([prompt]).to(dtype)
         z = generate(self.transformer, self.header, words, shape, **options)
         frames = self.vae.decode(denormalise(z).to(dtype))[0].float().clamp(-1, 1)  # 3 T H W

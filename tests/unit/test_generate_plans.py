@@ -110,3 +110,12 @@ def test_a_longer_video_begins_with_the_same_noise(model):
     a = run(model, rollout(Lattice(14), 6, 2))
     b = run(model, rollout(Lattice(30), 6, 2), longer)
     assert torch.equal(a, b[:, :, :14])
+
+
+def test_words_to_a_long_video_take_the_plan_that_suits_the_model(tmp_path):
+    from sora_pack.sora_core.generate import Pipeline
+    from sora_pack.tests.tiny_model import write_tiny_model
+
+    pipeline, told = Pipeline.load(write_tiny_model(tmp_path), torch.float32), []
+    frames = pipeline.video("a red ball", 6.0, 32, 32, steps=1, guidance=1.0, callback=told.append)
+    assert frames.shape == (49, 32, 32, 3) and len(told) == 2, "13 cells, in windows of 11"

@@ -27,7 +27,7 @@ class SoraJobs(io.ComfyNode):
                     "delete",
                     default="",
                     optional=True,
-                    tooltip="Names of jobs to delete, with commas between; or 'all'. Empty: nothing is deleted.",
+                    tooltip="Names of jobs to delete, with commas between. Empty: nothing is deleted.",
                 ),
             ],
             outputs=[io.String.Output(display_name="list", tooltip="One line for each job: name, passes, size, age, what it is.")],
@@ -48,11 +48,12 @@ class SoraJobs(io.ComfyNode):
 
 
 def removed(names: str) -> list[str]:
-    """Deletes the named jobs; a line for each. Raises ValueError for one that is not there."""
-    wanted = [name.strip() for name in names.split(",") if name.strip()]
-    if wanted == ["all"]:
-        wanted = [job.name for job in kept_jobs(jobs_folder())]
-    return [f"deleted {name}, {delete(jobs_folder(), name) / 2**20:.1f} MB" for name in wanted]
+    """Deletes the named jobs; a line for each. A name that stayed in the field from the last time is no mistake."""
+    folder, lines = jobs_folder(), []
+    for name in filter(None, (part.strip() for part in names.split(","))):
+        there = any(job.name == name for job in kept_jobs(folder))
+        lines.append(f"deleted {name}, {delete(folder, name) / 2**20:.1f} MB" if there else f"no job {name}")
+    return lines
 
 
 def line(job: Kept) -> str:

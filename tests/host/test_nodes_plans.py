@@ -172,8 +172,7 @@ def test_jobs_are_listed_and_deleted_by_name(graph):
     name = line.split(":")[0]
     left = graph.run({"jobs": node("SoraJobs", delete=name)}, ["jobs", 0])
     assert f"deleted {name}" in left and not any(line.startswith(name) for line in left.splitlines())
-    with pytest.raises(Failed, match=f"there is no job '{name}'"):
-        graph.run({"jobs": node("SoraJobs", delete=name)}, ["jobs", 0])
+    assert f"no job {name}" in graph.run({"jobs": node("SoraJobs", delete=name)}, ["jobs", 0])
 
 
 def test_a_killed_pass_goes_on_where_it_was(graph, steps, monkeypatch):

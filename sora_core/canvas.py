@@ -232,7 +232,7 @@ def result_frames(
         read: the given frames.
         carry: made frames beside given ones carry what the codec lost of those, fading out (rule 6). Otherwise the cut is hard.
     """
-    pieces, at = canvas.timeline.pieces, 0
+    pieces, at, lattice = canvas.timeline.pieces, 0, _Walk(decode)
     end = canvas.timeline.frames if end is None else end
     last = None  # the frame before this piece
     for number, piece in enumerate(pieces):
@@ -257,18 +257,32 @@ def result_frames(
         if before and (first or last is None):
             last = next(read(before.source, before.start + before.count - 1, 1))[0]
         behind = next(read(after.source, after.start, 1))[0] if after else None
-        run = take(decode(), piece.start - bool(before), piece.count + bool(before) + bool(after))
+        run = lattice.frames(piece.start - bool(before), piece.count + bool(before) + bool(after))
         yield from take(_carried(run, piece.count, last if before else None, behind), first, count)
 
 
-def _carried(chunks: Iterator[Tensor], count: int, before: Tensor | None, behind: Tensor | None) -> Iterator[Tensor]:
-    """A run of `count` made frames out of chunks that begin with the decoding of the given frame `before` it and end with that of the
-    one `behind` it: the frames beside a given one carry what it lost, fading out over SEAM frames. In a run that is shorter the two
-    losses cross over."""
-    if before is None and behind is None:
-        yield from chunks
-        return
-    frames = (frame for chunk in chunks for frame in chunk)
+class _Walk:
+    """One pass over the frames of a lattice; a run may begin with the last frame of the one before it."""
+
+    def __init__(self, decode: Callable[[], Iterator[Tensor]]):
+        self.rest = (frame for chunk in decode() for frame in chunk)
+        self.at, self.last = 0, None
+
+    def frames(self, start: int, count: int) -> Iterator[Tensor]:
+        """Frames [H, W, 3]. Raises ValueError when the lattice has fewer."""
+        for wanted in range(start, start + count):
+            while self.at <= wanted:
+                self.last = next(self.rest, None)
+                if self.last is None:
+                    raise ValueError(f"frames up to {start + count} were asked for, there are {self.at}")
+                self.at += 1
+            yield self.last
+
+
+def _carried(frames: Iterator[Tensor], count: int, before: Tensor | None, behind: Tensor | None) -> Iterator[Tensor]:
+    """A run of `count` made frames, in chunks, out of frames that begin with the decoding of the given frame `before` it and end with
+    that of the one `behind` it: those beside a given one carry what it lost, fading out over SEAM frames. In a run that is shorter the
+    two losses cross over."""
     span = min(SEAM, count) if before is not None and behind is not None else SEAM
     lost_before = _lost(before, frames)
     held = 0 if behind is None else min(SEAM, count)
@@ -281,10 +295,9 @@ def _carried(chunks: Iterator[Tensor], count: int, before: Tensor | None, behind
             yield frame.clamp(0, 1)[None]
         else:
             waiting.append(frame)
-    if waiting:
-        lost_behind = _lost(behind, frames)
-        for i, frame in enumerate(waiting):
-            yield (frame + (1 - (held - i) / (span + 1)) * lost_behind).clamp(0, 1)[None]
+    lost_behind = _lost(behind, frames)
+    for i, frame in enumerate(waiting):
+        yield (frame + (1 - (held - i) / (span + 1)) * lost_behind).clamp(0, 1)[None]
 
 
 def _lost(given: Tensor | None, frames: Iterator[Tensor]) -> Tensor | None:

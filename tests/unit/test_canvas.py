@@ -414,6 +414,15 @@ def test_a_part_of_a_result_is_that_part_of_the_whole(start, length, carry):
     assert torch.equal(part, whole[start:end])
 
 
+def test_the_lattice_is_decoded_once_however_many_pieces_there_are():
+    canvas = blank(VideoShape(32, 32, 11, 8.0))
+    for frame in (0, 10, 11, 20, 40):
+        canvas = place(canvas, frame, frame)
+    walks = []
+    frames = torch.cat(list(result_frames(canvas, lambda: walks.append(1) or numbered(41, chunk=4), reader)))
+    assert len(frames) == 41 and len(walks) == 1
+
+
 def test_composed_keeps_what_the_mask_keeps():
     made, kept = torch.rand(2, 7, 4, 4, 3, generator=torch.Generator().manual_seed(3)).unbind(0)
     mask = torch.zeros(7, 4, 4)

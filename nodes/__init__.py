@@ -20,13 +20,22 @@ class SoraExtension(ComfyExtension):
             folder_paths.add_model_folder_path(kind, str(WEIGHTS / kind))
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        from .canvas import SoraCanvas, SoraPlaceImage
+        from .canvas import SoraCanvas
         from .decode_video import SoraDecode, SoraDecodeFrames
         from .encode_prompt import SoraPrompt
+        from .extend_video import SoraExtend, SoraFill, SoraJoin, SoraLoop
+        from .jobs import SoraJobs
         from .load_model import SoraLoadModel
+        from .place import SoraPlaceImage, SoraPlaceVideo
+        from .plan import SoraPlan
+        from .remix_video import SoraRemix
         from .sample_video import SoraNoise, SoraSampler
+        from .save_video import SoraSave
+        from .storyboard import SoraStoryboard
 
-        return [SoraLoadModel, SoraPrompt, SoraCanvas, SoraPlaceImage, SoraSampler, SoraNoise, SoraDecode, SoraDecodeFrames]
+        canvases = [SoraCanvas, SoraPlaceImage, SoraPlaceVideo, SoraExtend, SoraFill, SoraJoin, SoraLoop, SoraRemix]
+        sampling = [SoraPlan, SoraSampler, SoraNoise, SoraJobs]
+        return [SoraLoadModel, SoraPrompt, SoraStoryboard, *canvases, *sampling, SoraDecode, SoraDecodeFrames, SoraSave]
 
 
 def build_extension() -> ComfyExtension:

@@ -16,14 +16,16 @@ import torch
 from comfy_api.latest import Input, Types, io, ui
 from torch import Tensor
 
-from ..sora_core.canvas import NEW, Piece, Timeline, result_frames
+from ..sora_core.canvas import NEW, Canvas, blank, composed, result_frames
 from ..sora_core.config import ModelHeader
-from .canvas import KEY, Given, fps_of, given_of
+from ..sora_core.shapes import VideoShape
+from ..sora_core.sound import cut_sound
+from .canvas import KEY, Given, fps_of, given_of, samples_of
 from .show import show_on_node
 
 SEAMS = ("carry", "hard")
 SEAM_TOOLTIP = (
-    "How the first made frames meet a given one. carry: what encoding lost of the given frame is added to the next 8, fading out, so that "
+    "How made frames meet a given one. carry: what encoding lost of the given frame is added to the 8 beside it, fading out, so that "
     "nothing jumps. hard: they are left as decoded."
 )
 
@@ -55,12 +57,12 @@ class Clip:
     end: int
 
     @property
-    def timeline(self) -> Timeline:
+    def canvas(self) -> Canvas:
         if self.given is not None:
-            return self.given.canvas.timeline
+            return self.given.canvas
         from .host_vae import strides_of
 
-        return Timeline((Piece(NEW, 0, strides_of(self.vae).frames(self.samples.shape[2])),))
+        return blank(VideoShape(*self.size, self.samples.shape[2], self.fps, strides_of(self.vae)))
 
     @property
     def size(self) -> tuple[int, int]:
@@ -71,6 +73,10 @@ class Clip:
     @property
     def count(self) -> int:
         return self.end - self.start
+
+    @property
+    def sound(self) -> dict | None:
+        return cut_sound(self.given and self.given.sound, self.start / self.fps, self.end / self.fps)
 
     @torch.inference_mode()
     def frames(self) -> Iterator[Tensor]:
@@ -85,7 +91,38 @@ class Clip:
         def read(source: int, start: int, count: int) -> Iterator[Tensor]:
             return self.given.sources[source].read(self.batch_index, start, count)
 
-        yield from result_frames(self.timeline, decode, read, self.carry, self.start, self.end)
+        made = result_frames(self.canvas, decode, read, self.carry, self.start, self.end)
+        if self.given is not None and self.given.region is not None:
+            made = composed(made, lambda at, count: read(0, self.start + at, count), self.given.region[self.start : self.end])
+        yield from made
+
+    def cells(self, frame: int, count: int) -> Tensor | None:
+        """`count` raw latent cells [1, C, count, h, w] of this video, the first of them ending with `frame`; None where there are none."""
+        canvas, s = self.canvas, self.canvas.shape.strides.time
+        first, between = divmod(frame + self.start - canvas.offset, s)
+        if not between and 0 <= first <= canvas.shape.cells - count:
+            return self.samples[self.batch_index : self.batch_index + 1, :, first : first + count]
+        source, at = self._source_of(frame, s * (count - 1) + 1)
+        cells = None if source is None else source.cells(at, count)
+        return None if cells is None else cells[min(self.batch_index, len(cells) - 1)][None]
+
+    def grid(self, frame: int) -> int | None:
+        """The frames of this video that are equal to this modulo s end a latent cell, around `frame`; None if it holds none there."""
+        canvas, s = self.canvas, self.canvas.shape.strides.time
+        if 0 <= frame + self.start - canvas.offset < canvas.shape.frames:
+            return (canvas.offset - self.start) % s
+        source, at = self._source_of(frame, 1)
+        grid = None if source is None else source.grid(at)
+        return None if grid is None else (grid + frame - at) % s
+
+    def _source_of(self, frame: int, count: int):
+        """The source of the given frames frame..frame + count - 1 of this video, and its number for the first one."""
+        at, frame = 0, frame + self.start
+        for piece in self.canvas.timeline.pieces:
+            if piece.source != NEW and at <= frame and frame + count <= at + piece.count:
+                return self.given.sources[piece.source], piece.start + frame - at
+            at += piece.count
+        return None, 0
 
 
 def clips(vae, latent: dict, seam: str) -> tuple[list[Clip], str]:
@@ -96,9 +133,7 @@ def clips(vae, latent: dict, seam: str) -> tuple[list[Clip], str]:
     """
     from .host_vae import strides_of
 
-    samples, strides = latent["samples"], strides_of(vae)
-    if samples.is_nested or samples.ndim != 5:
-        raise ValueError(f"latent: this is a picture's latent of {samples.ndim} axes, a video's has 5: connect 'Sora Sampler'")
+    samples, strides = samples_of(latent), strides_of(vae)
     if samples.shape[1] != strides.channels:
         raise ValueError(
             f"latent: it has {samples.shape[1]} channels, the VAE needs {strides.channels}: use the VAE that belongs to the MODEL"
@@ -107,7 +142,7 @@ def clips(vae, latent: dict, seam: str) -> tuple[list[Clip], str]:
     if given is not None and given.canvas.shape.strides != strides:
         raise ValueError("vae: this is not the VAE that the canvas was made with: connect the same one to both nodes")
     first = Clip(vae, samples, 0, given, fps, seam == "carry", 0, 0)
-    frames = first.timeline.frames
+    frames = first.canvas.timeline.frames
     facts = f"{frames} frames of {first.size[0]}x{first.size[1]}, {fps:g} a second"
     if given is None:
         why = "the latents were changed on the way here" if KEY in latent else "no Sora canvas, so the frames a second are a guess"
@@ -138,10 +173,10 @@ class LatentVideo(Input.Video):
             comfy.model_management.throw_exception_if_processing_interrupted()
             bar.update_absolute(done)
 
-        write_video(path, self.clip.frames(), self.get_frame_rate(), crf=crf, metadata=metadata, progress=progress)
+        write_video(path, self.clip.frames(), self.get_frame_rate(), crf=crf, metadata=metadata, audio=self.clip.sound, progress=progress)
 
     def get_components(self):
-        return Types.VideoComponents(images=torch.cat(list(self.clip.frames())), audio=None, frame_rate=self.get_frame_rate())
+        return Types.VideoComponents(images=torch.cat(list(self.clip.frames())), audio=self.clip.sound, frame_rate=self.get_frame_rate())
 
     def as_trimmed(self, start_time=None, duration=None, strict_duration=False):
         fps, count = self.clip.fps, self.clip.count

@@ -17,14 +17,15 @@ from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrapper
 from torch import Tensor
 
 from ..sora_core.canvas import token_mask
-from ..sora_core.checkpoint import CheckpointError, model_header, read_transformer
-from ..sora_core.config import ModelHeader, TransformerConfig
+from ..sora_core.checkpoint import HEADER_KEY, CheckpointError, model_header, read_header, read_transformer
+from ..sora_core.config import TEXT_ROW_MULTIPLE, ModelHeader, TransformerConfig
 from ..sora_core.flow import mix
 from ..sora_core.shapes import PATCH
+from ..sora_core.storyboard import shots_at
 from ..sora_core.transformer import SpacetimeTransformer
 
 KEY = "sora"
-"""Of our wrappers, of our transformer option, of the extra entry of a LATENT."""
+"""Of our wrappers, of our transformer option, of the extra entries of a LATENT and of a CONDITIONING."""
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -57,6 +58,9 @@ class HostTransformer(SpacetimeTransformer):
         if positions is not None:
             window = options.get("context_window")
             keywords["positions"] = positions if window is None else window.get_tensor(positions, dim=0)
+        if starts := keywords.pop("shot_starts", None):
+            places = keywords.get("positions")
+            keywords["shots"] = shots_at(range(x.shape[2]) if places is None else places.tolist(), starts)
         wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options)
         return WrapperExecutor.new_class_executor(self._forward, self, wrappers).execute(x, timestep, context, options, **keywords)
 
@@ -103,6 +107,12 @@ class SoraModel(comfy.model_base.WAN21):
         out = super().extra_conds(**kwargs)
         if kwargs.get("denoise_mask") is not None and self.header.noise == "frame":
             out["denoise_mask"] = comfy.conds.CONDRegular(kwargs["denoise_mask"])
+        if (shots := kwargs.get(KEY)) is not None:
+            # A storyboard: each cell listens to the words of its shot, which hold those for all.
+            step = self.header.native_fps / self.latent_format.temporal_downscale_ratio
+            out["c_crossattn"] = comfy.conds.CONDRegular(torch.zeros_like(kwargs["cross_attn"][:, :TEXT_ROW_MULTIPLE]))
+            out["shot_context"] = comfy.conds.CONDList(list(shots.rows))
+            out["shot_starts"] = comfy.conds.CONDConstant(tuple(start * step for start in shots.starts))
         return out
 
     def process_timestep(self, timestep, x, denoise_mask=None, **kwargs):
@@ -167,14 +177,15 @@ def header_of(model) -> ModelHeader:
     """What the file of a host MODEL says of itself; the defaults for a public file, or when the host does not know the file."""
     if isinstance(model.model, SoraModel):
         return model.model.header
+    public = ModelHeader(native_fps=24.0) if isinstance(model.model, comfy.model_base.WAN22) else ModelHeader()
     origin = model.cached_patcher_init
     path = origin[1][0] if origin and origin[1] else None
     if not isinstance(path, str) or not path.endswith(".safetensors"):
-        return ModelHeader()
+        return public
     try:
-        return model_header(path)
+        return model_header(path) if HEADER_KEY in read_header(path) else public
     except (CheckpointError, OSError):
-        return ModelHeader()
+        return public
 
 
 def keep_known_cells(model):

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import comfy.model_base
 import comfy.model_management
 import comfy.samplers
 import comfy.utils
 import torch
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 from PIL import Image
 from torch import Tensor
 
 from ..sora_core.canvas import Canvas
-from ..sora_core.config import TEXT_DIM, TEXT_ROW_MULTIPLE, ModelHeader
+from ..sora_core.config import TEXT_DIM, ModelHeader
 from ..sora_core.flow import cell_noise
+from ..sora_core.passes import known_cells
+from ..sora_core.plan import Lattice, Plan, single, summary
 from ..sora_core.shapes import PATCH, Strides
 from ..sora_core.transformer import SpacetimeTransformer
-from .canvas import Given, given_of
+from .canvas import Given, given_of, samples_of
+from .passes import RESUMABLE, PassSampler, Stage, job_for, plan_for
+from .show import show_on_node
 
 MAX_SEED = 0xFFFFFFFFFFFFFFFF
 PREVIEW_CELLS = 4
@@ -31,13 +36,13 @@ class SoraSampler(io.ComfyNode):
             node_id="SoraSampler",
             display_name="Sora Sampler",
             category="Sora/sampling",
-            description=(
-                "Turns noise into video latents that follow the words and keep what the canvas gives. Takes models of this pack and Wan "
-                "2.1."
-            ),
+            description="Turns noise into video latents that follow the words and keep what the canvas gives. Takes every video model.",
             search_aliases=["sora sampler", "KSampler", "generate video", "denoise", "sample"],
             inputs=[
-                io.Model.Input("model", tooltip="From Sora Load Model; or a Wan 2.1 text-to-video model from Load Diffusion Model."),
+                io.Model.Input(
+                    "model",
+                    tooltip="From Sora Load Model; or from Load Diffusion Model: Wan 2.1 and 2.2, LTX-Video, HunyuanVideo and others.",
+                ),
                 io.Conditioning.Input("positive", tooltip="What the video shows."),
                 io.Latent.Input("latent", tooltip="The canvas."),
                 io.Int.Input(
@@ -77,14 +82,33 @@ class SoraSampler(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Share of the noise that is put on and taken off, 0 to 1. Below 1 the latent's own content is kept in part.",
+                    tooltip=(
+                        "Share of the noise that is put on and taken off, 0 to 1. Below 1 the latent's own content is kept in part; Sora "
+                        "Remix sets a limit of its own."
+                    ),
                 ),
                 io.Conditioning.Input("negative", optional=True, tooltip="What the video does not show. Left open: the empty prompt."),
                 io.Sigmas.Input("sigmas", optional=True, tooltip="Noise levels in place of steps, scheduler and denoise."),
                 io.Sampler.Input("sampler", optional=True, tooltip="A solver in place of sampler_name."),
                 io.Noise.Input("noise", optional=True, tooltip="Noise in place of that of the seed."),
+                io.Model.Input(
+                    "low_noise_model",
+                    optional=True,
+                    tooltip="The second MODEL of a pair, as Wan 2.2 A14B is one: takes over below switch_sigma.",
+                ),
+                io.Float.Input(
+                    "switch_sigma",
+                    default=0.875,
+                    min=0.0,
+                    max=1.0,
+                    step=0.001,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Noise level, 0 to 1, below which low_noise_model works. Wan 2.2: 0.875 for text, 0.9 for image to video.",
+                ),
             ],
             outputs=[io.Latent.Output(tooltip="The video as latents, for Sora Decode.")],
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
         )
 
     @classmethod
@@ -103,26 +127,42 @@ class SoraSampler(io.ComfyNode):
         sigmas=None,
         sampler=None,
         noise=None,
+        low_noise_model=None,
+        switch_sigma=0.875,
     ) -> io.NodeOutput:
-        check(model, positive, negative, latent)
+        from .host_models import empty_prompt
+        from .known import enlarged, to_host
+
+        models = [m for m in (model, low_noise_model) if m is not None]
+        for m in models:
+            check(m, positive, negative, latent)
+        latent = enlarged(latent)
+        given = given_of(latent)
         if sigmas is None:
+            denoise = min(denoise, given.strength) if given else denoise
             sigmas = comfy.samplers.KSampler(model, steps, model.load_device, sampler_name, scheduler, denoise).sigmas
-        run = prepare(model, latent, CellNoise(seed, given_of(latent)) if noise is None else noise)
-        guider = comfy.samplers.CFGGuider(run.model)
-        guider.set_conds(positive, empty_prompt() if negative is None else negative)
-        guider.set_cfg(guidance)
-        samples = guider.sample(
-            run.noise,
-            run.samples,
-            sampler or comfy.samplers.sampler_object(sampler_name),
-            sigmas,
-            denoise_mask=run.mask,
-            callback=progress(run.model, len(sigmas) - 1, run.cells),
-            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+        words = positive, empty_prompt(model, positive) if negative is None else negative
+        noise = CellNoise(seed, given) if noise is None else noise
+        stages = [stage(m, levels, latent, noise, words) for m, levels in parts(models, sigmas, switch_sigma)]
+        run = stages[0].run
+        plan = plan_for(model, positive, given, run.known) if given else single(Lattice(run.cells, run.known))
+        check_memory(model, given, plan, len(run.samples))
+        passes = PassSampler(
+            stages=stages,
+            plan=plan,
+            given=given,
+            guidance=guidance,
             seed=seed,
+            solver=sampler or comfy.samplers.sampler_object(sampler_name),
+            resumable=sampler is None and sampler_name in RESUMABLE,
+            noise_of=lambda other: CellNoise(other, given).generate_noise(latent),
+            told=progress(run.model, (len(sigmas) - 1) * len(plan.passes)),
         )
-        samples = samples[:, :, : run.cells].to(comfy.model_management.intermediate_device(), comfy.model_management.intermediate_dtype())
-        return io.NodeOutput({**latent, "samples": samples})
+        job = job_for(passes, cls.hidden, ("model", "low_noise_model", "sampler"), [sampler_name, switch_sigma])
+        made = to_host(passes.sample(job))
+        note = "\n".join(line for line in (summary(plan) if len(plan.passes) > 1 else "", job.note if job else "") if line)
+        show_on_node(cls, note)
+        return io.NodeOutput({**latent, "samples": made}, ui=ui.PreviewText(note) if note else None)
 
 
 class SoraNoise(io.ComfyNode):
@@ -180,23 +220,16 @@ def _canvas(given: Given | None) -> Canvas | None:
     return given and given.canvas
 
 
-def empty_prompt() -> list:
-    """CONDITIONING of no words."""
-    return [[torch.zeros(1, TEXT_ROW_MULTIPLE, TEXT_DIM), {"pooled_output": None}]]
-
-
 # -- what is refused -----------------------------------------------------------------------------------------------------------------
 
 
 def check(model, positive, negative, latent: dict) -> None:
     """Refuses, before any work, what does not belong together. Raises ValueError naming the input."""
-    from ..sora_core.speed import check_fits
+    from .host_models import takes_pictures
 
-    samples, form = latent["samples"], model.get_model_object("latent_format")
+    samples, form = samples_of(latent), model.get_model_object("latent_format")
     if form.latent_dimensions != 3:
-        raise ValueError("model: this MODEL makes pictures, not video: connect 'Sora Load Model', or a Wan 2.1 text-to-video model")
-    if samples.is_nested or samples.ndim != 5:
-        raise ValueError(f"latent: this is a picture's latent of {samples.ndim} axes, a video's has 5: connect 'Sora Canvas'")
+        raise ValueError("model: this MODEL makes pictures, not video: connect 'Sora Load Model', or a video model such as Wan")
     if samples.shape[1] != form.latent_channels:
         raise ValueError(
             f"latent: it has {samples.shape[1]} channels, the MODEL needs {form.latent_channels}: use the VAE that belongs to the MODEL"
@@ -210,15 +243,28 @@ def check(model, positive, negative, latent: dict) -> None:
         )
     if samples.shape[-1] % PATCH or samples.shape[-2] % PATCH:
         raise ValueError(f"latent: its sides are {samples.shape[-1]} and {samples.shape[-2]} cells, they must be even: use 'Sora Canvas'")
+    if given and takes_pictures(model) and not (given.canvas.spans or given.canvas.guides or "concat_latent_image" in positive[0][1]):
+        raise ValueError(
+            "model: this image-to-video model goes on from pictures, and the canvas has none: add 'Sora Place Image', or load a "
+            "text-to-video model (for 'Sora Remix' too)"
+        )
     for name, conditioning in (("positive", positive), ("negative", negative)):
         for rows, *_ in conditioning or ():
-            if rows.shape[-1] != TEXT_DIM:
+            if isinstance(model.model, comfy.model_base.WAN21) and rows.shape[-1] != TEXT_DIM:
                 raise ValueError(
                     f"{name}: its words are {rows.shape[-1]} wide, the MODEL needs {TEXT_DIM}: use the CLIP that belongs to the MODEL"
                 )
+
+
+def check_memory(model, given: Given | None, plan: Plan, batch: int) -> None:
+    """Refuses a video whose largest pass cannot fit. Of the host's own models the host takes care, by parts if it must."""
+    from ..sora_core.speed import check_fits
+
     network = model.model.diffusion_model
-    if given and isinstance(network, SpacetimeTransformer):  # of the host's own models the host takes care, by parts if it must
-        check_fits(given.canvas.shape, batch=len(samples), config=network.config, dtype=model.model.get_dtype(), device=model.load_device)
+    if given and isinstance(network, SpacetimeTransformer):
+        at_once = plan.largest + len(given.canvas.guides)
+        options = {"config": network.config, "dtype": model.model.get_dtype(), "device": model.load_device}
+        check_fits(given.canvas.shape, batch=batch, at_once=at_once, **options)
 
 
 # -- one run -------------------------------------------------------------------------------------------------------------------------
@@ -234,10 +280,16 @@ class Run:
     mask: Tensor | None
     cells: int
 
+    @property
+    def known(self) -> frozenset[int]:
+        """Numbers of the cells that are kept whole."""
+        return known_cells(None if self.mask is None else self.mask[:, :, : self.cells])
+
 
 def prepare(model, latent: dict, noise) -> Run:
     """Brings a LATENT into the form that the MODEL was trained for: guides behind the lattice, or held cells in it; positions; fps."""
     from . import host
+    from .host_models import takes_pictures
 
     given, header, ours = given_of(latent), host.header_of(model), isinstance(model.model, host.SoraModel)
     model = host.keep_known_cells(model.clone())
@@ -250,16 +302,32 @@ def prepare(model, latent: dict, noise) -> Run:
     knows_guides = ours and header.noise == "frame"
     if given.guides and knows_guides:
         append_guides(run, given)
-    elif given.guides:
+    elif given.guides and not takes_pictures(model):
         hold_cells(run, given)
     options = model.model_options["transformer_options"] = dict(model.model_options["transformer_options"])
     if ours:
         positions = given.canvas.positions(header.native_fps)[: run.samples.shape[2]]
         options[host.KEY] = {"positions": torch.tensor(positions, dtype=torch.float32)}
-    elif given.canvas.shape.fps != header.native_fps:
+    elif isinstance(model.model, comfy.model_base.WAN21) and given.canvas.shape.fps != header.native_fps:
         rope = dict(options.get("rope_options") or {})
         options["rope_options"] = {**rope, "scale_t": rope.get("scale_t", 1.0) * header.native_fps / given.canvas.shape.fps}
     return run
+
+
+def parts(models: list, sigmas: Tensor, switch: float) -> list[tuple]:
+    """(MODEL, its noise levels) in the order of a run; of a pair the second takes over at the first level below `switch`."""
+    if len(models) == 1 or len(sigmas) < 2:
+        return [(models[0], sigmas)]
+    at = min(int((sigmas >= switch).sum()), len(sigmas) - 1)  # the steps that the first one makes
+    return [part for part in ((models[0], sigmas[: at + 1]), (models[1], sigmas[at:])) if len(part[1]) > 1]
+
+
+def stage(model, sigmas: Tensor, latent: dict, noise, words: tuple[list, list]) -> Stage:
+    """What one model of a run gets."""
+    from .host_models import conditions, told
+
+    more = conditions(model, given_of(latent))
+    return Stage(prepare(model, latent, noise), sigmas, *(told(conditioning, more) for conditioning in words))
 
 
 def full_mask(mask: Tensor, samples: Tensor) -> Tensor:
@@ -269,7 +337,7 @@ def full_mask(mask: Tensor, samples: Tensor) -> Tensor:
 
 def append_guides(run: Run, given: Given) -> None:
     """Guides as known cells behind the lattice. The noise there is never seen."""
-    guides = torch.cat(given.guides, 2).to(run.samples)
+    guides = torch.cat(given.guides, 2).to(run.samples).expand(len(run.samples), -1, -1, -1, -1)
     mask = torch.ones_like(run.samples[:, :1]) if run.mask is None else run.mask.expand(len(run.samples), -1, -1, -1, -1)
     run.samples = torch.cat([run.samples, guides], 2)
     run.noise = torch.cat([run.noise, torch.zeros_like(guides).to(run.noise)], 2)
@@ -277,24 +345,26 @@ def append_guides(run: Run, given: Given) -> None:
 
 
 def hold_cells(run: Run, given: Given) -> None:
-    """For models without guides: each picture becomes the known cell that holds its frame."""
+    """For models without guides: each picture becomes the known cell that holds its frame; beside a known cell none is needed."""
     run.samples = run.samples.clone()
     run.mask = torch.ones_like(run.samples[:, :1]) if run.mask is None else run.mask.expand(len(run.samples), -1, -1, -1, -1).clone()
     for guide, held in zip(given.canvas.guides, given.held):
         cell = given.canvas.shape.strides.cell_of_frame(guide.frame)
+        if {cell - 1, cell + 1}.intersection(given.canvas.known):
+            continue
         run.samples[:, :, cell] = held[:, :, 0].to(run.samples)
         run.mask[:, :, cell] = 0
 
 
-def progress(model, steps: int, cells: int):
-    """The callback of the host's samplers: progress, a preview, and a chance to stop, at every step."""
+def progress(model, steps: int):
+    """The callback of the host's samplers: progress, a preview, and a chance to stop, at every one of so many steps."""
     bar = comfy.utils.ProgressBar(steps)
     form = model.model.latent_format
 
-    def step(i: int, x0: Tensor, x: Tensor, total: int) -> None:
+    def step(i: int, x0: Tensor, x: Tensor, _: int) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        picture = ("JPEG", preview(x0[0, :, :cells], form), PREVIEW_SIZE) if form.latent_rgb_factors else None
-        bar.update_absolute(i + 1, total, picture)
+        picture = ("JPEG", preview(x0[0], form), PREVIEW_SIZE) if form.latent_rgb_factors else None
+        bar.update_absolute(i + 1, steps, picture)
 
     return step
 

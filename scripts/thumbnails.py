@@ -1,9 +1,11 @@
 """Make the picture that the template browser shows for each workflow, out of the workflow's own video.
 
-    python scripts/thumbnails.py
+    python scripts/thumbnails.py                                   # all of them
+    python scripts/thumbnails.py extend_video loop_video           # some
 
-Runs every workflows/*.json in the real ComfyUI with the shipped model, about ten seconds each on two quiet cores, and saves the middle
-frame beside it as .jpg, which is the name that the host looks for. Run it again when the weights change.
+Runs workflows/*.json in the real ComfyUI with the shipped model, about ten seconds for each sampling on two quiet cores, and saves the
+middle frame beside it as .jpg, which is the name that the host looks for. Run it again when the weights change. A workflow of a model
+that is not shipped gets a card with its name.
 """
 
 import json
@@ -29,34 +31,56 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="sora-thumbnails-", ignore_cleanup_errors=True) as base:
         with ComfyServer(environment.host_folder(), Path(base), variables=environment.child_variables()) as server:
             for path in sorted(WORKFLOWS.glob("*.json")):
-                save_middle_frame(run(server, path), path.with_suffix(".jpg"))
+                if sys.argv[1:] and path.stem not in sys.argv[1:]:
+                    continue
+                workflow = json.loads(path.read_text(encoding="utf-8"))
+                if any(node["type"] == "UNETLoader" for node in workflow["nodes"]):
+                    card(path.stem).save(path.with_suffix(".jpg"), quality=88)
+                else:
+                    save_thumbnail(run(server, workflow), path.with_suffix(".jpg"))
                 print(path.with_suffix(".jpg"), flush=True)
     return 0
 
 
-def run(server, path: Path) -> Path:
-    """Run a workflow with FIRST_FRAME in place of the user's own picture. Returns the video."""
+def card(name: str):
+    """The words of a file name on a plain ground."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    picture = Image.new("RGB", (SIDE, SIDE), "#353a4a")
+    words = name.replace("_", " ").replace(" to ", "\nto ")
+    ImageDraw.Draw(picture).multiline_text((SIDE / 2, SIDE / 2), words, "white", ImageFont.load_default(40), "mm", 12, "center")
+    return picture
+
+
+def run(server, workflow: dict) -> Path:
+    """Run a workflow with FIRST_FRAME in place of the user's own picture. Returns the video, or the first picture."""
     from workflow_api import to_api
 
-    prompt = to_api(json.loads(path.read_text(encoding="utf-8")), server.get("/object_info"))
+    prompt = to_api(workflow, server.get("/object_info"))
     for node in prompt.values():
         if node["class_type"] == "LoadImage":
             node["inputs"]["image"] = server.upload(FIRST_FRAME)
-    return next(file for file in server.files(server.queue(prompt)) if file.suffix == ".mp4")
+    return next(file for file in server.files(server.queue(prompt)) if file.suffix in (".mp4", ".png"))
 
 
-def save_middle_frame(video: Path, target: Path) -> None:
+def save_thumbnail(made: Path, target: Path) -> None:
+    """The middle frame of a video, or a picture, as JPEG."""
+    from PIL import Image
+
+    picture = Image.open(made) if made.suffix == ".png" else middle_frame(made)
+    scale = SIDE / max(picture.size)
+    size = tuple(round(side * scale) for side in picture.size)
+    picture.resize(size, Image.Resampling.LANCZOS).save(target, quality=88)
+
+
+def middle_frame(video: Path):
     from PIL import Image
 
     sys.path.insert(0, str(environment.ROOT))  # the host is another process, so nothing here can be hidden by the pack's nodes/
     from sora_core.video_file import read_frames, video_facts
 
     middle = video_facts(video).frames // 2
-    frame = next(read_frames(video, middle, middle + 1))[0]
-    picture = Image.fromarray(frame.numpy())
-    scale = SIDE / max(picture.size)
-    size = tuple(round(side * scale) for side in picture.size)
-    picture.resize(size, Image.Resampling.LANCZOS).save(target, quality=88)
+    return Image.fromarray(next(read_frames(video, middle, middle + 1))[0].numpy())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What is given and what is to be made: the rules of the lattice (cells of F, H, W) as data and pure functions.
+"""What is given and what is to be made: the lattice (cells of F, H, W) as data, into it and out of it. verbs.py has its rules.
 
 A result is a *timeline* of pixel frames, each either a frame of something given or a new one. New frames come out of a *lattice*, the
 cells of one window `[A | new | B]`; A and B are given frames, encoded, that the new ones must fit. Cell 0 of a lattice holds one frame,
@@ -9,23 +9,20 @@ Words: s stride in time, known = given and clean, source = index of a given vide
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .config import LATENT_MEAN
 from .shapes import PATCH, Strides, VideoShape
-from .video_file import carry_seam
 
 NEW = -1
 """In place of a source: these frames are to be made."""
 
-CONTEXT_CELLS = 4
-"""Cells of A and of B that a window sees: two seconds at 8 frames a second."""
+SEAM = 8
+"""Frames over which what the codec lost of a given frame fades out of the made ones beside it."""
 
 HISTORY_CELLS = 2
 """Cells of false history shown to a causal encoder before a span from the middle of a video. Nothing true can stand there: what the
@@ -86,6 +83,7 @@ class Canvas:
         timeline: what becomes of it.
         origin: the time of the lattice's frame 0, in frames of the first source (below 0 before its start).
         spans, guides: what is given.
+        loops: whether the result is played over and over, so that its first frame follows its last one.
     """
 
     shape: VideoShape
@@ -93,11 +91,22 @@ class Canvas:
     origin: int = 0
     spans: tuple[Span, ...] = ()
     guides: tuple[Guide, ...] = ()
+    loops: bool = False
 
     @property
     def known(self) -> list[int]:
         """Numbers of the known cells."""
         return [k for span in self.spans for k in range(span.cell, span.cell + span.cells)]
+
+    @property
+    def offset(self) -> int:
+        """The frame of the result at which the lattice's frame 0 stands."""
+        at = 0
+        for piece in self.timeline.pieces:
+            if piece.source == NEW:
+                return at - piece.start
+            at += piece.count
+        return 0
 
     @property
     def seconds_of_cells(self) -> list[float]:
@@ -116,111 +125,9 @@ class Canvas:
         return self.shape.positions(native_fps) + [guide.frame / self.shape.strides.time * step for guide in self.guides]
 
 
-# -- rules: which cells stand for what -----------------------------------------------------------------------------------------------
-
-
 def blank(shape: VideoShape) -> Canvas:
     """Everything is to be made."""
     return Canvas(shape, Timeline((Piece(NEW, 0, shape.frames),)))
-
-
-def place_still(canvas: Canvas, frame: int, source: int) -> Canvas:
-    """The picture `source` at a frame of a blank canvas: cell 0 becomes known and passes through; a later one becomes a guide.
-
-    A second picture at the same place takes the first one's.
-
-    Raises:
-        ValueError: a frame outside the lattice.
-    """
-    last = canvas.shape.frames - 1
-    if not 0 <= frame <= last:
-        raise ValueError(f"frame {frame} is not on the canvas: use 0 to {last}")
-    if frame:
-        others = tuple(g for g in canvas.guides if g.frame != frame)
-        return replace(canvas, guides=tuple(sorted((*others, Guide(frame, source)), key=lambda g: g.frame)))
-    rest = (Piece(NEW, 1, last),) if last else ()
-    return replace(canvas, spans=(Span(0, 1, source, 0),), timeline=Timeline((Piece(source, 0, 1), *rest)))
-
-
-def extend(still: VideoShape, source_frames: int, new: int, context: int = CONTEXT_CELLS) -> Canvas:
-    """`new` frames, rounded up to s n, behind a video.
-
-    For this and the four below: `still` gives size, fps and strides (its number of cells is not used); `context` is the most cells of
-    A and B that the window sees. Raises ValueError when there is nothing to fit to, or nothing to make.
-    """
-    return _window(still, Piece(0, 0, source_frames), new, None, context)
-
-
-def extend_backward(still: VideoShape, source_frames: int, new: int, context: int = CONTEXT_CELLS) -> Canvas:
-    """`new` frames, rounded up to 1 + s n, before a video."""
-    return _window(still, None, new, Piece(0, 0, source_frames), context)
-
-
-def join(still: VideoShape, first_frames: int, second_frames: int, new: int, context: int = CONTEXT_CELLS) -> Canvas:
-    """Source 0, `new` frames (rounded up to s n), source 1."""
-    return _window(still, Piece(0, 0, first_frames), new, Piece(1, 0, second_frames), context)
-
-
-def loop(still: VideoShape, source_frames: int, new: int, context: int = CONTEXT_CELLS) -> Canvas:
-    """A video and `new` frames that lead from its end to its start: the join of it with itself, the second copy left out."""
-    canvas = _window(still, Piece(0, 0, source_frames), new, Piece(0, 0, source_frames), context)
-    return replace(canvas, timeline=Timeline(canvas.timeline.pieces[:-1]))
-
-
-def fill(still: VideoShape, source_frames: int, start: int, end: int, new: int | None = None, context: int = CONTEXT_CELLS) -> Canvas:
-    """Makes the frames start..end-1 of a video anew.
-
-    The gap grows to a multiple of s (1 + s n if it begins with the video), evenly to both sides where there is room; the timeline says
-    which frames are left. With `new` the gap stays as it is and `new` frames (rounded up) come into it, more or fewer than it had.
-    """
-    if not 0 <= start < end <= source_frames:
-        raise ValueError(f"the gap from frame {start} to {end} is not in the video: use 0 <= from < to <= {source_frames}")
-    if new is None:
-        start, end = _snap(start, end, source_frames, still.strides.time)
-        new = end - start
-    before = Piece(0, 0, start) if start else None
-    after = Piece(0, end, source_frames - end) if end < source_frames else None
-    if before is None and after is None:
-        raise ValueError(f"the gap from frame {start} to {end} leaves nothing of the video: leave one frame or more")
-    return _window(still, before, new, after, context)
-
-
-def _snap(start: int, end: int, length: int, s: int) -> tuple[int, int]:
-    """The smallest gap around start..end that fills its cells, as far as the video reaches."""
-    first = 0 if start else 1
-    extra = -(end - start - first) % s
-    right = min(extra if start == 0 else (extra + 1) // 2, length - end)
-    left = min(extra - right, max(start - 1, 0))  # one frame stays before the gap, or there would be nothing to go on from
-    right = min(extra - left, length - end)
-    return start - left, end + right
-
-
-def _window(still: VideoShape, before: Piece | None, new: int, after: Piece | None, context: int) -> Canvas:
-    """Rules 2 to 5: A = the last 1 + s a frames of `before`, new frames, B = the first s b frames of `after`."""
-    if before is None and after is None:
-        raise ValueError("nothing is given: a window needs frames before or after it")
-    if (before and before.count < 1) or (after and after.count < 1):
-        raise ValueError("a given video has no frames: give one frame or more")
-    if new < 1:
-        raise ValueError(f"{new} new frames: ask for 1 or more")
-    s = still.strides.time
-    spans, guides, cells, frame = [], [], 0, 0
-    if before:
-        a = min(context, (before.count - 1) // s)
-        frame, cells = 1 + s * a, 1 + a
-        spans.append(Span(0, cells, before.source, before.start + before.count - frame))
-    made = still.strides.frames(still.strides.cells(new)) if before is None else s * math.ceil(new / s)
-    first_new, cells, frame = frame, cells + math.ceil(made / s), frame + made
-    if after:
-        b = min(context, after.count // s)
-        if b:
-            spans.append(Span(cells, b, after.source, after.start))
-        else:  # too short for a cell
-            guides = [Guide(frame + i, after.source, after.start + i) for i in range(after.count)]
-        cells += b
-    pieces = [p for p in (before, Piece(NEW, first_new, made), after) if p]
-    origin = before.start + before.count - first_new if before else after.start - made
-    return Canvas(replace(still, cells=cells), Timeline(tuple(pieces)), origin, tuple(spans), tuple(guides))
 
 
 # -- pixels into cells ---------------------------------------------------------------------------------------------------------------
@@ -271,18 +178,24 @@ def encode_held(vae, frame: Tensor) -> Tensor:
 Reader = Callable[[int, int, int], Tensor]
 """(source, start, count) -> frames [B, 3, count, H, W] in -1..1."""
 
+Latents = Callable[[int, int, int], Tensor | None]
+"""(source, frame, count) -> `count` raw cells [B, C, count, h, w] of a source that still holds latents, the first of them ending with
+`frame`; None where it holds none, so that its frames are encoded."""
 
-def encode_given(vae, canvas: Canvas, read: Reader, batch: int = 1) -> tuple[Tensor, list[Tensor]]:
+
+def encode_given(vae, canvas: Canvas, read: Reader, batch: int = 1, latents_of: Latents | None = None) -> tuple[Tensor, list[Tensor]]:
     """Latents of what a canvas knows.
 
     Returns:
         raw latents [batch, C, F, h, w], unknown cells filled by `unknown_cells`; and the guides, each [batch, C, 1, h, w].
     """
-    shape = canvas.shape
+    shape, s = canvas.shape, canvas.shape.strides.time
     latents = unknown_cells((batch, *shape.latent))
     for span in canvas.spans:
-        frames = read(span.source, span.start, span.frames(shape.strides))
-        latents[:, :, span.cell : span.cell + span.cells] = encode_span(vae, frames, span.cell == 0).float().cpu()
+        cells = latents_of and latents_of(span.source, span.start + (s - 1 if span.cell else 0), span.cells)
+        if cells is None:
+            cells = encode_span(vae, read(span.source, span.start, span.frames(shape.strides)), span.cell == 0)
+        latents[:, :, span.cell : span.cell + span.cells] = cells.float().cpu()
     guides = [encode_span(vae, read(g.source, g.start, 1), True).float().cpu() for g in canvas.guides]
     return latents, [g.expand(batch, *g.shape[1:]) for g in guides]
 
@@ -310,35 +223,101 @@ Frames = Callable[[int, int, int], Iterator[Tensor]]
 
 
 def result_frames(
-    timeline: Timeline, decode: Callable[[], Iterator[Tensor]], read: Frames, carry: bool = True, start: int = 0, end: int | None = None
+    canvas: Canvas, decode: Callable[[], Iterator[Tensor]], read: Frames, carry: bool = True, start: int = 0, end: int | None = None
 ) -> Iterator[Tensor]:
     """The frames start..end-1 of a result (all by default), chunk by chunk: given ones as they are, made ones decoded.
 
     Args:
         decode: starts decoding the lattice at cell 0; chunks [n, H, W, 3] in 0..1. A causal decoder cannot begin later.
         read: the given frames.
-        carry: made frames behind a given one carry what the codec lost of it, fading out (rule 6). Otherwise the cut is hard.
+        carry: made frames beside given ones carry what the codec lost of those, fading out (rule 6). Otherwise the cut is hard.
     """
-    at, before = 0, None
-    for piece in timeline.pieces:
+    pieces, at, lattice = canvas.timeline.pieces, 0, _Walk(decode)
+    end = canvas.timeline.frames if end is None else end
+    last = None  # the frame before this piece
+    for number, piece in enumerate(pieces):
         first = max(start - at, 0)
-        count = min(piece.count, (timeline.frames if end is None else end) - at) - first
-        if count > 0 and piece.source != NEW:
-            yield from read(piece.source, piece.start + first, count)
-        elif count > 0 and carry and before and piece.start:
-            given = next(read(before.source, before.start + before.count - 1, 1))[0]
-            made = _carried(take(decode(), piece.start - 1, 1 + first + count), given)
-            yield from take(made, first, count)
-        elif count > 0:
-            yield from take(decode(), piece.start + first, count)
-        at, before = at + piece.count, piece if piece.source != NEW else None
+        count = min(piece.count, end - at) - first
+        at += piece.count
+        if count <= 0:
+            continue
+        if piece.source != NEW:
+            for chunk in read(piece.source, piece.start + first, count):
+                last = chunk[-1]
+                yield chunk
+            continue
+        before = pieces[number - 1] if number else None
+        after = (*pieces, pieces[0] if canvas.loops else None)[number + 1]
+        if not carry:
+            before = after = None
+        if before and not piece.start:  # outside the lattice, so what the codec would lose of it is not known
+            before = None
+        if after and (first + count <= piece.count - SEAM or piece.start + piece.count == canvas.shape.frames):
+            after = None
+        if before and (first or last is None):
+            last = next(read(before.source, before.start + before.count - 1, 1))[0]
+        behind = next(read(after.source, after.start, 1))[0] if after else None
+        run = lattice.frames(piece.start - bool(before), piece.count + bool(before) + bool(after))
+        yield from take(_carried(run, piece.count, last if before else None, behind), first, count)
 
 
-def _carried(chunks: Iterator[Tensor], given: Tensor) -> Iterator[Tensor]:
-    """A stream that begins with the decoding of the `given` frame: the frames behind it, carrying what it lost."""
-    first = next(chunks)
-    rest = itertools.chain([first[1:]] if len(first) > 1 else [], chunks)
-    yield from carry_seam(rest, given.to(first) - first[0])
+class _Walk:
+    """One pass over the frames of a lattice; a run may begin with the last frame of the one before it."""
+
+    def __init__(self, decode: Callable[[], Iterator[Tensor]]):
+        self.rest = (frame for chunk in decode() for frame in chunk)
+        self.at, self.last = 0, None
+
+    def frames(self, start: int, count: int) -> Iterator[Tensor]:
+        """Frames [H, W, 3]. Raises ValueError when the lattice has fewer."""
+        for wanted in range(start, start + count):
+            while self.at <= wanted:
+                self.last = next(self.rest, None)
+                if self.last is None:
+                    raise ValueError(f"frames up to {start + count} were asked for, there are {self.at}")
+                self.at += 1
+            yield self.last
+
+
+def _carried(frames: Iterator[Tensor], count: int, before: Tensor | None, behind: Tensor | None) -> Iterator[Tensor]:
+    """A run of `count` made frames, in chunks, out of frames that begin with the decoding of the given frame `before` it and end with
+    that of the one `behind` it: those beside a given one carry what it lost, fading out over SEAM frames. In a run that is shorter the
+    two losses cross over."""
+    span = min(SEAM, count) if before is not None and behind is not None else SEAM
+    lost_before = _lost(before, frames)
+    held = 0 if behind is None else min(SEAM, count)
+    waiting = []
+    for i in range(count):
+        frame = next(frames)
+        if before is not None and i < span:
+            frame = frame + (1 - (i + 1) / (span + 1)) * lost_before
+        if i < count - held:
+            yield frame.clamp(0, 1)[None]
+        else:
+            waiting.append(frame)
+    lost_behind = _lost(behind, frames)
+    for i, frame in enumerate(waiting):
+        yield (frame + (1 - (held - i) / (span + 1)) * lost_behind).clamp(0, 1)[None]
+
+
+def _lost(given: Tensor | None, frames: Iterator[Tensor]) -> Tensor | None:
+    """What the codec lost of a given frame, of which the next one is the decoding."""
+    if given is None:
+        return None
+    decoded = next(frames)
+    return given.to(decoded) - decoded
+
+
+def composed(chunks: Iterator[Tensor], read: Callable[[int, int], Iterator[Tensor]], mask: Tensor) -> Iterator[Tensor]:
+    """Frames of `chunks` where `mask` [T, H, W] in 0..1 says so, given ones elsewhere; `read`(start, count) gives those, with 0 for the
+    first frame of the chunks."""
+    at = 0
+    for chunk in chunks:
+        kept = torch.cat(list(read(at, len(chunk)))).to(chunk)
+        share = mask[at : at + len(chunk), :, :, None].to(chunk)
+        # Not kept + share * (made - kept): rounding would move what is kept.
+        yield torch.where(share > 0, share * chunk + (1 - share) * kept, kept)
+        at += len(chunk)
 
 
 def take(chunks: Iterator[Tensor], start: int, count: int) -> Iterator[Tensor]:

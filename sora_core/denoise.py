@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -20,13 +21,28 @@ Velocity = Callable[[Tensor, Tensor], Tensor]
 """(x [B, C, F, H, W], sigma [B], [B, F] or [B, N]) -> velocity of the shape of x."""
 
 Callback = Callable[[dict], None]
-"""Gets {step, steps, sigma, x, x0} after each step: `step` from 0, `sigma` before it, `x0` the clean latents it foresees. What it
-raises ends the run, so cancelling is an exception."""
+"""Gets {step, steps, sigma, x, x0, state} after each step: `step` from 0, `sigma` before it, `x0` the clean latents it foresees, `state`
+from where a solver can go on. What it raises ends the run, so cancelling is an exception."""
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a solver stands: `done` steps are done, which led to x; `velocity` is that of the last one."""
+
+    done: int
+    x: Tensor
+    velocity: Tensor
 
 
 class Solver(Protocol):
     def __call__(
-        self, velocity: Velocity, x: Tensor, sigmas: list[float], mask: Tensor | None = None, callback: Callback | None = None
+        self,
+        velocity: Velocity,
+        x: Tensor,
+        sigmas: list[float],
+        mask: Tensor | None = None,
+        callback: Callback | None = None,
+        state: State | None = None,
     ) -> Tensor:
         """From latents x at sigmas[0] to latents at sigmas[-1].
 
@@ -37,6 +53,7 @@ class Solver(Protocol):
             mask: [B or 1, 1, F, H, W], or with 1 for H and W: 1 where latents are to be made, 0 where those of x are to be kept.
                 The model sees kept cells at noise level 0, and they come back bit for bit.
             callback: called after each step.
+            state: goes on from there, bit for bit as if it had never stopped; all else is as it was at the start.
         """
         ...
 
@@ -64,29 +81,32 @@ class _Known:
         return x if self.mask is None else torch.where(self.mask.to(x.device) == 0, self.given, x)
 
 
-def euler(velocity: Velocity, x: Tensor, sigmas: list[float], mask: Tensor | None = None, callback: Callback | None = None) -> Tensor:
+def euler(velocity, x, sigmas, mask=None, callback=None, state=None) -> Tensor:
     """Euler's method: one forward and first order a step. Arguments as Solver says."""
-    return _walk(velocity, x, sigmas, mask, callback, order=1)
+    return _walk(velocity, x, sigmas, mask, callback, state, order=1)
 
 
-def second_order(
-    velocity: Velocity, x: Tensor, sigmas: list[float], mask: Tensor | None = None, callback: Callback | None = None
-) -> Tensor:
+def second_order(velocity, x, sigmas, mask=None, callback=None, state=None) -> Tensor:
     """The Adams-Bashforth method of second order, for steps of any size: one forward a step, the last velocity extrapolated.
 
     Multistep methods for diffusion: Liu et al., arXiv 2202.09778. The first step is Euler's, and so is the last one to 0, where
     extrapolation would only sharpen the model's error. Arguments as Solver says.
     """
-    return _walk(velocity, x, sigmas, mask, callback, order=2)
+    return _walk(velocity, x, sigmas, mask, callback, state, order=2)
 
 
 SOLVERS: dict[str, Solver] = {"euler": euler, "second_order": second_order}
 
 
-def _walk(velocity: Velocity, x: Tensor, sigmas: list[float], mask: Tensor | None, callback: Callback | None, order: int) -> Tensor:
-    known, before = _Known(x, mask), None
+def _walk(
+    velocity: Velocity, x: Tensor, sigmas: list[float], mask: Tensor | None, callback: Callback | None, state: State | None, order: int
+) -> Tensor:
+    known, before, done = _Known(x, mask), None, 0
+    if state is not None:
+        x, before, done = state.x.to(x), state.velocity.to(x), state.done
     steps = len(sigmas) - 1
-    for step, (sigma, to) in enumerate(zip(sigmas, sigmas[1:])):
+    for step in range(done, steps):
+        sigma, to = sigmas[step], sigmas[step + 1]
         v = velocity(x, known.levels(sigma)).to(x.dtype)
         slope = v
         if order == 2 and before is not None and to > 0:
@@ -95,7 +115,8 @@ def _walk(velocity: Velocity, x: Tensor, sigmas: list[float], mask: Tensor | Non
         foreseen = x0_from_velocity(x, v, sigma) if callback else None
         x, before = known.restore(x + slope * (to - sigma)), v
         if callback:
-            callback({"step": step, "steps": steps, "sigma": sigma, "x": x, "x0": known.restore(foreseen)})
+            state = State(step + 1, x, v)
+            callback({"step": step, "steps": steps, "sigma": sigma, "x": x, "x0": known.restore(foreseen), "state": state})
     return x
 
 
@@ -110,16 +131,18 @@ def guided(model, text: PreparedText, negative: PreparedText | None = None, scal
 
     Args:
         model: called as model(x, 1000 sigma, text=..., **keywords); a SpacetimeTransformer or one like it.
-        text, negative: results of its `prepare_text`: what to show and what to move away from.
+        text, negative: results of its `prepare_text`: what to show, and what to move away from in every shot.
         scale: 1 follows the words alone, in one forward a step; more follows them more closely, in two.
         keywords: for the model, such as positions and shots.
     """
     if negative is None or scale == 1:
         return lambda x, sigma: model(x, 1000 * sigma, text=text, **keywords)
 
+    everywhere = {name: value for name, value in keywords.items() if name != "shots"}
+
     def velocity(x: Tensor, sigma: Tensor) -> Tensor:
         # Two forwards, not one of both: measured no slower, and half the memory.
-        away = model(x, 1000 * sigma, text=negative, **keywords)
+        away = model(x, 1000 * sigma, text=negative, **everywhere)
         return away + scale * (model(x, 1000 * sigma, text=text, **keywords) - away)
 
     return velocity

@@ -16,11 +16,14 @@ from torch import Tensor
 from .autoencoder import VideoVAE, denormalise, normalise
 from .checkpoint import load_text, load_transformer, load_vae
 from .config import ModelHeader
-from .denoise import SOLVERS, Callback, guided, renoise
+from .denoise import SOLVERS, Callback, State, guided, renoise
 from .flow import cell_noise, schedule
+from .jobs import SAVE_SECONDS, Job, Progress, content_hash
+from .passes import known_cells, mask_of, run_plan
+from .plan import Lattice, Pass, Plan, PlanSettings, single, window_of
 from .shapes import VideoShape, check_size, frames_for_seconds
 from .text import ByteTextEncoder
-from .transformer import SpacetimeTransformer
+from .transformer import PreparedText, SpacetimeTransformer
 
 WEIGHTS = Path(__file__).parent / "weights"
 SHIPPED = WEIGHTS / "diffusion_models" / "sora_mini.safetensors"
@@ -45,8 +48,12 @@ def generate(
     solver: str = "euler",
     denoise: float = 1.0,
     callback: Callback | None = None,
+    plan: Plan | None = None,
+    shot_words: list[Tensor] | None = None,
+    jobs: Path | None = None,
+    save_seconds: float = SAVE_SECONDS,
 ) -> Tensor:
-    """Latents of a video of `shape`, in one pass.
+    """Latents of a video of `shape`.
 
     Args:
         transformer, header: of one file (checkpoint.load_transformer).
@@ -58,7 +65,11 @@ def generate(
         known: normalised latents [B, C, F, H, W]; what `mask` keeps of them comes back bit for bit.
         mask: [B or 1, 1, F, H, W] or with 1 for H and W, 0 = keep; default everything is made.
         solver: a name in denoise.SOLVERS.
-        callback: after each step; what it raises ends the run.
+        callback: after each step of each pass; what it raises ends the run.
+        plan: in which passes; default all at once. Its known cells must be those that `mask` keeps whole.
+        shot_words: text states [B, L_i, 4096] of the shots that the plan's lattice names; each cell listens to those of its own and to
+            `words`.
+        jobs: a folder that keeps what every pass made, and inside a pass how far it came every `save_seconds`.
 
     Returns:
         normalised latents [B, C, F, H, W], float32.
@@ -70,20 +81,78 @@ def generate(
         raise ValueError(f"solver {solver!r} is not known: use one of {', '.join(SOLVERS)}")
     if mask is not None and known is None:
         raise ValueError("mask: it says what to keep, so `known` must be given too")
-    dtype, device = words.dtype, words.device
-    c, f, h, w = shape.latent
-    times = [shape.strides.time * k / shape.fps for k in range(f)]
-    x = torch.stack([cell_noise(seed, b, times, (c, h, w)) for b in range(len(words))]).to(device)
-    sigmas = schedule(steps, header.shift, denoise)
-    if known is not None:
-        x = renoise(known.to(x), x, sigmas[0], mask)
-    text = transformer.prepare_text(words)
-    empty = None
-    if guidance != 1:
-        empty = transformer.prepare_text(words.new_zeros(1, 64, words.shape[-1]) if negative is None else negative.to(dtype))
-    positions = torch.tensor(shape.positions(header.native_fps), device=device)
-    velocity = guided(transformer, text, empty, guidance, positions=positions)
-    return SOLVERS[solver](velocity, x, sigmas, mask, callback)
+    plan = plan or single(Lattice(shape.cells, known_cells(mask)))
+    away = words.new_zeros(1, 64, words.shape[-1]) if negative is None else negative.to(words.dtype)
+    passes = CorePasses(
+        transformer=transformer,
+        text=transformer.prepare_text(words, shot_words),
+        empty=transformer.prepare_text(away) if guidance != 1 else None,
+        guidance=guidance,
+        shape=shape,
+        positions=torch.tensor(shape.positions(header.native_fps), device=words.device),
+        sigmas=schedule(steps, header.shift, denoise),
+        solver=solver,
+        seed=seed,
+        mask=mask,
+        shots=plan.lattice.shots if shot_words else (),
+        shot_words=shot_words or [],
+        callback=callback,
+    )
+    start = torch.zeros(len(words), *shape.latent, device=words.device) if known is None else known.float().to(words.device)
+    job = None
+    if jobs is not None:
+        facts = [content_hash(transformer.state_dict()), str(header), str(shape), words, away, guidance, passes.sigmas, solver, seed]
+        each = [passes.facts(p) for p in plan.passes]
+        job = Job(jobs, plan, facts, each, start, f"{shape.width}x{shape.height}, {shape.seconds:g} s, seed {seed}", every=save_seconds)
+    return run_plan(plan, start, passes.make, job)
+
+
+@dataclass
+class CorePasses:
+    """The work of each pass, for `run_plan`; fields as the arguments of `generate`, prepared."""
+
+    transformer: SpacetimeTransformer
+    text: PreparedText
+    empty: PreparedText | None
+    guidance: float
+    shape: VideoShape
+    positions: Tensor
+    sigmas: list[float]
+    solver: str
+    seed: int
+    mask: Tensor | None
+    shots: tuple[int, ...]
+    shot_words: list[Tensor]
+    callback: Callback | None
+
+    def make(self, p: Pass, cells: Tensor, progress: Progress | None) -> Tensor:
+        kept = mask_of(p, self.mask)
+        x = renoise(cells, self._noise(p, len(cells)).to(cells), self.sigmas[0], kept)
+        shots = [self.shots[k] for k in p.cells] if self.shots else None
+        velocity = guided(self.transformer, self.text, self.empty, self.guidance, positions=self.positions[p.cells], shots=shots)
+        saved = progress and progress.load()
+        state = State(int(saved["done"]), saved["x"], saved["velocity"]) if saved else None
+
+        def after_step(done: dict) -> None:
+            if progress:
+                at = done["state"]
+                progress.save({"done": torch.tensor(at.done), "x": at.x, "velocity": at.velocity})
+            if self.callback:
+                self.callback(done)
+
+        return SOLVERS[self.solver](velocity, x, self.sigmas, kept, after_step if self.callback or progress else None, state)
+
+    def facts(self, p: Pass) -> list:
+        """What determines a pass beside the latents of its cells and what all passes have in common."""
+        shots = [self.shots[k] for k in p.cells] if self.shots else []
+        return [shots, [self.shot_words[i] for i in sorted(set(shots))], mask_of(p, self.mask)]
+
+    def _noise(self, p: Pass, batch: int) -> Tensor:
+        """[B, C, f, h, w]."""
+        c, _, h, w = self.shape.latent
+        times = [self.shape.strides.time * k / self.shape.fps for k in p.cells]
+        seed = self.seed if p.seed is None else p.seed
+        return torch.stack([cell_noise(seed, b, times, (c, h, w)) for b in range(batch)])
 
 
 @dataclass
@@ -116,7 +185,7 @@ class Pipeline:
             prompt: words in any language.
             fps: default the model's native rate.
             picture: uint8 [H, W, 3] of the video's size, its first frame, which comes back as it is.
-            options: for `generate`.
+            options: for `generate`; without a plan, what suits the model: in passes where it is longer than the model was trained for.
 
         Raises:
             ValueError: sizes or seconds that are not legal, a prompt that is too long, a picture of another size.
@@ -128,6 +197,9 @@ class Pipeline:
         dtype = self.vae.conv2.weight.dtype
         if picture is not None:
             options |= self._given(picture, shape)
+        if options.get("plan") is None:
+            lattice = Lattice(shape.cells, known_cells(options.get("mask")))
+            options["plan"] = PlanSettings().plan(lattice, window_of(self.header, shape.strides), self.header.foresight)
         words = self.text.encode([prompt]).to(dtype)
         z = generate(self.transformer, self.header, words, shape, **options)
         frames = self.vae.decode(denormalise(z).to(dtype))[0].float().clamp(-1, 1)  # 3 T H W

@@ -93,6 +93,15 @@ def frames_for_seconds(seconds: float, fps: float, strides: Strides = Strides())
     return strides.frames(strides.cells(1 + math.ceil(seconds * fps - 1e-6)))
 
 
+def retimed(frames: int, fps: float, to_fps: float) -> list[int]:
+    """A video of `frames` frames at another rate: for each frame of the result the one that is nearest in time, the earlier of two.
+
+    The result ends where the video does, or less than a frame before.
+    """
+    count = 1 + math.floor((frames - 1) * to_fps / fps + 1e-6) if frames else 0
+    return [min(frames - 1, math.ceil(p * fps / to_fps - 0.5 - 1e-6)) for p in range(count)]
+
+
 def check_size(width: int, height: int, strides: Strides = Strides()) -> None:
     """Raises ValueError naming the nearest legal values unless both sides are positive multiples of the token size."""
     m = strides.size_multiple

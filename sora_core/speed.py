@@ -43,14 +43,18 @@ def transformer_flops(config: TransformerConfig, shape: VideoShape, text_rows: i
 
     A step of training costs three times as much, a step with guidance twice.
     """
-    n, d, levels = shape.tokens, config.dim, shape.cells
-    patch = math.prod(config.patch_size)
+    return sum(_flops(config, shape.tokens, shape.cells, text_rows))
+
+
+def _flops(config: TransformerConfig, n: int, levels: int, text_rows: int = TEXT_ROW_MULTIPLE) -> tuple[int, int]:
+    """FLOPs of the matrix products and of attention among n tokens."""
+    d, patch = config.dim, math.prod(config.patch_size)
     linear = 4 * n * d * d + 2 * n * d * d + 2 * text_rows * d * d + 2 * n * d * config.ffn_dim  # self q k v o, cross q o, k v, MLP
     attention = 2 * n * n * d + 2 * n * text_rows * d
     ends = n * d * patch * (config.in_dim + config.out_dim)
     words = text_rows * d * (config.text_dim + d)
     time = levels * d * (config.freq_dim + 7 * d)
-    return 2 * (config.num_layers * (linear + attention) + ends + words + time)
+    return 2 * (config.num_layers * linear + ends + words + time), 2 * config.num_layers * attention
 
 
 def peak_flops(device: str | torch.device = "cpu", dtype: torch.dtype = torch.bfloat16) -> float:
@@ -78,6 +82,32 @@ def mfu(flops: float, seconds: float, peak: float) -> float:
     return flops / seconds / peak
 
 
+PROBE_TOKENS = (256, 2048)
+
+
+@lru_cache(maxsize=8)
+def _rates(config: TransformerConfig, dtype: torch.dtype, device: str) -> tuple[float, float]:
+    """Seconds a FLOP of the matrix products and of attention, by two lengths with random weights (some seconds for a small model)."""
+    model = SpacetimeTransformer(config, dtype=dtype, device=device).eval()
+    rows = []
+    with torch.inference_mode():
+        text = model.prepare_text(torch.zeros(1, TEXT_ROW_MULTIPLE, config.text_dim, dtype=dtype, device=device))
+        for tokens in PROBE_TOKENS:
+            x, t = torch.zeros(1, config.in_dim, tokens // 64, 16, 16, dtype=dtype, device=device), torch.zeros(1, device=device)
+            seconds = min(_seconds(lambda: model(x, t, text=text), torch.device(device)) for _ in range(3))  # noqa: B023 (called at once)
+            rows.append((*_flops(config, tokens, tokens // 64), seconds))
+    (a, b, s), (c, d, t) = rows
+    attention = max((t * a - s * c) / (d * a - b * c), 0.0)
+    return max((s - attention * b) / a, 0.0), attention
+
+
+def seconds_a_step(config: TransformerConfig, shape: VideoShape, passes: list[int], dtype=torch.bfloat16, device: str = "cpu") -> float:
+    """Time of one forward in every pass, for passes of so many cells. Measured once for each model and machine, then predicted."""
+    linear, attention = _rates(config, dtype, device)
+    parts = [_flops(config, cells * shape.tokens_per_cell, cells) for cells in passes]
+    return sum(linear * a + attention * b for a, b in parts)
+
+
 # -- memory --------------------------------------------------------------------------------------------------------------------------
 
 
@@ -100,6 +130,7 @@ def memory_estimate(
     shape: VideoShape,
     *,
     batch: int = 1,
+    at_once: int | None = None,
     guidance: float = 1.0,
     dtype: torch.dtype = torch.bfloat16,
     vae: VAEConfig | None = None,
@@ -108,12 +139,13 @@ def memory_estimate(
     """Memory of making `batch` videos of `shape`, with the frames streamed to a file.
 
     Args:
+        at_once: cells that the model holds at once; default all.
         guidance: other than 1 keeps the prepared words of two prompts; its two forwards come one after the other.
         dtype: of weights and activations.
     """
     vae, text, size = vae or VAEConfig(), text or TextConfig(), dtype.itemsize
     weights = size * _parameters(config, vae, text)
-    tokens = batch * shape.tokens
+    tokens = batch * shape.tokens_per_cell * min(at_once or shape.cells, shape.cells)
     width = config.dim * (LAYERS_ALIVE * size + FLOAT32_ALIVE * 4) + config.ffn_dim * size / 3
     words = (1 if guidance == 1 else 2) * config.num_layers * 2 * batch * TEXT_ROW_MULTIPLE * config.dim * size
     latents = SAMPLER_ALIVE * 4 * batch * math.prod(shape.latent)

@@ -11,6 +11,7 @@ import errno
 import itertools
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -109,10 +110,56 @@ def atomic_path(path: Path) -> Iterator[Path]:
         part.replace(path)
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise OSError(errno.ENOSPC, f"The disk is full: {path.name} was not written; free some space for {path.parent}") from error
+            raise _full_disk(path) from error
         raise
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_pictures(
+    folder: str | Path,
+    chunks: Iterable[Tensor | np.ndarray],
+    *,
+    metadata: dict | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> int:
+    """Writes frames as 00001.png, 00002.png, ... into a new folder, which has its name once all are there; returns their number.
+
+    Arguments and errors as for `write_video`; the tags are in every picture.
+
+    Raises:
+        FileExistsError: there is something of that name.
+    """
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    folder, tags, count = Path(folder), PngInfo(), 0
+    if folder.exists():
+        raise FileExistsError(f"{folder.name} is in {folder.parent} already: choose another name")
+    for key, value in (metadata or {}).items():
+        tags.add_text(key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    part.mkdir(parents=True)
+    try:
+        for picture in (p for chunk in chunks for p in _to_uint8(chunk)):
+            count += 1
+            Image.fromarray(picture).save(part / f"{count:05}.png", pnginfo=tags, compress_level=4)
+            if progress:
+                progress(count)
+        if not count:
+            raise ValueError("there is nothing to write: the video has no frames")
+        part.rename(folder)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise _full_disk(folder) from error
+        raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return count
+
+
+def _full_disk(path: Path) -> OSError:
+    return OSError(errno.ENOSPC, f"The disk is full: {path.name} was not written; free some space for {path.parent}")
 
 
 def _encode(file, chunks, *, kind: Codec, fps: Fraction, crf, metadata, audio, progress) -> int:
@@ -204,6 +251,22 @@ def video_facts(path: str | Path) -> VideoFacts:
         return VideoFacts(stream.width, stream.height, Fraction(stream.average_rate), frames)
 
 
+def frame_times(source, start: float = 0.0, duration: float = 0.0) -> tuple[list[int], Fraction]:
+    """When the frames of a video between `start` and `start + duration` seconds (0: to the end) are shown, without decoding them.
+
+    Args:
+        source: a path, or an open binary file.
+
+    Returns:
+        times in order, and the unit of them in seconds. Raises ValueError if the file is no video.
+    """
+    with _open_video(source) as (file, stream):
+        unit = stream.time_base
+        first, last = int(start / unit), int((start + duration) / unit)
+        packets = (p for p in file.demux(stream) if p.pts is not None and not p.is_discard)
+        return sorted(p.pts for p in packets if p.pts >= first and (not duration or p.pts < last)), unit
+
+
 def read_frames(path: str | Path, start: int = 0, end: int | None = None, chunk: int = 16) -> Iterator[Tensor]:
     """Yields the frames start..end-1 (all by default) as uint8 tensors [n, H, W, 3] with n up to `chunk`.
 
@@ -233,31 +296,17 @@ def read_frames(path: str | Path, start: int = 0, end: int | None = None, chunk:
 
 
 @contextlib.contextmanager
-def _open_video(path: str | Path):
+def _open_video(source: str | Path | BinaryIO):
+    named = isinstance(source, str | Path)
+    name = Path(source).name if named else "the video"
     try:
-        file = av.open(str(path))
+        file = av.open(str(source) if named else source)
     except av.error.InvalidDataError as error:
-        raise ValueError(f"{Path(path).name} is not a video that can be read") from error
+        raise ValueError(f"{name} is not a video that can be read") from error
     with file:
         if not file.streams.video or not file.streams.video[0].average_rate:
-            raise ValueError(f"{Path(path).name} has no moving pictures in it")
+            raise ValueError(f"{name} has no moving pictures in it")
         yield file, file.streams.video[0]
-
-
-def carry_seam(chunks: Iterable[Tensor], residual: Tensor, span: int = 8) -> Iterator[Tensor]:
-    """Adds to the first `span` frames behind a given one what the codec lost of it, fading out, so that the join does not jump.
-
-    Args:
-        chunks: decoded new frames [n, H, W, 3] in 0..1, from the first frame behind the given one on.
-        residual: [H, W, 3], the given frame minus its decoding.
-        span: number of frames until nothing is left of it (DESIGN §3, rule 6).
-    """
-    done = 0
-    for chunk in chunks:
-        left = 1 - torch.arange(done + 1, done + 1 + len(chunk), dtype=chunk.dtype, device=chunk.device) / (span + 1)
-        done += len(chunk)
-        weight = left.clamp_min(0).view(-1, 1, 1, 1)
-        yield (chunk + weight * residual.to(chunk)).clamp(0, 1) if done - len(chunk) < span else chunk
 
 
 def contact_sheet(

@@ -1,6 +1,7 @@
 """What a user does in the browser: open a template, press Run, watch the video; add our nodes by search and connect them."""
 
 import json
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import TimeoutError, expect
@@ -8,7 +9,9 @@ from playwright.sync_api import TimeoutError, expect
 from sora_pack.scripts.server import PACK_NAME
 from sora_pack.scripts.workflow_api import to_api
 
-TEMPLATES = ["text_to_video", "image_to_video"]
+WORKFLOWS = {path.stem: path.read_text(encoding="utf-8") for path in sorted((Path(__file__).parents[2] / "workflows").glob("*.json"))}
+TEMPLATES = list(WORKFLOWS)
+LOADERS = ("UNETLoader", "CLIPLoader", "VAELoader")  # of files that a user has and this machine has not
 DOUBLE_CLICKS = 20  # the page takes two clicks for one double click only within 300 ms, which a busy machine misses now and then
 RUN_LIMIT = 1_800_000  # milliseconds; a two-core machine may be busy with something else
 SET_STEPS = """steps => {
@@ -110,14 +113,16 @@ def test_template_opens_whole(page, server, picture, example, name):
     open_template(page, name)
     unknown = page.evaluate("() => app.graph.nodes.map(node => node.type).filter(type => !LiteGraph.registered_node_types[type])")
     assert unknown == [] or set(unknown) <= {"Note", "MarkdownNote"}
-    assert page.evaluate("() => app.graph.nodes.filter(node => node.has_errors).length") == 0
-    expect(page.get_by_test_id("error-overlay")).to_have_count(0)
+    errors = page.evaluate("() => app.graph.nodes.filter(node => node.has_errors).map(node => node.type)")
+    assert sorted(errors) == sorted(kind for kind in LOADERS if f'"{kind}"' in WORKFLOWS[name])
+    if not errors:
+        expect(page.get_by_test_id("error-overlay")).to_have_count(0)
     picture(page, f"template_{name}")
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_conversion_agrees_with_the_page(page, server, root, name):
-    saved = json.loads((root / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
+def test_conversion_agrees_with_the_page(page, server, name):
+    saved = json.loads(WORKFLOWS[name])
     theirs = page.evaluate("async saved => { await app.loadGraphData(saved); return (await app.graphToPrompt()).output }", saved)
     for node in theirs.values():
         node.pop("_meta")
@@ -125,10 +130,10 @@ def test_conversion_agrees_with_the_page(page, server, root, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("name", [name for name in TEMPLATES if name != "text_to_image" and "UNETLoader" not in WORKFLOWS[name]])
 def test_page_queues_and_plays(page, picture, example, name):
     open_template(page, name)
-    if name != TEMPLATES[0]:  # one whole run is enough
+    if name != "text_to_video":  # one whole run is enough
         page.evaluate(SET_STEPS, 4)
     seconds, width, height = run_and_watch(page)
     assert seconds > 0.5 and width > 0 and height > 0

@@ -4,6 +4,7 @@ import pytest
 
 from sora_pack.scripts.environment import host_folder
 from sora_pack.tests.host.executor import graph  # noqa: F401 (a fixture)
+from sora_pack.tests.host.fixtures import clip_node, host_files, host_sources  # noqa: F401 (fixtures)
 
 
 @pytest.fixture(scope="session")

@@ -94,6 +94,18 @@ class Graph:
         return values[0] if len(values) == 1 else values
 
 
+def refusal(graph, prompt: dict, link) -> str:
+    """The sentence a prompt is refused with, at once or by a node."""
+    with pytest.raises((Refused, Failed)) as refused:
+        graph.run(prompt, list(link))
+    return str(refused.value)
+
+
+def note(graph, name: str = "canvas") -> str:
+    """What a node of the last run shows."""
+    return graph.history["outputs"][name]["text"][0]
+
+
 @pytest.fixture(scope="session")
 def graph(host, pack, root):
     """A Graph in which the pack and some of the host's extra nodes are registered, and the tiny model is on file."""

@@ -11,10 +11,10 @@ def load(model: str = "tiny.safetensors", precision: str = "float32") -> dict:
     return {"load": node("SoraLoadModel", model=model, precision=precision)}
 
 
-def canvas(seconds=1.0, fps=8.0, width=64, height=32, batch=1, **more) -> dict:
+def canvas(seconds=1.0, fps=8.0, width=64, height=32, batch=1, name="canvas") -> dict:
     """9 frames, 3 cells, 24 tokens by default."""
     size = {"size": "custom", "size.width": width, "size.height": height}
-    return {"canvas": node("SoraCanvas", vae=["load", 2], seconds=seconds, fps=fps, batch=batch, **size, **more)}
+    return {name: node("SoraCanvas", vae=["load", 2], seconds=seconds, fps=fps, batch=batch, **size)}
 
 
 def words(text="a red ball") -> dict:
@@ -63,9 +63,37 @@ def picture(name="picture", width=64, height=32, color=0x3366CC) -> dict:
     return {name: node("EmptyImage", width=width, height=height, batch_size=1, color=color)}
 
 
-def place(second=0.0, image="picture", latent="canvas", fit="crop", name="placed") -> dict:
+def place(second=0.0, image="picture", latent="canvas", fit="cover", name="placed") -> dict:
     return {name: node("SoraPlaceImage", vae=["load", 2], latent=[latent, 0], image=[image, 0], second=second, fit=fit)}
 
 
 def save(video="video", prefix="video/test") -> dict:
     return {"save": node("SaveVideo", video=[video, 0], filename_prefix=prefix, format="auto", codec="auto")}
+
+
+# -- verbs ---------------------------------------------------------------------------------------------------------------------------
+
+LENGTH = 14  # frames of a given clip: three cells and one frame more
+FORM = {"size": "as given", "fit": "cover", "fps": 0.0, "image_fps": 8.0}
+
+
+def clip(name="clip", count=LENGTH, width=32, height=32, seed=0, channels=3) -> dict:
+    """Frames of noise as IMAGE (see the fixture clip_node)."""
+    return {name: node("NoisyClip", count=count, width=width, height=height, seed=seed, channels=channels)}
+
+
+def verb(kind, video="clip", name="canvas", **fields) -> dict:
+    """A node of a verb named "canvas", so that samplers find it."""
+    return {name: node(kind, vae=["load", 2], video=[video, 0], **{**FORM, **fields})}
+
+
+def extend(direction="forward", seconds=1.0, **fields) -> dict:
+    return verb("SoraExtend", direction=direction, seconds=seconds, **fields)
+
+
+def fill(start=0.5, end=1.0, length=0.0, **fields) -> dict:
+    return verb("SoraFill", from_second=start, to_second=end, length=length, **fields)
+
+
+def remix(strength="mild", **fields) -> dict:
+    return verb("SoraRemix", strength=strength, **fields)

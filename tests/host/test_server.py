@@ -8,7 +8,10 @@ import pytest
 
 from sora_pack.scripts.server import PACK_NAME, PromptError
 
-NODES = ["SoraLoadModel", "SoraPrompt", "SoraCanvas", "SoraPlaceImage", "SoraSampler", "SoraNoise", "SoraDecode", "SoraDecodeFrames"]
+NODES = [
+    *("SoraLoadModel", "SoraPrompt", "SoraStoryboard", "SoraCanvas", "SoraPlaceImage", "SoraPlan", "SoraSampler", "SoraNoise", "SoraJobs"),
+    *("SoraDecode", "SoraDecodeFrames", "SoraSave"),
+]
 LANGUAGE = "zh"
 
 

@@ -8,20 +8,17 @@ from hypothesis import strategies as st
 from sora_pack.sora_core.autoencoder import VideoVAE
 from sora_pack.sora_core.canvas import (
     NEW,
+    SEAM,
+    Canvas,
     Guide,
     Piece,
     Span,
     Timeline,
     blank,
+    composed,
     encode_given,
     encode_held,
     encode_span,
-    extend,
-    extend_backward,
-    fill,
-    join,
-    loop,
-    place_still,
     result_frames,
     take,
     token_mask,
@@ -29,6 +26,7 @@ from sora_pack.sora_core.canvas import (
 )
 from sora_pack.sora_core.config import LATENT_MEAN, VAEConfig
 from sora_pack.sora_core.shapes import Strides, VideoShape
+from sora_pack.sora_core.verbs import extend, extend_backward, extend_both, fill, join, loop, place, remix
 
 STILL = VideoShape(32, 32, 1, 8.0)
 STRIDES = [Strides(4, 8, 16), Strides(8, 16, 48), Strides(1, 8, 4)]
@@ -49,6 +47,7 @@ def check_window(canvas):
     made = [p for p in canvas.timeline.pieces if p.source == NEW]
     cell = canvas.shape.strides.cell_of_frame
     cells = {k for p in made for k in range(cell(p.start), cell(p.start + p.count - 1) + 1)}
+    cells |= {k for guide in canvas.guides for k in [cell(guide.frame)]}
     assert cells.isdisjoint(known) and cells | set(known) == set(range(canvas.shape.cells))
     # the leftmost cell is known, or it is cell 0 and made as such
     assert 0 in known or made[0].start == 0
@@ -65,22 +64,22 @@ def test_blank_is_all_new():
 
 
 def test_still_at_the_begin_passes_and_later_guides():
-    canvas = place_still(place_still(blank(VideoShape(32, 32, 6, 8.0)), 0, 0), 11, 1)
-    assert canvas.timeline.pieces == (Piece(0, 0, 1), Piece(NEW, 1, 20))
+    canvas = place(place(blank(VideoShape(32, 32, 6, 8.0)), 0, 0), 11, 1)
+    assert canvas.timeline.pieces == (Piece(0, 0, 1), Piece(NEW, 1, 10), Piece(1, 0, 1), Piece(NEW, 12, 9))
     assert canvas.known == [0] and canvas.guides == (Guide(11, 1),)
     assert canvas.positions(16.0) == [0, 2, 4, 6, 8, 10, 5.5]  # twice the native rate's cells apart; frame 11 at 11 / 4
-    again = place_still(canvas, 11, 2)
+    again = place(canvas, 11, 2)
     assert again.guides == (Guide(11, 2),)
 
 
 def test_still_of_one_cell():
-    canvas = place_still(blank(STILL), 0, 0)
+    canvas = place(blank(STILL), 0, 0)
     assert canvas.timeline.pieces == (Piece(0, 0, 1),)
 
 
 def test_still_behind_the_end_is_refused():
     with pytest.raises(ValueError, match="use 0 to 20"):
-        place_still(blank(VideoShape(32, 32, 6, 8.0)), 21, 0)
+        place(blank(VideoShape(32, 32, 6, 8.0)), 21, 0)
 
 
 @settings(deadline=None)
@@ -234,7 +233,7 @@ def test_given_cells_and_guides(vae, video):
     assert torch.allclose(latents[1, :, :4], vae.encode(video[:, :, :13])[0], atol=1e-6)
     assert torch.allclose(latents[:1, :, 6:], encode_span(vae, video[:, :, 21:33], False), atol=1e-6)
     assert torch.equal(latents[0, :, 4, 0, 0], torch.tensor(LATENT_MEAN))
-    steered = place_still(blank(VideoShape(32, 32, 5, 8.0)), 7, 0)
+    steered = place(blank(VideoShape(32, 32, 5, 8.0)), 7, 0)
     latents, guides = encode_given(vae, steered, read, batch=2)
     assert len(guides) == 1 and guides[0].shape == (2, 16, 1, 4, 4)
     assert torch.equal(guides[0][0], vae.encode(video[:, :, :1])[0])
@@ -253,6 +252,87 @@ def test_token_is_known_only_if_all_its_cells_are(h, w, seed):
     for y in range(tokens.shape[2]):
         for x in range(tokens.shape[3]):
             assert torch.equal(tokens[:, :, y, x], mask[:, 0, :, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2].amax((-1, -2)))
+
+
+# -- placing, on both sides, over a video ---------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(stills(), st.data())
+def test_placed_clips_stand_where_they_were_put(still, data):
+    """Two clips over one another: the timeline has the frames of the last one, and every known cell holds frames of one clip alone."""
+    canvas = blank(VideoShape(32, 32, data.draw(st.integers(2, 12)), 8.0, still.strides))
+    total, s = canvas.shape.frames, still.strides.time
+    expected = [(NEW, f) for f in range(total)]
+    for source in range(data.draw(st.integers(1, 3))):
+        count = data.draw(st.integers(1, total))
+        frame = data.draw(st.integers(0, total - count))
+        canvas = place(canvas, frame, source, count)
+        expected[frame : frame + count] = [(source, i) for i in range(count)]
+    frames = [(p.source, p.start + i) for p in canvas.timeline.pieces for i in range(p.count)]
+    assert frames == expected
+    assert len(set(canvas.known)) == len(canvas.known)
+    for span in canvas.spans:
+        first = 0 if span.cell == 0 else s * (span.cell - 1) + 1
+        count = span.frames(still.strides)
+        assert expected[first : first + count] == [(span.source, span.start + i) for i in range(count)]
+    for guide in canvas.guides:
+        assert expected[guide.frame] == (guide.source, guide.start)
+        assert still.strides.cell_of_frame(guide.frame) not in canvas.known
+
+
+def test_place_on_an_extended_video():
+    canvas = place(extend(STILL, 41, 16), 45, 1)
+    assert canvas.offset == 24 and canvas.guides == (Guide(21, 1),)
+    assert canvas.timeline.pieces == (Piece(0, 0, 41), Piece(NEW, 17, 4), Piece(1, 0, 1), Piece(NEW, 22, 11))
+    outside = place(extend(STILL, 41, 16), 2, 1)
+    assert outside.guides == () and outside.timeline.pieces[:3] == (Piece(0, 0, 2), Piece(1, 0, 1), Piece(0, 3, 38))
+
+
+@settings(deadline=None)
+@given(stills(), st.integers(1, 60), st.integers(1, 40), st.integers(1, 40))
+def test_both_sides(still, source, before, behind):
+    canvas = extend_both(still, source, before, behind)
+    s = still.strides.time
+    check_window(canvas)
+    first, given_piece, last = canvas.timeline.pieces
+    assert given_piece == Piece(0, 0, source) and first.start == 0 and last.start == first.count + source
+    assert before <= first.count < before + s and behind <= last.count < behind + s
+    assert canvas.shape.frames == canvas.timeline.frames and canvas.offset == 0
+
+
+@settings(deadline=None)
+@given(stills(), st.integers(0, 7), st.integers(1, 40), st.integers(9, 60))
+def test_gaps_before_latents_end_on_their_cells(still, grid, new, source):
+    """Cells of a source that holds latents stand in the lattice as they are: a frame that ends one of its cells ends one there."""
+    s, grid = still.strides.time, grid % still.strides.time
+    for canvas in (
+        extend_backward(still, source, new, 2, grid),
+        join(still, 9, source, new, 2, grid),
+        extend_both(still, source, new, 3, grid),
+    ):
+        check_window(canvas)
+        assert new <= next(p.count for p in canvas.timeline.pieces if p.source == NEW) < new + s
+        for span in canvas.spans[-1:]:
+            assert span.cell == 0 or (span.start + s - 1 - grid) % s == 0
+
+
+@pytest.mark.parametrize(
+    "start, end, grid, kept",
+    [(16, 25, 0, (13, 25)), (17, 25, 0, (17, 25)), (0, 6, 0, (0, 9)), (1, 2, 0, (1, 5)), (10, 12, 2, (7, 15)), (0, 6, 2, (0, 9))],
+)
+def test_fill_snaps_to_the_cells_of_latents(start, end, grid, kept):
+    canvas = fill(STILL, 41, start, end, grid=grid)
+    check_window(canvas)
+    made = next(p for p in canvas.timeline.pieces if p.source == NEW)
+    assert canvas.timeline.frames == 41 and (made.start + canvas.offset, made.start + canvas.offset + made.count) == kept
+
+
+def test_remix_keeps_what_it_is_told_to():
+    canvas = remix(STILL, [True, True, False, False, True])
+    assert canvas.timeline.pieces == (Piece(0, 0, 2), Piece(NEW, 2, 2), Piece(0, 4, 1))
+    assert canvas.shape.cells == 2 and canvas.offset == 0
+    assert remix(STILL, [False] * 7).timeline.frames == 7 and remix(STILL, [False] * 7).shape.frames == 9
 
 
 # -- decoding ------------------------------------------------------------------------------------------------------------------------
@@ -279,29 +359,74 @@ def test_take_more_than_there_is():
         list(take(numbered(10), 5, 6))
 
 
-TIMELINE = Timeline((Piece(0, 0, 15), Piece(NEW, 13, 12), Piece(0, 27, 14)))
+CANVAS = Canvas(VideoShape(32, 32, 10, 8.0), Timeline((Piece(0, 0, 15), Piece(NEW, 13, 12), Piece(0, 27, 14))))
 
 
 def test_given_frames_pass_and_made_ones_are_decoded():
-    frames = torch.cat(list(result_frames(TIMELINE, lambda: numbered(40), reader, carry=False)))[:, 0, 0, 0]
+    frames = torch.cat(list(result_frames(CANVAS, lambda: numbered(40), reader, carry=False)))[:, 0, 0, 0]
     assert torch.equal(frames[:15], 0.5 + torch.arange(15) / 1000)
     assert torch.equal(frames[15:27], torch.arange(13, 25) / 1000)
     assert torch.equal(frames[27:], 0.5 + torch.arange(27, 41) / 1000)
 
 
-def test_seam_carries_the_residual_and_fades():
-    hard = torch.cat(list(result_frames(TIMELINE, lambda: numbered(40), reader, carry=False)))[:, 0, 0, 0]
-    soft = torch.cat(list(result_frames(TIMELINE, lambda: numbered(40), reader)))[:, 0, 0, 0]
-    added = soft - hard
-    residual = 0.514 - 0.012  # given frame 14 and its decoding, frame 12 of the lattice
-    assert not added[:15].any() and not added[23:].any()
-    assert 0 < added[22] < added[15] < residual
-    assert torch.allclose(added[15:23], residual * torch.arange(8, 0, -1) / 9, atol=1e-5)
+def result(canvas, carry=True, **part):
+    return torch.cat(list(result_frames(canvas, lambda: numbered(canvas.shape.frames), reader, carry, **part)))[:, 0, 0, 0]
+
+
+def test_seam_carries_what_was_lost_on_both_sides_and_fades():
+    added = result(CANVAS) - result(CANVAS, carry=False)
+    before, behind = 0.514 - 0.012, 0.527 - 0.025  # given frames 14 and 27, and their decodings, frames 12 and 25 of the lattice
+    assert not added[:15].any() and not added[27:].any()
+    fading = torch.arange(8, 0, -1) / 9
+    assert torch.allclose(added[15:19], before * fading[:4], atol=1e-5)
+    assert torch.allclose(added[23:27], behind * fading[:4].flip(0), atol=1e-5)
+    assert (added[19:23] < before).all() and (added[19:23] > 0).all()
+
+
+@given(st.integers(1, 30))
+def test_seam_never_carries_more_than_was_lost(count):
+    pieces = (Piece(0, 0, 5), Piece(NEW, 5, count), Piece(0, 5 + count, 60))
+    canvas = Canvas(VideoShape(32, 32, 30, 8.0), Timeline(pieces))
+    added = result(canvas) - result(canvas, carry=False)
+    assert added[5 : 5 + count].max() <= 0.5 + 1e-4  # every frame of this reader is 0.5 above its decoding
+    if count <= SEAM:
+        assert torch.allclose(added[5 : 5 + count], torch.tensor(0.5), atol=1e-4), "a short run is carried whole"
+
+
+def test_seam_of_a_loop_leads_back_to_its_first_frame():
+    canvas = loop(STILL, 41, 16)
+    added = result(canvas) - result(canvas, carry=False)
+    frame = next(p for p in canvas.timeline.pieces if p.source == NEW)
+    lost = 0.5 - (frame.start + frame.count) / 1000  # given frame 0, and its decoding in the lattice behind the made ones
+    assert torch.allclose(added[-4:], lost * torch.tensor([5, 6, 7, 8]) / 9, atol=1e-5)
+
+
+def test_seam_only_where_the_lattice_knows_the_neighbour():
+    begin = Canvas(VideoShape(32, 32, 3, 8.0), Timeline((Piece(NEW, 0, 9), Piece(0, 0, 2))))  # the lattice ends with the made frames
+    assert torch.equal(result(begin), result(begin, carry=False))
 
 
 @given(st.integers(0, 40), st.integers(1, 41), st.booleans())
 def test_a_part_of_a_result_is_that_part_of_the_whole(start, length, carry):
     end = min(start + length, 41)
-    whole = torch.cat(list(result_frames(TIMELINE, lambda: numbered(40), reader, carry)))
-    part = torch.cat(list(result_frames(TIMELINE, lambda: numbered(40), reader, carry, start, end)))
+    whole = torch.cat(list(result_frames(CANVAS, lambda: numbered(40), reader, carry)))
+    part = torch.cat(list(result_frames(CANVAS, lambda: numbered(40), reader, carry, start, end)))
     assert torch.equal(part, whole[start:end])
+
+
+def test_the_lattice_is_decoded_once_however_many_pieces_there_are():
+    canvas = blank(VideoShape(32, 32, 11, 8.0))
+    for frame in (0, 10, 11, 20, 40):
+        canvas = place(canvas, frame, frame)
+    walks = []
+    frames = torch.cat(list(result_frames(canvas, lambda: walks.append(1) or numbered(41, chunk=4), reader)))
+    assert len(frames) == 41 and len(walks) == 1
+
+
+def test_composed_keeps_what_the_mask_keeps():
+    made, kept = torch.rand(2, 7, 4, 4, 3, generator=torch.Generator().manual_seed(3)).unbind(0)
+    mask = torch.zeros(7, 4, 4)
+    mask[2:, 1:3, 1:3], mask[3, 1, 1] = 1, 0.5
+    out = torch.cat(list(composed(iter(made.split(3)), lambda start, count: iter(kept[start : start + count].split(2)), mask)))
+    assert torch.equal(out[mask == 0], kept[mask == 0]) and torch.equal(out[mask == 1], made[mask == 1])
+    assert torch.allclose(out[3, 1, 1], (made + kept)[3, 1, 1] / 2)

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sora_pack.sora_core.config import TransformerConfig, VAEConfig, preset
 from sora_pack.sora_core.shapes import VideoShape
-from sora_pack.sora_core.speed import check_fits, machine_memory, memory_estimate, mfu, peak_flops, transformer_flops
+from sora_pack.sora_core.speed import check_fits, machine_memory, memory_estimate, mfu, peak_flops, seconds_a_step, transformer_flops
 from sora_pack.sora_core.transformer import SpacetimeTransformer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,6 +40,20 @@ def test_public_model_costs_what_is_published():
 def test_mfu():
     assert mfu(5e11, 2.0, 1e12) == 0.25
     assert peak_flops("cpu", torch.float32) > 1e9
+
+
+def test_time_of_a_step_is_that_of_its_passes():
+    shape = VideoShape(128, 128, 121)
+    one, two, long = (seconds_a_step(preset("tiny"), shape, passes, torch.float32) for passes in ([11], [11, 11], [121]))
+    assert 0 < one < long and two == pytest.approx(2 * one)
+    assert long > 10.9 * one, "attention alone makes a longer pass dearer"
+
+
+def test_a_pass_needs_memory_for_what_it_holds_at_once():
+    shape = VideoShape(128, 128, 121)
+    whole, part = (memory_estimate(preset("mini"), shape, at_once=n).denoise for n in (None, 16))
+    clip = memory_estimate(preset("mini"), VideoShape(128, 128, 16)).denoise
+    assert clip < part < clip + 8 * 4 * 16 * 121 * 16 * 16 + 1 and part < whole / 4
 
 
 PEAK = """

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sora_pack.sora_core.video_file import CODECS, atomic_path, carry_seam, contact_sheet, read_frames, video_facts, write_video
+from sora_pack.sora_core.video_file import CODECS, atomic_path, contact_sheet, read_frames, video_facts, write_pictures, write_video
 
 FILES = {"h264": "clip.mp4", "vp9": "clip.webm"}
 
@@ -136,6 +136,32 @@ def test_a_failure_keeps_the_file_that_was_there(tmp_path):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_folder_of_pictures(tmp_path):
+    frames = torch.randint(0, 256, (5, 16, 24, 3), dtype=torch.uint8)
+    told = []
+    assert write_pictures(tmp_path / "made", iter(frames.split(2)), metadata={"prompt": {"a": "左"}}, progress=told.append) == 5
+    files = sorted((tmp_path / "made").iterdir())
+    assert [f.name for f in files] == [f"0000{i}.png" for i in range(1, 6)] and told == [1, 2, 3, 4, 5]
+    for file, frame in zip(files, frames):
+        with Image.open(file) as picture:
+            assert torch.equal(torch.from_numpy(np.asarray(picture).copy()), frame)
+            assert json.loads(picture.text["prompt"]) == {"a": "左"}
+    with pytest.raises(FileExistsError, match="made is in .* already: choose another name"):
+        write_pictures(tmp_path / "made", iter([frames]))
+
+
+def test_nothing_is_left_of_a_folder_that_failed(tmp_path):
+    def torn():
+        yield torch.zeros(2, 8, 8, 3)
+        raise RuntimeError("cancelled")
+
+    with pytest.raises(RuntimeError):
+        write_pictures(tmp_path / "made", torn())
+    with pytest.raises(ValueError, match="no frames"):
+        write_pictures(tmp_path / "made", iter([]))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_full_disk_is_named(tmp_path):
     path = tmp_path / "clip.mp4"
     with atomic_path(path) as part:
@@ -173,15 +199,6 @@ def test_what_is_no_video_is_named(tmp_path):
         next(read_frames(path))
     with pytest.raises(ValueError, match="start must be 0 or more"):
         next(read_frames(path, 5, 3))
-
-
-def test_carried_residual_fades_over_its_span():
-    frames, residual = torch.full((20, 4, 4, 3), 0.5), torch.full((4, 4, 3), 0.09)
-    out = torch.cat(list(carry_seam(frames.split(3), residual)))
-    step = out[:, 0, 0, 0] - 0.5
-    assert torch.allclose(step[:8], 0.09 * (1 - torch.arange(1, 9) / 9), atol=1e-6)
-    assert torch.equal(out[8:], frames[8:])
-    assert torch.equal(torch.cat(list(carry_seam(frames.split(7), residual))), out), "does not depend on the chunks"
 
 
 def test_contact_sheet_lays_out_rows_and_labels(tmp_path):

@@ -1,14 +1,16 @@
 """The workflows that ship: their words are words of the shipped model, their pictures are there."""
 
 import json
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from sora_pack.sora_core.storyboard import parse
 from sora_pack.sora_core.text import unseen_words
 from sora_pack.sora_core.world import vocabulary
 
-NAMES = ["text_to_video", "image_to_video"]
+NAMES = sorted(path.stem for path in (Path(__file__).parents[2] / "workflows").glob("*.json"))
 
 
 def nodes(root, name):
@@ -18,8 +20,9 @@ def nodes(root, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_prompts_use_known_words(root, name):
     for node in nodes(root, name):
-        if node["type"] == "SoraPrompt":
-            assert unseen_words(node["widgets_values"][0], tuple(sorted(vocabulary()))) == []
+        texts = {"SoraPrompt": lambda text: [text], "SoraStoryboard": lambda text: parse(text).texts}
+        for text in texts.get(node["type"], lambda text: [])((node["widgets_values"] or [""])[0]):
+            assert unseen_words(text, tuple(sorted(vocabulary()))) == []
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,0 +1,74 @@
+"""What the sampler asks of the host's own video models, beyond what is in host.py: conditions that they take, and pairs of them.
+
+Known cells go to every model by the host's in-paint, which shows them clean to those with a noise level for each cell (Wan 2.2 5B,
+LTX-Video), and as noisy as the rest to the others. Image-to-video models of Wan were trained on more: see `image_to_video`.
+"""
+
+from __future__ import annotations
+
+import comfy.model_base
+import torch
+from torch import Tensor
+
+from ..sora_core.config import TEXT_DIM, TEXT_ROW_MULTIPLE
+from .canvas import Given
+from .host import SoraModel
+from .host_vae import VideoCoder
+from .known import pixels_of
+
+
+def empty_prompt(model, positive: list) -> list:
+    """CONDITIONING of no words: zero rows, for the host's models as many as the positive ones, with all else that they need."""
+    if isinstance(model.model, SoraModel):
+        return [[torch.zeros(1, TEXT_ROW_MULTIPLE, TEXT_DIM), {"pooled_output": None}]]
+    rows, facts = positive[0]
+    pooled = facts.get("pooled_output")
+    return [[torch.zeros_like(rows), {**facts, "pooled_output": None if pooled is None else torch.zeros_like(pooled)}]]
+
+
+def conditions(model, given: Given | None) -> dict:
+    """What a canvas says that this MODEL takes as entries of CONDITIONING."""
+    if given is None:
+        return {}
+    more = {"frame_rate": given.canvas.shape.fps} if isinstance(model.model, comfy.model_base.LTXV) else {}
+    if takes_pictures(model) and (given.canvas.spans or given.canvas.guides):
+        more |= image_to_video(given)
+    return more
+
+
+def told(conditioning: list, more: dict) -> list:
+    """CONDITIONING with more entries; those that the user's nodes have given stay."""
+    return [[rows, {**more, **facts}] for rows, facts in conditioning]
+
+
+def takes_pictures(model) -> bool:
+    """Whether it is an image-to-video model of Wan: its input has the latents of what is given and a mask beside the noise."""
+    channels = model.get_model_object("latent_format").latent_channels
+    taken = model.model.model_config.unet_config.get("in_dim", channels)
+    return isinstance(model.model, comfy.model_base.WAN21) and taken == 2 * channels + 4
+
+
+def image_to_video(given: Given) -> dict:
+    """What those models were trained on: the given frames on grey, encoded as one video, and which frames are not given."""
+    shape, s = given.canvas.shape, given.canvas.shape.strides.time
+    batch = max((media.batch for media in given.sources), default=1)
+    pixels = torch.zeros(batch, 3, shape.frames, shape.height, shape.width)
+    missing = torch.ones(shape.frames)
+    runs = [(s * (n.cell - 1) + 1 if n.cell else 0, n.frames(shape.strides), n.source, n.start) for n in given.canvas.spans]
+    runs += [(g.frame, 1, g.source, g.start) for g in given.canvas.guides]
+    for first, count, source, start in runs:
+        pixels[:, :, first : first + count] = pixels_of(given.sources[source], start, count)
+        missing[first : first + count] = 0
+    cells = torch.cat([missing[:1].repeat(s), missing[1:]]).unflatten(0, (shape.cells, s)).T  # s F: the frames of every cell
+    mask = cells[None, :, :, None, None].expand(-1, -1, -1, *shape.latent[2:])
+    return {"concat_latent_image": VideoCoder(given.vae).encode(pixels), "concat_mask": mask}
+
+
+def continued(model, made: Tensor, noise: Tensor, known: Tensor, mask: Tensor | None, sigma: float) -> Tensor:
+    """Where one model stopped at noise level `sigma`, as the latents that the next one mixes the same noise into.
+
+    The host divides by 1 - sigma at the end of a run, and mixes x = sigma noise + (1 - sigma) latents at the start of one.
+    """
+    latents = model.process_latent_in(made.float()) - sigma / (1 - sigma) * noise.to(made.device)
+    latents = model.process_latent_out(latents)
+    return latents if mask is None else torch.where(mask.to(made.device) == 0, known.to(latents), latents)

@@ -1,0 +1,89 @@
+"""A canvas with what is given -> LATENT. Every verb ends here."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import comfy.model_management
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ..sora_core.canvas import encode_given, encode_held
+from ..sora_core.sound import soundtrack
+from ..sora_core.speed import check_fits
+from .canvas import KEY, ROUNDING, Given, Media, given_of, samples_of
+from .host_vae import VideoCoder
+from .media import refitted
+
+RESIZERS = ("nearest-exact", "bilinear", "area", "bicubic", "bislerp")
+"""Of the host's Latent Upscale nodes."""
+
+
+def pixels_of(media: Media, start: int, count: int) -> Tensor:
+    """Frames of all videos of media as the VAE takes them: [B, 3, count, H, W] in -1..1."""
+    videos = [torch.cat(list(media.read(i, start, count))) for i in range(media.batch)]
+    return torch.stack(videos).movedim(-1, 1).float() * 2 - 1
+
+
+def latent_of(vae, given: Given, latent: dict | None = None) -> dict:
+    """The LATENT of a canvas: known cells encoded, or taken from a source that holds them.
+
+    Args:
+        given: canvas and sources; the rest of it is found here.
+        latent: one to put the known cells on, with the noise mask that it may have; by default an empty one.
+
+    Raises:
+        ValueError: a canvas that cannot fit this machine.
+    """
+    canvas, coder = given.canvas, VideoCoder(vae)
+    batch = len(latent["samples"]) if latent else max((media.batch for media in given.sources), default=1)
+    check_fits(canvas.shape, batch=batch, device=comfy.model_management.get_torch_device())
+
+    def read(source: int, start: int, count: int) -> Tensor:
+        return pixels_of(given.sources[source], start, count)
+
+    latents, guides = encode_given(coder, canvas, read, batch, lambda source, frame, count: given.sources[source].cells(frame, count))
+    held = (encode_held(coder, read(g.source, g.start, 1)).float().cpu() for g in canvas.guides)
+    given = replace(
+        given,
+        guides=tuple(guides),
+        held=tuple(h.expand(batch, -1, -1, -1, -1) for h in held),
+        sound=soundtrack(canvas.timeline, canvas.shape.fps, [media.sound for media in given.sources]),
+    )
+    samples = latent["samples"] if latent else to_host(torch.zeros(batch, *canvas.shape.latent))
+    if not canvas.known:
+        return {**(latent or {}), "samples": samples, KEY: given}
+    # An empty latent is all zero to the host, a partly filled one is not: there the unknown cells are what the model sees as zero.
+    samples = samples.clone() if samples.any() else latents.to(samples)
+    samples[:, :, canvas.known] = latents[:, :, canvas.known].to(samples)
+    mask = canvas.mask().view(1, 1, -1, 1, 1)
+    other = (latent or {}).get("noise_mask")
+    if other is not None and other is not given.mask:  # somebody's own, not that of an earlier verb
+        mask = mask * comfy.utils.reshape_mask(other, samples[:, :1].shape)
+    return {**(latent or {}), "samples": samples, "noise_mask": mask, KEY: replace(given, known=samples.clone(), mask=mask)}
+
+
+def enlarged(latent: dict) -> dict:
+    """A LATENT that the host's Latent Upscale has resized, with a canvas of its new size: what is given is fitted and encoded anew, from
+    the media. Any other LATENT as it is."""
+    given, samples = latent.get(KEY), samples_of(latent)
+    if not isinstance(given, Given) or given.known is None or given.vae is None or given_of(latent) is not None:
+        return latent
+    shape, cells = given.canvas.shape, given.canvas.known
+    height, width = samples.shape[-2:]
+    if samples.shape[:3] != given.known.shape[:3] or not cells:
+        return latent
+    known, found = given.known[:, :, cells].float(), samples[:, :, cells].float()
+    resized = (comfy.utils.common_upscale(known, width, height, method, "disabled").to(found) for method in RESIZERS)
+    if not any(torch.allclose(known, found, rtol=0, atol=ROUNDING) for known in resized):
+        return latent
+    space = shape.strides.space
+    canvas = replace(given.canvas, shape=replace(shape, width=width * space, height=height * space))
+    sources = tuple(refitted(media, canvas.shape) for media in given.sources)
+    return latent_of(given.vae, Given(canvas, sources, vae=given.vae, plan=given.plan), {"samples": samples})
+
+
+def to_host(samples: Tensor) -> Tensor:
+    """On the device and in the dtype that the host hands latents on in."""
+    return samples.to(comfy.model_management.intermediate_device(), comfy.model_management.intermediate_dtype())

@@ -1,0 +1,275 @@
+"""What people give: IMAGE, VIDEO and LATENT as `Media`, brought to the size and rate of a canvas."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import comfy.utils
+import torch
+from comfy_api.latest import Input, InputImpl, io
+from torch import Tensor
+
+from ..sora_core.shapes import Strides, VideoShape, retimed
+from ..sora_core.sound import read_sound
+from ..sora_core.video_file import frame_times
+from .canvas import KEY, Given, Media, pixels, size_options
+from .decode_video import Clip, LatentVideo, clips
+
+FITS = ("cover", "contain", "stretch")
+FIT_TOOLTIP = (
+    "How another size is met. cover: fills the frame, cuts what stands over. contain: the whole picture between black bars. stretch: "
+    "bends it."
+)
+AS_GIVEN = "as given"
+WINDOW = 2**28
+"""Bytes of frames that are read from a file at once."""
+
+
+# -- kinds ---------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Still(Media):
+    """A picture as a source, one for the whole batch or one for each video: [1 or B, H, W, 3] in 0..1. It is a frame at any rate."""
+
+    pictures: Tensor
+    frames = 1
+    fps = 1.0
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.pictures.shape[2], self.pictures.shape[1]
+
+    @property
+    def batch(self) -> int:
+        return len(self.pictures)
+
+    def read(self, batch_index: int, start: int, count: int) -> Iterator[Tensor]:
+        yield self.pictures[min(batch_index, len(self.pictures) - 1)][None]
+
+
+@dataclass(frozen=True)
+class Pictures(Media):
+    """Frames [T, H, W, 3] that are in memory anyway."""
+
+    images: Tensor
+    fps: float
+    sound: dict | None = None
+
+    @property
+    def frames(self) -> int:
+        return len(self.images)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.images.shape[2], self.images.shape[1]
+
+    def read(self, batch_index: int, start: int, count: int) -> Iterator[Tensor]:
+        yield self.images[start : start + count]
+
+
+class Film(Media):
+    """A video file. It is read by the host, some frames at a time, so each frame is the one that Get Video Components gives."""
+
+    def __init__(self, video):
+        self.source = video.get_stream_source()
+        window = video.get_active_trim_window()
+        self.times, self.unit = frame_times(self.source, *window)
+        if not self.times:
+            raise ValueError("video: there is no frame in it: give a longer part of the file")
+        self.frames, self.fps, self.sound = len(self.times), float(video.get_frame_rate()), read_sound(self._file(), *window)
+        first = self._window(0, 1)
+        self.size = first.shape[2], first.shape[1]
+
+    def read(self, batch_index: int, start: int, count: int) -> Iterator[Tensor]:
+        step = max(1, WINDOW // (self.size[0] * self.size[1] * 12))
+        for at in range(start, start + count, step):
+            yield self._window(at, min(at + step, start + count))
+
+    def _window(self, start: int, end: int) -> Tensor:
+        """Frames start..end-1. The host takes what is shown from one moment to another; these lie just behind those of frames."""
+        after = self.times[end] if end < len(self.times) else self.times[-1] + 1
+        begin, stop = float((self.times[start] + 0.25) * self.unit), float((after + 0.5) * self.unit)
+        images = InputImpl.VideoFromFile(self._file(), start_time=begin, duration=stop - begin).get_components().images
+        if len(images) != end - start:
+            raise ValueError(f"video: of the frames {start} to {end - 1} the file gives {len(images)}: save it anew with 'Save Video'")
+        return images
+
+    def _file(self):
+        if not isinstance(self.source, str):
+            self.source.seek(0)
+        return self.source
+
+
+@dataclass(frozen=True)
+class Undecoded(Media):
+    """Videos that still hold latents, one of them for each of a batch; `usable` by the VAE at hand, or frames all the same."""
+
+    clips: tuple[Clip, ...]
+    usable: bool = True
+
+    @property
+    def frames(self) -> int:
+        return self.clips[0].count
+
+    @property
+    def fps(self) -> float:
+        return self.clips[0].fps
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.clips[0].size
+
+    @property
+    def batch(self) -> int:
+        return len(self.clips)
+
+    @property
+    def sound(self) -> dict | None:
+        return self.clips[0].sound
+
+    def read(self, batch_index: int, start: int, count: int) -> Iterator[Tensor]:
+        clip = self.clips[min(batch_index, len(self.clips) - 1)]
+        yield from replace(clip, start=clip.start + start, end=clip.start + start + count).frames()
+
+    def cells(self, frame: int, count: int) -> Tensor | None:
+        cells = [clip.cells(frame, count) if self.usable else None for clip in self.clips]
+        return None if any(c is None for c in cells) else torch.cat(cells)
+
+    def grid(self, frame: int) -> int | None:
+        return self.clips[0].grid(frame) if self.usable else None
+
+
+class Fitted(Media):
+    """Media at another size and rate."""
+
+    def __init__(self, media: Media, width: int, height: int, fit: str, fps: float):
+        self.media, self.size, self.fit, self.fps = media, (width, height), fit, fps
+        self.shown = retimed(media.frames, media.fps, fps)
+        self.frames, self.batch, self.sound = len(self.shown), media.batch, media.sound
+
+    def read(self, batch_index: int, start: int, count: int) -> Iterator[Tensor]:
+        shown, at = self.shown[start : start + count], self.shown[start]
+        for chunk in self.media.read(batch_index, at, shown[-1] + 1 - at):
+            numbers = [i - at for i in shown if at <= i < at + len(chunk)]
+            at += len(chunk)
+            if numbers:
+                yield fitted(chunk[torch.tensor(numbers)], *self.size, self.fit)
+
+
+# -- in ------------------------------------------------------------------------------------------------------------------------------
+
+
+def media_input(name: str = "video", tooltip: str = "The video: a VIDEO, the frames of one as IMAGE, or a LATENT."):
+    return io.MultiType.Input(name, types=[io.Video, io.Image, io.Latent], tooltip=tooltip)
+
+
+def image_fps_input():
+    return io.Float.Input(
+        "image_fps",
+        default=8.0,
+        min=1.0,
+        max=120.0,
+        step=0.001,
+        optional=True,
+        advanced=True,
+        tooltip="Frames a second of a video that comes as IMAGE, or as a LATENT without a Sora canvas. Others bring their own.",
+    )
+
+
+def form_inputs() -> list:
+    """The fields for size and rate of a canvas around a given video."""
+    return [
+        io.DynamicCombo.Input(
+            "size",
+            options=[io.DynamicCombo.Option(AS_GIVEN, []), *size_options()],
+            tooltip="Size of the result. as given: that of the video, to the nearest multiple of 16.",
+        ),
+        io.Combo.Input("fit", options=list(FITS), default="cover", tooltip=FIT_TOOLTIP),
+        io.Float.Input(
+            "fps",
+            default=0.0,
+            min=0.0,
+            max=120.0,
+            step=0.001,
+            tooltip="Frames a second of the result; 0: as given. At another rate each frame is the given one that is nearest in time.",
+        ),
+        image_fps_input(),
+    ]
+
+
+def media_of(value, vae, image_fps: float, name: str = "video") -> Media:
+    """A VIDEO, IMAGE or LATENT as Media. Raises ValueError naming the input."""
+    if isinstance(value, LatentVideo):
+        return Undecoded((value.clip,), value.clip.vae is vae)
+    if isinstance(value, InputImpl.VideoFromFile):
+        return Film(value)
+    if isinstance(value, Input.Video):
+        parts = value.get_components()
+        return Pictures(rgb(parts.images, name), float(parts.frame_rate), parts.audio)
+    if isinstance(value, Tensor):
+        return Pictures(rgb(value, name), image_fps)
+    if isinstance(value, dict):
+        made, known = clips(vae, value, "carry")[0], isinstance(value.get(KEY), Given)
+        return Undecoded(tuple(clip if known else replace(clip, fps=image_fps) for clip in made))
+    raise ValueError(f"{name}: this is no video: connect a VIDEO, an IMAGE or a LATENT")
+
+
+def rgb(image: Tensor, name: str) -> Tensor:
+    """Pictures [n, H, W, 3] of an IMAGE: without its alpha channel, grey ones as colours. Raises ValueError."""
+    if image.ndim != 4 or not len(image) or not image.shape[1] or not image.shape[2]:
+        raise ValueError(f"{name}: an IMAGE of shape {tuple(image.shape)} has no pictures: give one or more of [height, width, 3]")
+    return image[..., :3] if image.shape[-1] >= 3 else image[..., :1].expand(-1, -1, -1, 3)
+
+
+# -- to the canvas -------------------------------------------------------------------------------------------------------------------
+
+
+def shape_for(media: Media, size: dict | None, fps: float, strides: Strides) -> VideoShape:
+    """The still of a canvas around media. Raises ValueError."""
+    if size and size["size"] == AS_GIVEN:
+        m = strides.size_multiple
+        width, height = (max(m, m * math.floor(side / m + 0.5)) for side in media.size)
+    else:
+        width, height = pixels(size, strides)
+    return VideoShape(width, height, 1, fps or media.fps, strides)
+
+
+def conformed(media: Media, shape: VideoShape, fit: str) -> Media:
+    """Media at the size and rate of a canvas; the same object where nothing is to be done, so that latents stay in reach."""
+    if media.size == (shape.width, shape.height) and media.fps == shape.fps:
+        return media
+    return Fitted(media, shape.width, shape.height, fit, shape.fps)
+
+
+def refitted(media: Media, shape: VideoShape) -> Media:
+    """A source of one canvas, for another one of the same rate and of another size."""
+    return conformed(media.media, shape, media.fit) if isinstance(media, Fitted) else conformed(media, shape, "stretch")
+
+
+def changes(media: Media, shape: VideoShape) -> list[str]:
+    """Lines for the node: what was done to media to bring it to a canvas."""
+    lines = []
+    if media.size != (shape.width, shape.height):
+        lines.append(f"given {media.size[0]}x{media.size[1]}, fitted to {shape.width}x{shape.height}")
+    if media.fps != shape.fps:
+        lines.append(f"given {media.fps:g} frames a second: each frame of {shape.fps:g} is the nearest in time")
+    return lines
+
+
+def fitted(image: Tensor, width: int, height: int, fit: str) -> Tensor:
+    """Pictures [n, H, W, 3] as [n, height, width, 3]; untouched where the size is right already."""
+    if image.shape[1:3] == (height, width):
+        return image
+    x = image.movedim(-1, 1)
+    if fit == "contain":
+        scale = min(width / x.shape[-1], height / x.shape[-2])
+        inner = max(1, round(x.shape[-1] * scale)), max(1, round(x.shape[-2] * scale))
+        x = comfy.utils.common_upscale(x, *inner, "lanczos", "disabled")
+        left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
+        x = torch.nn.functional.pad(x, (left, width - inner[0] - left, top, height - inner[1] - top))
+    else:
+        x = comfy.utils.common_upscale(x, width, height, "lanczos", "center" if fit == "cover" else "disabled")
+    return x.movedim(1, -1).contiguous()

@@ -1,0 +1,264 @@
+"""A plan on the host's samplers: what one pass is there, where it can go on, and by what a job knows it again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import comfy.model_base
+import comfy.model_management
+import comfy.samplers
+import comfy.utils
+import folder_paths
+import torch
+from torch import Tensor
+
+from ..sora_core.jobs import SAVE_SECONDS, Job, Progress
+from ..sora_core.passes import mask_of, run_plan
+from ..sora_core.plan import Pass, Plan, PlanSettings, window_of
+from ..sora_core.storyboard import lattice_of
+from .canvas import KEY, Given
+from .graph_facts import FactsError, facts_above
+
+RESUMABLE = ("euler", "heun")
+"""Solvers of the host whose next step depends on nothing but the latents: these go on inside a pass."""
+
+
+def jobs_folder() -> Path:
+    return Path(folder_paths.get_output_directory()) / "sora_jobs"
+
+
+# -- the plan ------------------------------------------------------------------------------------------------------------------------
+
+
+def plan_for(model, positive, given: Given, known: frozenset[int]) -> Plan:
+    """The plan of a canvas: its own settings, or what suits the MODEL.
+
+    Args:
+        positive: CONDITIONING; that of a storyboard has shots.
+        known: numbers of the cells that are kept whole.
+
+    Raises:
+        ValueError: settings that do not fit the canvas or the MODEL.
+    """
+    from . import host
+
+    header, ours = host.header_of(model), isinstance(model.model, host.SoraModel)
+    settings, shape, shots = given.plan or PlanSettings(), given.canvas.shape, shots_of(positive)
+    if settings.kind == "foresight" and not ours:
+        raise ValueError("plan: foresight sees cells that are far apart, which this MODEL was not made for: use rollout")
+    windowed = "context_handler" in model.model_options  # the host's context windows cut the video themselves
+    if settings.kind == "auto" and (windowed or not isinstance(model.model, comfy.model_base.WAN21)):
+        settings = replace(settings, kind="single")  # how long a video of other families may be is not known
+    seconds = [shape.strides.time * k / shape.fps for k in range(shape.cells)]
+    lattice = lattice_of(seconds, known, shots.starts if shots else (0.0,), shots.cuts if shots else (False,))
+    return settings.plan(lattice, window_of(header, shape.strides), header.foresight and ours)
+
+
+def shots_of(conditioning):
+    """The Shots (storyboard.py) that a CONDITIONING carries; None if it is of plain words."""
+    return next((extra[KEY] for _, extra in conditioning or () if KEY in extra), None)
+
+
+# -- one pass ------------------------------------------------------------------------------------------------------------------------
+
+
+class Stage(NamedTuple):
+    """One MODEL's part of a run: the whole lattice as its sampler gets it (sample_video.Run), noise levels, words."""
+
+    run: object
+    sigmas: Tensor
+    positive: list
+    negative: list
+
+
+class Layout(NamedTuple):
+    """What of a Run belongs to a pass: its cells, then the guides that stand between them."""
+
+    noise: Tensor
+    guides: Tensor
+    mask: Tensor | None
+    positions: Tensor | None
+
+
+@dataclass
+class PassSampler:
+    """The work of each pass, for `run_plan`.
+
+    Args:
+        stages: one, or those of a pair of MODELs.
+        given: what the LATENT carries; None for a foreign one.
+        solver: the host's SAMPLER.
+        resumable: whether the solver can go on inside a pass.
+        noise_of: seed -> noise [B, C, F, h, w] of the lattice, for passes that are made anew.
+        told: the callback of the host's samplers, for the steps of all passes.
+    """
+
+    stages: list[Stage]
+    plan: Plan
+    given: Given | None
+    guidance: float
+    seed: int
+    solver: comfy.samplers.KSAMPLER
+    resumable: bool
+    noise_of: Callable[[int], Tensor]
+    told: Callable
+
+    def sample(self, job: Job | None) -> Tensor:
+        """The latents [B, C, F, h, w] of the whole lattice."""
+        return run_plan(self.plan, self.start, self.make, job, comfy.model_management.throw_exception_if_processing_interrupted)
+
+    @property
+    def start(self) -> Tensor:
+        run = self.stages[0].run
+        return run.samples[:, :, : run.cells]
+
+    def make(self, p: Pass, cells: Tensor, progress: Progress | None) -> Tensor:
+        from .host_models import continued
+
+        made, done = None, 0
+        for stage in self.stages:
+            layout = self._layout(stage, p)
+            samples = torch.cat([cells, layout.guides], 2)
+            if made is not None:
+                samples = continued(stage.run.model.model, made, layout.noise, samples, layout.mask, float(stage.sigmas[0]))
+            guider = comfy.samplers.CFGGuider(_placed(stage.run.model, layout.positions))
+            guider.set_conds(self._heard(stage, stage.positive, p, cells), self._heard(stage, stage.negative, p, cells))
+            guider.set_cfg(self.guidance)
+            made = guider.sample(
+                layout.noise,
+                samples,
+                resumed(self.solver, progress) if self.resumable and progress and len(self.stages) == 1 else self.solver,
+                stage.sigmas,
+                denoise_mask=layout.mask,
+                callback=self._told_in(p, done),
+                disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+                seed=self._seed(p),
+            )
+            done += len(stage.sigmas) - 1
+        return made[:, :, : len(p.cells)]
+
+    def facts(self, p: Pass) -> list:
+        """What determines a pass beside the latents of its cells and what all passes have in common."""
+        shots = [self.plan.lattice.shot_of(k) for k in p.cells]
+        said = [[_said(words, set(shots)) for words in (stage.positive, stage.negative)] for stage in self.stages]
+        return [said, shots, *([*self._layout(stage, p)] for stage in self.stages), self._seed(p)]
+
+    def _layout(self, stage: Stage, p: Pass) -> Layout:
+        run, guides = stage.run, []
+        if run.samples.shape[2] > run.cells:
+            places = [guide.frame / self.given.canvas.shape.strides.time for guide in self.given.canvas.guides]
+            guides = [run.cells + i for i, place in enumerate(places) if p.cells[0] - 1 < place <= p.cells[-1]]
+        index, shown = p.cells + guides, run.samples[:, :, guides]
+        noise = run.noise[:, :, index]
+        if p.seed is not None:
+            noise = torch.cat([self.noise_of(p.seed)[:, :, p.cells], torch.zeros_like(shown)], 2)
+        mask = mask_of(p, run.mask)
+        if mask is not None:
+            mask = mask.expand(-1, -1, -1, *run.samples.shape[3:])
+            mask = torch.cat([mask.expand(len(shown), -1, -1, -1, -1), torch.zeros_like(shown[:, :1]).to(mask)], 2) if guides else mask
+        positions = run.model.model_options["transformer_options"].get(KEY, {}).get("positions")
+        return Layout(noise, shown, mask, None if positions is None else positions[index])
+
+    def _seed(self, p: Pass) -> int:
+        """For solvers that draw noise themselves: not the same in every pass."""
+        seed = self.seed if p.seed is None else p.seed
+        return seed if len(self.plan.passes) == 1 else (seed + p.make[0]) % 2**64
+
+    def _told_in(self, p: Pass, before: int) -> Callable:
+        steps = sum(len(stage.sigmas) - 1 for stage in self.stages)
+        done = steps * self.plan.passes.index(p) + before
+        return lambda i, x0, x, _: self.told(done + i, x0[:, :, : len(p.cells)], x, steps * len(self.plan.passes))
+
+    def _heard(self, stage: Stage, words: list, p: Pass, cells: Tensor) -> list:
+        """The words of a pass. Our MODEL finds those of each cell itself; another hears those of the shot that the pass begins."""
+        from . import host
+
+        if isinstance(stage.run.model.model, host.SoraModel):
+            return words
+        heard = []
+        for rows, extra in words:
+            if shots := extra.get(KEY):
+                rows = shots.rows[self.plan.lattice.shot_of(p.make[0])]
+            heard.append([rows, _of_cells({k: v for k, v in extra.items() if k != KEY}, p, cells, self.plan.lattice.cells)])
+        return heard
+
+
+def _placed(model, positions: Tensor | None):
+    """The MODEL with the positions of a pass."""
+    if positions is None:
+        return model
+    model = model.clone()
+    options = model.model_options["transformer_options"] = dict(model.model_options["transformer_options"])
+    options[KEY] = {**options[KEY], "positions": positions}
+    return model
+
+
+def _of_cells(extra: dict, p: Pass, cells: Tensor, count: int) -> dict:
+    """What image-to-video models are told of the whole lattice, for the cells of a pass: those it sees are given too."""
+    image, mask = extra.get("concat_latent_image"), extra.get("concat_mask")
+    if image is None or mask is None or image.shape[2] != count or mask.shape[2] != count:
+        return extra
+    seen = [i for i, k in enumerate(p.cells) if k in set(p.see)]
+    image, mask = image[:, :, p.cells].expand(len(cells), -1, -1, -1, -1).clone(), mask[:, :, p.cells].clone()
+    image[:, :, seen], mask[:, :, seen] = cells[:, :, seen].to(image), 0
+    return {**extra, "concat_latent_image": image, "concat_mask": mask}
+
+
+def _said(words: list, shots: set[int]) -> list:
+    """The content of a CONDITIONING for cells of these shots, as a nest for `content_hash`."""
+    said = []
+    for rows, extra in words:
+        rest = {name: value for name, value in extra.items() if name != KEY}
+        said.append([[extra[KEY].rows[i] for i in sorted(shots)] if KEY in extra else rows, rest])
+    return said
+
+
+def resumed(solver: comfy.samplers.KSAMPLER, progress: Progress) -> comfy.samplers.KSAMPLER:
+    """The solver, saving where it is and beginning where it was."""
+
+    def go_on(model, x, sigmas, extra_args=None, callback=None, disable=None, **options):
+        saved = progress.load()
+        done = int(saved["done"]) if saved else 0
+
+        def told(state: dict) -> None:
+            step = done + state["i"]
+            progress.save({"done": torch.tensor(step), "x": state["x"]})
+            if callback:
+                callback({**state, "i": step})
+
+        x = saved["x"].to(x) if saved else x
+        return solver.sampler_function(model, x, sigmas[done:], extra_args=extra_args, callback=told, disable=disable, **options)
+
+    return comfy.samplers.KSAMPLER(go_on, solver.extra_options, solver.inpaint_options)
+
+
+# -- the job -------------------------------------------------------------------------------------------------------------------------
+
+
+def job_for(passes: PassSampler, hidden, links: tuple[str, ...], settings: list) -> Job | None:
+    """The job of a run; None, said in the log, where it cannot be told by what the run is determined.
+
+    Args:
+        hidden: of the node: the prompt and its own number in it; None without a graph.
+        links: inputs that are known by the graph above them.
+        settings: values that count for all passes.
+    """
+    node = hidden and (hidden.prompt or {}).get(hidden.unique_id)
+    if node is None:  # called by a program, or part of a graph that grows while it runs
+        return None
+    shape = passes.given.canvas.shape if passes.given else None
+    size = f"{shape.width}x{shape.height}, {shape.seconds:g} s, " if shape else ""
+    # A short run in one pass is made again faster than it is found.
+    least = 0.0 if len(passes.plan.passes) > 1 else SAVE_SECONDS
+    try:
+        graph = [facts_above(hidden.prompt, node["inputs"][name]) for name in links if name in node["inputs"]]
+        common = [graph, settings, passes.guidance, [stage.sigmas for stage in passes.stages]]
+        each = [passes.facts(p) for p in passes.plan.passes]
+        return Job(jobs_folder(), passes.plan, common, each, passes.start, f"{size}seed {passes.seed}", least=least)
+    except (FactsError, TypeError) as error:
+        logging.info(f"Sora: this run is not kept for a restart: {error}")
+        return None

@@ -1,0 +1,133 @@
+"""A picture or a clip at a moment of the canvas -> LATENT: SoraPlaceImage, SoraPlaceVideo."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from comfy_api.latest import io, ui
+
+from ..sora_core.shapes import MAX_SECONDS
+from ..sora_core.verbs import place
+from .canvas import Given, given_of
+from .media import FIT_TOOLTIP, FITS, Still, changes, conformed, image_fps_input, media_input, media_of, rgb
+from .show import show_on_node
+
+
+def second_input(what: str):
+    return io.Float.Input("second", default=0.0, min=0.0, max=MAX_SECONDS, step=0.001, tooltip=what)
+
+
+class SoraPlaceImage(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="SoraPlaceImage",
+            display_name="Sora Place Image",
+            category="Sora/canvas",
+            description="Puts a picture on the canvas: that frame is exactly the picture, and the frames before it lead there.",
+            search_aliases=["sora image", "image to video", "first frame", "last frame", "animate", "key frame", "start image"],
+            inputs=[
+                io.Vae.Input("vae", tooltip="The VAE of the model."),
+                io.Latent.Input("latent", tooltip="The canvas, from Sora Canvas or another node of this pack."),
+                io.Image.Input("image", tooltip="The picture; or as many as the batch has videos, one for each."),
+                second_input("When the picture stands in the video, in seconds from its start. 0 is the first frame."),
+                io.Combo.Input("fit", options=list(FITS), default="cover", tooltip=FIT_TOOLTIP),
+            ],
+            outputs=[io.Latent.Output(tooltip="The canvas with the picture on it.")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, vae, latent, image, second, fit) -> io.NodeOutput:
+        from .known import latent_of
+
+        given, shape = canvas_of(latent, vae)
+        batch, image = len(latent["samples"]), rgb(image, "image")
+        if len(image) not in (1, batch):
+            raise ValueError(f"image: {len(image)} pictures for {batch} videos: give 1 or {batch}")
+        frame = frame_at(second, given)
+        still = conformed(Still(image), shape, fit)
+        canvas = place(given.canvas, frame, len(given.sources))
+        note = f"frame {frame} of {canvas.timeline.frames}, at {frame / shape.fps:g} s, is exactly this picture"
+        show_on_node(cls, note)
+        return io.NodeOutput(
+            latent_of(vae, replace(given, canvas=canvas, sources=(*given.sources, still)), latent), ui=ui.PreviewText(note)
+        )
+
+
+class SoraPlaceVideo(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="SoraPlaceVideo",
+            display_name="Sora Place Video",
+            category="Sora/canvas",
+            description="Puts a clip on the canvas: those frames of the video are exactly the clip's, and the others lead there and on.",
+            search_aliases=["sora video", "video to video", "clip", "insert video", "keep frames"],
+            inputs=[
+                io.Vae.Input("vae", tooltip="The VAE of the model."),
+                io.Latent.Input("latent", tooltip="The canvas, from Sora Canvas or another node of this pack."),
+                media_input(tooltip="The clip: a VIDEO, the frames of one as IMAGE, or a LATENT."),
+                second_input("When the clip begins, in seconds from the start of the canvas. What stands over its end is left out."),
+                io.Combo.Input("fit", options=list(FITS), default="cover", tooltip=FIT_TOOLTIP),
+                image_fps_input(),
+            ],
+            outputs=[io.Latent.Output(tooltip="The canvas with the clip on it.")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, vae, latent, video, second, fit, image_fps=8.0) -> io.NodeOutput:
+        from .known import latent_of
+
+        given, shape = canvas_of(latent, vae)
+        media = media_of(video, vae, image_fps)
+        clip, batch = conformed(media, shape, fit), len(latent["samples"])
+        if clip.batch not in (1, batch):
+            raise ValueError(f"video: {clip.batch} clips for {batch} videos: give 1 or {batch}")
+        frame = frame_at(second, given)
+        grid = clip.grid(0)
+        if grid is not None:
+            frame = at_cells(frame, grid, shape.strides.time, given.canvas.timeline.frames)
+        count = min(clip.frames, given.canvas.timeline.frames - frame)
+        canvas = place(given.canvas, frame, len(given.sources), count)
+        span = f"frames {frame} to {frame + count - 1} of {canvas.timeline.frames}, from {frame / shape.fps:g} s on"
+        lines = [f"{span}, are exactly this clip"]
+        if count < clip.frames:
+            lines.append(f"its last {clip.frames - count} frames stand over the end and are left out")
+        note = "\n".join([*lines, *changes(media, shape)])
+        show_on_node(cls, note)
+        return io.NodeOutput(latent_of(vae, replace(given, canvas=canvas, sources=(*given.sources, clip)), latent), ui=ui.PreviewText(note))
+
+
+def canvas_of(latent: dict, vae) -> tuple:
+    """What a LATENT says is given, and its shape. Raises ValueError for a LATENT that is no canvas, or one of another VAE."""
+    from .host_vae import strides_of
+
+    given = given_of(latent)
+    if given is None:
+        raise ValueError(
+            "latent: this is no canvas any more: connect 'Sora Canvas' or 'Sora Place Image' without a node between that changes it"
+        )
+    if given.region is not None:
+        raise ValueError("latent: nothing can be placed on the masked video of 'Sora Remix': place it before, and remix the result")
+    if strides_of(vae) != given.canvas.shape.strides:
+        raise ValueError("vae: this is not the VAE that the canvas was made with: connect the same one to both nodes")
+    return given, given.canvas.shape
+
+
+def frame_at(second: float, given: Given) -> int:
+    """The frame of the result nearest to a moment. Raises ValueError naming the last moment."""
+    frames, fps = given.canvas.timeline.frames, given.canvas.shape.fps
+    frame = round(second * fps)
+    if frame >= frames:
+        raise ValueError(f"second {second:g} is behind the end of the video: use 0 to {(frames - 1) / fps:g}")
+    return frame
+
+
+def at_cells(frame: int, grid: int, s: int, frames: int) -> int:
+    """The frame nearest to `frame` from which on the latent cells of a clip end where those of the canvas do."""
+    frame = s * round((frame + grid) / s) - grid
+    if frame < 0:
+        return frame + s
+    return frame - s if frame >= frames else frame

@@ -1,0 +1,114 @@
+"""In which passes a video is made, and what that costs -> LATENT: SoraPlan."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from comfy_api.latest import io, ui
+
+from ..sora_core.plan import DISTANCE, KINDS, OVERLAP, Plan, PlanSettings, picture, summary
+from ..sora_core.transformer import SpacetimeTransformer
+from .canvas import KEY, Given, given_of
+from .passes import plan_for
+from .sample_video import check_memory, prepare
+from .show import show_on_node
+
+REDO = re.compile(r"(\d+)\s*=\s*(\d+)")
+
+
+class SoraPlan(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="SoraPlan",
+            display_name="Sora Plan",
+            category="Sora/sampling",
+            description="How a long video is made: in which passes, with how much memory and time. Without it the sampler decides itself.",
+            search_aliases=["sora plan", "long video", "minute", "foresight", "rollout", "context windows", "passes"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model that will make the video."),
+                io.Latent.Input("latent", tooltip="The canvas."),
+                io.Combo.Input(
+                    "plan",
+                    options=["auto", *KINDS],
+                    default="auto",
+                    tooltip=(
+                        "single: all at once. rollout: window after window. foresight: first some cells of the whole length, then the gaps "
+                        "between them, so that the beginning knows the end. auto: single while it fits the model, then what it was "
+                        "trained for."
+                    ),
+                ),
+                io.Int.Input(
+                    "window",
+                    default=0,
+                    min=0,
+                    max=4096,
+                    tooltip="Latent cells of a window of a rollout, and the longest single pass of auto. 0: what the model was trained on.",
+                ),
+                io.Int.Input("overlap", default=OVERLAP, min=1, max=64, tooltip="Latent cells that a window sees of the one before."),
+                io.Int.Input("distance", default=DISTANCE, min=1, max=64, tooltip="Latent cells from one foreseen cell to the next."),
+                io.String.Input(
+                    "redo",
+                    default="",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Passes to make anew with another seed, by their number in the picture: 3=17, 5=2. The others stay.",
+                ),
+                io.Conditioning.Input("positive", optional=True, tooltip="From Sora Storyboard: the plan then knows the shots."),
+            ],
+            outputs=[io.Latent.Output(tooltip="The canvas with its plan, for Sora Sampler.")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def validate_inputs(cls, redo=None):
+        try:
+            seeds_of(redo or "")
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(cls, model, latent, plan, window, overlap, distance, redo="", positive=None) -> io.NodeOutput:
+        given = given_of(latent)
+        if given is None:
+            raise ValueError("latent: this is no canvas any more: connect 'Sora Canvas' without a node between that changes it")
+        given = replace(given, plan=PlanSettings(plan, window, overlap, distance, seeds_of(redo)))
+        made = plan_for(model, positive, given, prepare(model, latent, NoNoise).known)
+        check_memory(model, given, made, len(latent["samples"]))
+        note = "\n".join([summary(made), *costs(model, made, given, len(latent["samples"])), picture(made)])
+        show_on_node(cls, note)
+        return io.NodeOutput({**latent, KEY: given}, ui=ui.PreviewText(note))
+
+
+def seeds_of(redo: str) -> tuple[tuple[int, int], ...]:
+    """(pass, seed) of a text like "3=17, 5=2". Raises ValueError naming the part that is not."""
+    parts = [part.strip() for part in redo.split(",") if part.strip()]
+    matches = [REDO.fullmatch(part) for part in parts]
+    if wrong := [part for part, match in zip(parts, matches) if match is None]:
+        raise ValueError(f"redo: '{wrong[0]}' names no pass: write its number and a seed, such as 3=17")
+    return tuple((int(match[1]), int(match[2])) for match in matches)
+
+
+class NoNoise:
+    """In place of noise, where nothing is sampled."""
+
+    @staticmethod
+    def generate_noise(latent: dict):
+        return latent["samples"]
+
+
+def costs(model, plan: Plan, given: Given, batch: int) -> list[str]:
+    """Tokens, memory and time, for people; memory and time of our own models only."""
+    from ..sora_core.speed import memory_estimate, seconds_a_step
+
+    shape = given.canvas.shape
+    lines = [f"{plan.largest * shape.tokens_per_cell:,} tokens at once, {shape.frames} frames"]
+    network = model.model.diffusion_model
+    if isinstance(network, SpacetimeTransformer) and plan.passes:
+        dtype = model.model.get_dtype()
+        memory = memory_estimate(network.config, shape, batch=batch, at_once=plan.largest, guidance=2.0, dtype=dtype)
+        seconds = seconds_a_step(network.config, shape, [len(p.cells) for p in plan.passes], dtype, str(model.load_device)) * batch
+        lines.append(f"about {memory.peak / 2**30:.1f} GB, and {seconds:.2g} s for each step of the sampler; with guidance twice the time")
+    return lines

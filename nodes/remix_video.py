@@ -1,0 +1,132 @@
+"""A given video, to be changed -> LATENT: SoraRemix."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from comfy_api.latest import io, ui
+from torch import Tensor
+
+from ..sora_core.canvas import encode_span
+from ..sora_core.shapes import VideoShape
+from ..sora_core.verbs import remix
+from .canvas import KEY, Given, Media
+from .extend_video import take_in
+from .media import changes, fitted, form_inputs, media_input
+from .show import show_on_node
+
+STRENGTHS = {"subtle": 0.3, "mild": 0.5, "strong": 0.7}
+NUMBER = "a number"
+
+
+class SoraRemix(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        amount = io.Float.Input(
+            "amount",
+            default=0.5,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            optional=True,
+            tooltip="Share of the noise that is put on the video, 0 (nothing changes) to 1 (nothing is left of it).",
+        )
+        options = [io.DynamicCombo.Option(name, []) for name in STRENGTHS]
+        return io.Schema(
+            node_id="SoraRemix",
+            display_name="Sora Remix",
+            category="Sora/canvas",
+            description="Changes a video by words: begins from it in place of pure noise. With a mask, only there.",
+            search_aliases=["sora remix", "video to video", "vid2vid", "restyle", "inpaint video", "denoise"],
+            inputs=[
+                io.Vae.Input("vae", tooltip="The VAE of the model."),
+                media_input(),
+                io.DynamicCombo.Input(
+                    "strength",
+                    options=[*options, io.DynamicCombo.Option(NUMBER, [amount])],
+                    tooltip=(
+                        "How much is changed. Share of the noise: subtle 0.3, mild 0.5, strong 0.7. Sora Sampler follows it; in other "
+                        "samplers set denoise to it."
+                    ),
+                ),
+                *form_inputs(),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="Where the video is changed (white); black stays exactly. One for all frames, or one for each given frame.",
+                ),
+            ],
+            outputs=[io.Latent.Output(tooltip="The video as latents, for a sampler.")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(cls, vae, video, strength=None, size=None, fit="cover", fps=0.0, image_fps=8.0, mask=None) -> io.NodeOutput:
+        from .known import to_host
+
+        share = share_of(strength)
+        media, clip, still = take_in(video, vae, size, fit, fps, image_fps)
+        region = None if mask is None else region_of(mask, media, clip, still, fit)
+        kept = [False] * clip.frames if region is None else (region.amax((1, 2)) == 0).tolist()
+        canvas = remix(still, kept)
+        samples = to_host(latents_of(vae, clip, canvas.shape))
+        given = Given(canvas, (clip,), sound=clip.sound, strength=share, vae=vae)
+        latent = {"samples": samples, KEY: given}
+        if region is not None:
+            changed = cell_mask(region, canvas.shape)
+            latent |= {"noise_mask": changed, KEY: replace(given, known=samples, mask=changed, region=region)}
+        lines = [
+            f"{clip.frames} frames of {still.width}x{still.height}, {still.fps:g} a second, {clip.frames / still.fps:g} s",
+            f"begins from {share:g} of the noise",
+        ]
+        if region is not None:
+            lines.append(f"{region.mean().item():.0%} is changed; {sum(kept)} frames are kept whole")
+        note = "\n".join([*lines, *changes(media, still)])
+        show_on_node(cls, note)
+        return io.NodeOutput(latent, ui=ui.PreviewText(note))
+
+
+def share_of(strength: dict | None) -> float:
+    """The share of the noise that the field asks for. Raises ValueError."""
+    name = (strength or {}).get("strength")  # of an unknown one the host hands on nothing
+    if name == NUMBER:
+        return strength.get("amount", STRENGTHS["mild"])
+    if name not in STRENGTHS:
+        raise ValueError(f"strength is not known: use {', '.join(STRENGTHS)} or {NUMBER}")
+    return STRENGTHS[name]
+
+
+def region_of(mask: Tensor, media: Media, clip: Media, still: VideoShape, fit: str) -> Tensor:
+    """A MASK as [T, H, W] in 0..1 for every frame of the canvas, fitted as the video is. Raises ValueError."""
+    mask = mask.reshape(-1, *mask.shape[-2:]).float().clamp(0, 1)
+    if len(mask) not in (1, media.frames):
+        raise ValueError(f"mask: {len(mask)} masks for {media.frames} frames: give 1 or {media.frames}")
+    if len(mask) > 1 and clip is not media:
+        mask = mask[torch.tensor(clip.shown)]
+    mask = fitted(mask.unsqueeze(-1).expand(-1, -1, -1, 3), still.width, still.height, fit)[..., 0]
+    return mask.expand(clip.frames, -1, -1)
+
+
+def cell_mask(region: Tensor, shape: VideoShape) -> Tensor:
+    """The noise mask [1, 1, F, h, w] of a region: a cell is known only if all its pixels in all its frames are kept."""
+    s = shape.strides
+    region = torch.cat([region, region[-1:].expand(shape.frames - len(region), -1, -1)])
+    pooled = torch.nn.functional.max_pool2d(region.unsqueeze(1), s.space)[:, 0]  # T h w
+    cells = [pooled[:1].amax(0), *(part.amax(0) for part in pooled[1:].split(s.time))]
+    return (torch.stack(cells) > 0).float()[None, None]
+
+
+def latents_of(vae, clip: Media, shape: VideoShape) -> Tensor:
+    """[B, C, F, h, w] of a whole video: those it holds, or encoded; the last cell filled up with the last frame."""
+    from ..sora_core.speed import check_fits
+    from .host_vae import VideoCoder
+    from .known import pixels_of
+
+    check_fits(shape, batch=clip.batch)
+    cells = clip.cells(0, shape.cells) if shape.frames == clip.frames else None
+    if cells is not None:
+        return cells.float()
+    frames = pixels_of(clip, 0, clip.frames)
+    frames = torch.cat([frames, frames[:, :, -1:].expand(-1, -1, shape.frames - clip.frames, -1, -1)], 2)
+    return encode_span(VideoCoder(vae), frames, True).float()

@@ -1,0 +1,73 @@
+"""VIDEO -> file, in the kinds that the host does not write: SoraSave."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import comfy.model_management
+import comfy.utils
+import folder_paths
+from comfy.cli_args import args
+from comfy_api.latest import io, ui
+
+from .media import media_of
+
+FORMATS = ("webm", "png", "mp4")
+
+
+class SoraSave(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="SoraSave",
+            display_name="Sora Save",
+            category="Sora/decode",
+            description="Saves a video as WebM, as a folder of PNG pictures, or as MP4. It is written frame by frame, whatever its length.",
+            search_aliases=["sora save", "webm", "png sequence", "image sequence", "save video", "export"],
+            inputs=[
+                io.Video.Input("video", tooltip="The video."),
+                io.String.Input(
+                    "filename_prefix", default="video/sora", tooltip="Folder and beginning of the name, in ComfyUI's output folder."
+                ),
+                io.Combo.Input(
+                    "format",
+                    options=list(FORMATS),
+                    default="webm",
+                    tooltip="webm: VP9. png: a folder of pictures, without loss and without sound. mp4: H.264, as Save Video writes it.",
+                ),
+            ],
+            outputs=[io.String.Output(display_name="path", tooltip="Where it is: the file, or the folder of the pictures.")],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, video, filename_prefix, format) -> io.NodeOutput:
+        from ..sora_core.video_file import write_pictures, write_video
+
+        media = media_of(video, None, 0.0)
+        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
+            filename_prefix, folder_paths.get_output_directory(), *media.size
+        )
+        bar = comfy.utils.ProgressBar(media.frames)
+
+        def progress(done: int) -> None:
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            bar.update_absolute(done)
+
+        frames, tags = media.read(0, 0, media.frames), None if args.disable_metadata else tags_of(cls.hidden)
+        if format == "png":
+            target = Path(folder) / f"{name}_{counter:05}_"
+            write_pictures(target, frames, metadata=tags, progress=progress)
+            shown = ui.SavedImages([ui.SavedResult("00001.png", str(Path(subfolder) / target.name), io.FolderType.output)])
+        else:
+            target = Path(folder) / f"{name}_{counter:05}_.{format}"
+            codec = {"webm": "vp9", "mp4": "h264"}[format]
+            write_video(target, frames, media.fps, codec=codec, metadata=tags, audio=media.sound, progress=progress)
+            shown = ui.PreviewVideo([ui.SavedResult(target.name, subfolder, io.FolderType.output)])
+        return io.NodeOutput(str(target), ui=shown)
+
+
+def tags_of(hidden) -> dict:
+    """Prompt and workflow, as the host writes them into what it saves."""
+    return {**(hidden.extra_pnginfo or {}), **({"prompt": hidden.prompt} if hidden.prompt else {})}

@@ -1,0 +1,123 @@
+"""Kill ComfyUI at random moments of a long video, start it again, queue again: the end must be that of a run nobody disturbed.
+
+    python scripts/kill_trials.py 20
+
+Prints for each trial when the kill came, what was reused, and whether latents and frames are equal bit for bit. About 40 seconds a trial
+on two quiet cores, most of it for two starts of the server.
+"""
+
+import random
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import environment
+
+MODEL = "sora_mini.safetensors"
+
+
+def main() -> int:
+    try:
+        environment.enter(environment.ready())
+    except environment.SetupError as error:
+        print(error, file=sys.stderr)
+        return 2
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 20
+    with tempfile.TemporaryDirectory(prefix="sora-kill-", ignore_cleanup_errors=True) as folder:
+        failed = sum(not trial for trial in trials(Path(folder), long_video(MODEL), count, print))
+    print(f"{count - failed} of {count} trials ended as the undisturbed run.")
+    return 1 if failed else 0
+
+
+def long_video(model: str) -> dict:
+    """API format: 20 s in eight passes or more, saved as latents and as pictures."""
+    size = {"size": "custom", "size.width": 64, "size.height": 64}
+    return {
+        "load": node("SoraLoadModel", model=model, precision="float32"),
+        "words": node("SoraPrompt", clip=["load", 1], text="a red ball rolls"),
+        "canvas": node("SoraCanvas", vae=["load", 2], seconds=20.0, fps=8.0, batch=1, **size),
+        "plan": node("SoraPlan", model=["load", 0], latent=["canvas", 0], plan="foresight", window=0, overlap=3, distance=6),
+        "sample": node(
+            "SoraSampler", model=["load", 0], positive=["words", 0], latent=["plan", 0], seed=7, steps=8, guidance=3.0,
+            sampler_name="euler", scheduler="simple", denoise=1.0,
+        ),
+        "latents": node("SaveLatent", samples=["sample", 0], filename_prefix="kill/latents"),
+        "video": node("SoraDecode", vae=["load", 2], latent=["sample", 0], seam="carry"),
+        "save": node("SoraSave", video=["video", 0], filename_prefix="kill/frames", format="png"),
+    }  # fmt: skip
+
+
+def node(class_type: str, **inputs) -> dict:
+    return {"class_type": class_type, "inputs": inputs}
+
+
+def trials(folder: Path, prompt: dict, count: int, tell, prepare=lambda base: None):
+    """Yields for each trial whether its end was that of the undisturbed run, which comes first.
+
+    Args:
+        folder: an empty one, to work in.
+        tell: gets a line for each trial.
+        prepare: puts models into the base folder of a server.
+    """
+    base = new_base(folder / "undisturbed", prepare)
+    with started(base) as server:
+        begin = time.monotonic()
+        server.queue(prompt)
+        seconds = time.monotonic() - begin
+    wanted = made_in(base)
+    for number in range(count):
+        base = new_base(folder / f"trial{number}", prepare)
+        moment = random.uniform(0, seconds)
+        with started(base) as server:
+            queued = threading.Thread(target=ignoring(server.queue), args=(prompt,), daemon=True)
+            queued.start()
+            time.sleep(moment)
+            server.process.kill()
+            server.process.wait()
+            queued.join(10)
+        kept = len(list(base.glob("output/sora_jobs/passes/*.safetensors")))
+        with started(base) as server:
+            server.queue(prompt)
+        equal = made_in(base) == wanted
+        tell(f"trial {number}: killed after {moment:.1f} of {seconds:.1f} s, {kept} files were kept: {'equal' if equal else 'DIFFERENT'}")
+        yield equal
+
+
+def new_base(base: Path, prepare) -> Path:
+    base.mkdir(parents=True)
+    prepare(base)
+    return base
+
+
+def started(base: Path):
+    from server import ComfyServer
+
+    return ComfyServer(environment.host_folder(), base, variables=environment.child_variables())
+
+
+def ignoring(work):
+    """The work, without what it raises: a killed server answers nobody."""
+
+    def run(*args):
+        try:
+            work(*args)
+        except Exception:
+            pass
+
+    return run
+
+
+def made_in(base: Path) -> list:
+    """The last latents, and every picture of the last folder, as values that can be compared bit for bit."""
+    from PIL import Image
+    from safetensors.torch import load_file
+
+    latents = load_file(sorted(base.glob("output/kill/latents_*.latent"))[-1])["latent_tensor"].numpy().tobytes()
+    folder = sorted(base.glob("output/kill/frames_*_"))[-1]
+    return [latents, *(Image.open(picture).tobytes() for picture in sorted(folder.iterdir()))]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,305 @@
+"""Jobs: what a pass made is kept, so that a crash, a kill or a change costs only what it touches (DESIGN §7).
+
+    folder/<job>.json                     what the job is and which passes it has, for people
+    folder/passes/<key>.safetensors       what a pass made
+    folder/passes/<key>.half.safetensors  how far a pass came
+    folder/passes/<key>.lock              somebody is at it
+
+A key is the hash of all that determines a pass, so a file is either what is needed or not looked at. Every file is written under
+another name, flushed and renamed; a torn or foreign one is made anew. Nothing is deleted but by `delete`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from .checkpoint import CheckpointError, read_layout
+from .plan import Plan, picture, spans, summary
+from .video_file import atomic_path
+
+FORMAT = 1
+"""Part of every key: raised when the same settings no longer make the same latents."""
+
+SAVE_SECONDS = 30.0
+"""Between two saves inside a pass: so much work is lost at most."""
+
+POLL_SECONDS = 0.2
+
+
+# -- keys ----------------------------------------------------------------------------------------------------------------------------
+
+
+def content_hash(value) -> str:
+    """32 hex digits of any nest of dicts, lists, tuples, strings, numbers and tensors; equal content, equal hash."""
+    digest = hashlib.blake2b(digest_size=16)
+    _feed(digest, value)
+    return digest.hexdigest()
+
+
+def _feed(digest, value) -> None:
+    if isinstance(value, Tensor):
+        data = value.detach().cpu().contiguous()
+        digest.update(f"t{data.dtype}{tuple(data.shape)}".encode())
+        digest.update(data.reshape(-1).view(torch.uint8).numpy())
+    elif isinstance(value, dict):
+        digest.update(f"d{len(value)}".encode())
+        for key in sorted(value, key=str):
+            _feed(digest, key)
+            _feed(digest, value[key])
+    elif isinstance(value, list | tuple):
+        digest.update(f"l{len(value)}".encode())
+        for item in value:
+            _feed(digest, item)
+    elif value is None or isinstance(value, str | int | float):
+        text = repr(value).encode()
+        digest.update(f"{type(value).__name__}{len(text)}:".encode() + text)
+    else:
+        raise TypeError(f"{type(value).__name__} has no content to hash")
+
+
+# -- files ---------------------------------------------------------------------------------------------------------------------------
+
+
+def write_kept(path: Path, key: str, tensors: dict[str, Tensor]) -> None:
+    """Tensors under their key and the hash of themselves. Raises OSError; of a full disk in a sentence."""
+    tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    data = safetensors.torch.save(tensors, {"key": key, "content": content_hash(tensors)})
+    with atomic_path(path) as part:
+        part.write_bytes(data)
+
+
+def read_kept(path: Path, key: str) -> dict[str, Tensor] | None:
+    """What `write_kept` wrote; None unless it is all there and of this key."""
+    try:
+        header, _ = read_layout(path)
+        tensors = safetensors.torch.load(path.read_bytes())
+    except (CheckpointError, OSError, safetensors.SafetensorError):
+        return None
+    return tensors if header.get("key") == key and header.get("content") == content_hash(tensors) else None
+
+
+@contextlib.contextmanager
+def locked(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Holds a lock that every process on the folder honours. The system opens it when its holder ends, in whatever way.
+
+    Args:
+        waiting: called while another holds it; what it raises ends the waiting.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        file = path.open("a+b")
+        try:
+            while not _try_lock(file):
+                waiting()
+                time.sleep(POLL_SECONDS)
+            if _is_there(file, path):
+                break
+        except BaseException:
+            file.close()
+            raise
+        file.close()  # the holder before removed it
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # Windows removes no open file
+            path.unlink()
+        file.close()
+
+
+def _is_there(file, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _try_lock(file) -> bool:
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:
+        return True  # a file system without locks: two may do the same work, and rename the same result
+    return True
+
+
+# -- one job -------------------------------------------------------------------------------------------------------------------------
+
+
+class Progress:
+    """How far a pass came: tensors that are saved now and then, and given back after a restart."""
+
+    def __init__(self, path: Path, key: str, every: float, on_save: Callable[[], None]):
+        self.path, self.key, self.every, self.on_save, self._saved = path, key, every, on_save, time.monotonic()
+
+    def load(self) -> dict[str, Tensor] | None:
+        return read_kept(self.path, self.key)
+
+    def save(self, tensors: dict[str, Tensor]) -> None:
+        """Does nothing when the last save was a moment ago. Raises OSError."""
+        if time.monotonic() - self._saved >= self.every:
+            write_kept(self.path, self.key, tensors)
+            self.on_save()
+            self._saved = time.monotonic()
+
+    def forget(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+
+class Job:
+    """One run of a plan whose passes are kept.
+
+    Args:
+        folder: of all jobs.
+        facts: what determines all passes alike, a nest for `content_hash`.
+        each: for each pass, what determines it beside that and the latents of its cells.
+        start: the latents that the run begins with.
+        about: what it is, for people.
+        every: seconds between two saves inside a pass.
+        least: passes that took fewer seconds are not kept.
+
+    Raises:
+        TypeError: a fact that has no content to hash.
+    """
+
+    def __init__(
+        self, folder: Path, plan: Plan, facts, each: list, start: Tensor, about: str, *, every: float = SAVE_SECONDS, least: float = 0.0
+    ):
+        self.folder, self.plan, self.about, self.every, self.least = Path(folder), plan, about, every, least
+        common = content_hash([FORMAT, facts])
+        self.facts = [content_hash([common, p.make, p.see, p.seed, own]) for p, own in zip(plan.passes, each, strict=True)]
+        self.name = content_hash([self.facts, start])[:12]
+        self.keys: dict[int, str] = {}
+        self.reused = 0
+
+    def result(self, number: int, cells: Tensor, make: Callable[[Progress], Tensor], waiting: Callable[[], None] = lambda: None) -> Tensor:
+        """What pass `number` made: read if it is kept, else made and kept.
+
+        Args:
+            cells: the latents of its cells as it finds them.
+            make: gets the Progress of the pass.
+            waiting: called while another process makes the same.
+        """
+        key = self.keys[number] = content_hash([self.facts[number], cells])
+        path = self.folder / "passes" / f"{key}.safetensors"
+        kept = read_kept(path, key)
+        if kept is None:
+            # What is too short to keep is not worth a lock either.
+            with locked(path.with_suffix(".lock"), waiting) if not self.least else contextlib.nullcontext():
+                kept = read_kept(path, key)  # whoever had the lock may have made it
+                if kept is None:
+                    return self._make(path, key, make)
+        self.reused += 1
+        self._write_manifest()
+        return kept["latents"]
+
+    def _make(self, path: Path, key: str, make: Callable[[Progress], Tensor]) -> Tensor:
+        progress = Progress(path.with_suffix(".half.safetensors"), key, self.every, self._write_manifest)
+        resumed, start = progress.path.exists(), time.monotonic()
+        made = make(progress)
+        if resumed or time.monotonic() - start >= self.least:
+            write_kept(path, key, {"latents": made})
+            self._write_manifest()
+        progress.forget()
+        return made
+
+    @property
+    def note(self) -> str:
+        """For the node."""
+        return f"reused {self.reused} of {len(self.plan.passes)} passes" if self.reused else ""
+
+    def _write_manifest(self) -> None:
+        path = self.folder / f"{self.name}.json"
+        with locked(path.with_suffix(".lock")):  # another process at the same job writes what it knows
+            old = _manifest(path)
+            keys = {**{p["number"]: p["key"] for p in old.get("passes", ())}, **self.keys}
+            passes = [
+                {"number": number, "name": p.name, "makes": spans(p.make), "sees": spans(p.see), "seed": p.seed, "key": keys.get(number)}
+                for number, p in enumerate(self.plan.passes)
+            ]
+            manifest = {
+                "job": self.name,
+                "about": self.about,
+                "started": old.get("started") or datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                "plan": summary(self.plan),
+                "picture": picture(self.plan, len(passes)).splitlines(),
+                "passes": passes,
+            }
+            with atomic_path(path) as part:
+                part.write_text(json.dumps(manifest, ensure_ascii=False, indent=1), encoding="utf-8")
+
+
+def _manifest(path: Path) -> dict:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return found if isinstance(found, dict) and found.get("job") == path.stem else {}
+    except (OSError, ValueError):
+        return {}
+
+
+# -- all jobs ------------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A job as its files say: how many of its passes are there, their bytes, and seconds since the last one."""
+
+    name: str
+    about: str
+    done: int
+    passes: int
+    bytes: int
+    age: float
+
+
+def kept_jobs(folder: Path) -> list[Kept]:
+    """The jobs of a folder, the newest first."""
+    found = []
+    for path in Path(folder).glob("*.json"):
+        if manifest := _manifest(path):
+            files = _files(folder, manifest)
+            stats = [path.stat(), *(f.stat() for f in files)]
+            age = time.time() - max(s.st_mtime for s in stats)
+            done = sum(f.stem == p["key"] for p in manifest["passes"] for f in files)
+            size = sum(s.st_size for s in stats)
+            found.append(Kept(path.stem, manifest["about"], done, len(manifest["passes"]), size, age))
+    return sorted(found, key=lambda job: job.age)
+
+
+def delete(folder: Path, name: str) -> int:
+    """Removes a job and those of its passes that no other job has; returns the bytes. Raises ValueError for a job that is not there."""
+    manifests = {path.stem: m for path in Path(folder).glob("*.json") if (m := _manifest(path))}
+    if name not in manifests:
+        raise ValueError(f"there is no job {name!r}; there are {', '.join(sorted(manifests)) or 'none'}")
+    others = {f for other, m in manifests.items() if other != name for f in _files(folder, m)}
+    files = [Path(folder) / f"{name}.json", *(f for f in _files(folder, manifests[name]) if f not in others)]
+    size = sum(f.stat().st_size for f in files)
+    for file in files:
+        file.unlink(missing_ok=True)
+    return size
+
+
+def _files(folder: Path, manifest: dict) -> list[Path]:
+    """What is there of a job: whole passes, half ones, and what a kill left of a writing."""
+    passes = Path(folder) / "passes"
+    keys = [p["key"] for p in manifest["passes"] if p["key"]]
+    return [path for key in keys for pattern in (f"{key}*.safetensors", f".{key}*.part") for path in passes.glob(pattern)]

@@ -1,0 +1,100 @@
+"""Sound along with frames: read from a file, laid under a result. A sound is {"waveform": [1, channels, samples], "sample_rate": int}."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import av
+import numpy as np
+import torch
+from torch import Tensor
+
+from .canvas import NEW, Piece, Timeline
+
+
+def read_sound(source, start: float = 0.0, duration: float = 0.0) -> dict | None:
+    """The last sound track of a file (a path or an open binary file) from `start` seconds on; duration 0 is to the end. None without."""
+    with av.open(source) as file:
+        stream = next((s for s in reversed(file.streams.audio) if s.codec_context is not None), None)
+        if stream is None:
+            return None
+        if start:
+            file.seek(int(start / stream.time_base), stream=stream)
+        resampler, parts, rate = av.AudioResampler(format="fltp"), [], stream.sample_rate
+        for frame in (out for packet in file.demux(stream) for decoded in packet.decode() for out in resampler.resample(decoded)):
+            if duration and frame.time >= start + duration:
+                break
+            parts.append(frame.to_ndarray()[:, max(0, round((start - frame.time) * rate)) if start else 0 :])
+    if not parts:
+        return None
+    wave = np.concatenate(parts, axis=1)
+    wave = wave[:, : round(duration * rate)] if duration else wave
+    return {"waveform": torch.from_numpy(wave)[None], "sample_rate": rate}
+
+
+def cut_sound(sound: dict | None, start: float, end: float) -> dict | None:
+    """The part between two moments in seconds, filled up with silence."""
+    if sound is None:
+        return None
+    wave, rate = sound["waveform"], sound["sample_rate"]
+    first, last = round(start * rate), round(end * rate)
+    part = wave[..., first:last]
+    return {"waveform": torch.nn.functional.pad(part, (0, last - first - part.shape[-1])), "sample_rate": rate}
+
+
+def soundtrack(timeline: Timeline, fps: float, sounds: Sequence[dict | None]) -> dict | None:
+    """The sound of a result, at the rate and with the channels of the first one.
+
+    A given run of frames keeps its own; a made run has that of the frames which it replaces, as far as they last; else silence.
+
+    Args:
+        sounds: for each source, or None where it has none.
+    """
+    first = next((sound for sound in sounds if sound is not None), None)
+    if first is None:
+        return None
+    rate, channels = first["sample_rate"], first["waveform"].shape[1]
+    waves = [None if sound is None else _conform(sound, rate, channels) for sound in sounds]
+    out, at = torch.zeros(1, channels, round(timeline.frames / fps * rate)), 0
+    for number, piece in enumerate(timeline.pieces):
+        heard = _heard(timeline.pieces, number)
+        if heard.count > 0 and waves[heard.source] is not None:
+            begin = round(heard.start / fps * rate)
+            wave = waves[heard.source][..., begin : begin + round(heard.count / fps * rate)]
+            to = round(at / fps * rate)
+            length = min(wave.shape[-1], out.shape[-1] - to)
+            out[..., to : to + length] = wave[..., :length]
+        at += piece.count
+    return {"waveform": out, "sample_rate": rate}
+
+
+def _heard(pieces: tuple[Piece, ...], number: int) -> Piece:
+    """The source frames whose sound belongs to a piece of a timeline."""
+    piece = pieces[number]
+    if piece.source != NEW:
+        return piece
+    before, after = (pieces[number - 1] if number else None), (pieces[number + 1] if number + 1 < len(pieces) else None)
+    if before and after and before.source != after.source:
+        return Piece(NEW, 0, 0)
+    start = before.start + before.count if before else 0
+    replaced = after.start - start if after else math.inf
+    return Piece((before or after or Piece(0, 0, 0)).source, start, min(piece.count, replaced))
+
+
+def _conform(sound: dict, rate: int, channels: int) -> Tensor:
+    """[1, channels, samples] at `rate`; other channels are mixed to one and spread."""
+    wave = sound["waveform"][0].float().cpu()
+    if wave.shape[0] != channels:
+        wave = wave.mean(0, keepdim=True)
+    if sound["sample_rate"] != rate:
+        wave = torch.stack([_resample(channel, sound["sample_rate"], rate) for channel in wave])
+    return wave.expand(channels, -1)[None]
+
+
+def _resample(channel: Tensor, rate: int, to_rate: int) -> Tensor:
+    frame = av.AudioFrame.from_ndarray(channel[None].numpy(), "fltp", "mono")
+    frame.sample_rate = rate
+    resampler = av.AudioResampler(format="fltp", layout="mono", rate=to_rate)
+    parts = [out.to_ndarray()[0] for given in (frame, None) for out in resampler.resample(given)]
+    return torch.from_numpy(np.concatenate(parts))

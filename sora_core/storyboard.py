@@ -1,0 +1,162 @@
+"""Storyboards: shots typed as plain text, and which cells belong to which.
+
+    characters: Mo, a red ball. place: beach at sunset.
+    [0-8 s] Mo rolls from left to right past a blue cube. camera follows.
+    [8-14 s] cut. close-up of Mo bouncing twice.
+    [14-20 s] cut. from above: Mo stops beside a white lamp; the lamp lights up.
+
+What stands before the first bracket counts for all shots. A line that begins with a bracket begins a shot; its words go on to the next.
+`cut.` in front of them is a hard cut, `continuous.` or neither goes on in the same take. Errors name line and column, from 1.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from .config import MAX_PROMPT_BYTES
+from .plan import Lattice
+from .shapes import MAX_SECONDS, Strides, frames_for_seconds
+
+TIMES = re.compile(r"(\d+(?:\.\d+)?)\s*(?:s|秒)?\s*(?:-|–|—|to)\s*(\d+(?:\.\d+)?)\s*(?:s|秒)?")
+TRANSITION = re.compile(r"(cut|continuous|切|连续)\s*(?:[.:,;。：，；]\s*|$)", re.IGNORECASE)
+CUTS = ("cut", "切")
+
+ROUNDING = 1e-6
+"""Of times in seconds: far below a frame, far above what binary fractions lose."""
+
+
+class ScriptError(ValueError):
+    """What is wrong with a script, and where."""
+
+    def __init__(self, line: int, column: int, says: str):
+        super().__init__(f"line {line}, column {column}: {says}")
+        self.line, self.column = line, column
+
+
+@dataclass(frozen=True)
+class Shot:
+    """Seconds `start` to `end`, its own words, whether it begins with a cut, and the line of the script where it begins."""
+
+    start: float
+    end: float
+    words: str
+    cut: bool = False
+    line: int = 0
+
+
+@dataclass(frozen=True)
+class Storyboard:
+    """Words for all shots, and the shots, one after the other from second 0."""
+
+    words: str
+    shots: tuple[Shot, ...]
+
+    @property
+    def seconds(self) -> float:
+        return self.shots[-1].end
+
+    @property
+    def texts(self) -> list[str]:
+        """What each shot listens to: the words for all and its own."""
+        return [f"{self.words} {shot.words}".strip() for shot in self.shots]
+
+
+# -- reading -------------------------------------------------------------------------------------------------------------------------
+
+
+def parse(script: str) -> Storyboard:
+    """Reads a script. Raises ScriptError: the first thing that is wrong, with line and column."""
+    words, shots = [], []
+    for number, line in enumerate(script.splitlines(), start=1):
+        text = line.strip()
+        if text.startswith("["):
+            shots.append(_shot(line, number, shots[-1] if shots else None))
+        elif text and shots:
+            shots[-1] = replace(shots[-1], words=f"{shots[-1].words} {text}".strip())
+        elif text:
+            words.append(text)
+    if not shots:
+        last = max(1, len(script.splitlines()))
+        raise ScriptError(last, 1, "there is no shot: begin a line with its seconds, such as [0-5 s] a red ball rolls")
+    board = Storyboard(" ".join(words), tuple(shots))
+    for shot, text in zip(board.shots, board.texts):
+        if not shot.words:
+            raise ScriptError(shot.line, 1, "the shot has no words: say behind the bracket what it shows")
+        if (size := len(text.encode())) > MAX_PROMPT_BYTES:
+            says = f"the shot and the words for all are {size:,} bytes together: use at most {MAX_PROMPT_BYTES:,}"
+            raise ScriptError(shot.line, 1, says)
+    return board
+
+
+def _shot(line: str, number: int, before: Shot | None) -> Shot:
+    open_at = line.index("[")
+    close_at = line.find("]")
+    if close_at < 0:
+        raise ScriptError(number, open_at + 1, "the bracket is not closed: write the seconds as [0-5 s]")
+    match = TIMES.fullmatch(line[open_at + 1 : close_at].strip())
+    if match is None:
+        raise ScriptError(number, open_at + 2, f"'{line[open_at + 1 : close_at].strip()}' are no seconds: write them as 0-5 s")
+    start, end = map(float, match.groups())
+    inner = len(line[open_at + 1 : close_at]) - len(line[open_at + 1 : close_at].lstrip())
+    first, second = (open_at + 2 + inner + match.start(i) for i in (1, 2))
+    expected = before.end if before else 0.0
+    if abs(start - expected) > ROUNDING:
+        why = "the shot before it ends there" if before else "the first shot begins there"
+        raise ScriptError(number, first, f"the shot begins at {start:g} s: use {expected:g}, {why}")
+    if end <= start:
+        raise ScriptError(number, second, f"the shot ends at {end:g} s, not after it begins: use more than {start:g}")
+    if end > MAX_SECONDS:
+        raise ScriptError(number, second, f"the shot ends at {end:g} s: a video lasts at most {MAX_SECONDS:g}")
+    words = line[close_at + 1 :].strip()
+    transition = TRANSITION.match(words)
+    if transition:
+        words = words[transition.end() :]
+    return Shot(start, end, words, bool(transition) and before is not None and transition[1].lower() in CUTS, number)
+
+
+# -- on the lattice ------------------------------------------------------------------------------------------------------------------
+
+
+def snap(board: Storyboard, fps: float, strides: Strides) -> Storyboard:
+    """The storyboard with its borders where cells end, at frame s k; the last end rounded up, as a canvas does it.
+
+    Raises:
+        ScriptError: a shot that is left without a cell.
+    """
+    cell = strides.time / fps
+    last = (frames_for_seconds(board.seconds, fps, strides) - 1) // strides.time
+    borders = [0, *(round(shot.end / cell) for shot in board.shots[:-1]), last]
+    for shot, a, b in zip(board.shots, borders, borders[1:]):
+        if b <= a:
+            says = f"the shot from {shot.start:g} to {shot.end:g} s is shorter than one cell: use {cell:g} s or more, in steps of {cell:g}"
+            raise ScriptError(shot.line, 1, says)
+    snapped = (replace(shot, start=a * cell, end=b * cell) for shot, a, b in zip(board.shots, borders, borders[1:]))
+    return replace(board, shots=tuple(snapped))
+
+
+def shots_at(seconds: Sequence[float], starts: Sequence[float]) -> list[int]:
+    """The shot of each cell or guide, by the second at which it ends and those at which the shots start (the first: 0)."""
+    return [max(0, sum(start < t - ROUNDING for start in starts) - 1) for t in seconds]
+
+
+def takes_of(shots: Sequence[int], cuts: Sequence[bool]) -> list[int]:
+    """The take of each cell: its number rises with every shot that begins with a cut."""
+    return [sum(cuts[1 : shot + 1]) for shot in shots]
+
+
+def lattice_of(seconds: Sequence[float], known: frozenset[int], starts: Sequence[float], cuts: Sequence[bool]) -> Lattice:
+    """The cells that end at these seconds, with their shots and takes, for a plan."""
+    shots = shots_at(seconds, starts)
+    return Lattice(len(seconds), known, tuple(shots), tuple(takes_of(shots, cuts)))
+
+
+def describe(board: Storyboard, fps: float) -> str:
+    """A snapped storyboard for people: seconds and frames of each shot."""
+    lines = []
+    for i, shot in enumerate(board.shots):
+        first = round(shot.start * fps) + (1 if i else 0)
+        how = "" if i == 0 else "cut, " if shot.cut else "goes on, "
+        lines.append(f"{shot.start:g}-{shot.end:g} s, {how}frames {first}-{round(shot.end * fps)}: {shot.words}")
+    return "\n".join(lines)

@@ -1,0 +1,68 @@
+"""Nodes and files that tests give to the host beside its own."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from sora_pack.tests.host.tiny_host_models import STRIDES, tiny_vae, write_host_model
+
+
+@pytest.fixture
+def clip_node(graph):
+    """A node that gives frames no 8-bit format can hold."""
+    from comfy_api.latest import io
+
+    class NoisyClip(io.ComfyNode):
+        @classmethod
+        def define_schema(cls):
+            inputs = [io.Int.Input(name) for name in ("count", "width", "height", "seed", "channels")]
+            return io.Schema(node_id="NoisyClip", category="test", inputs=inputs, outputs=[io.Image.Output()])
+
+        @classmethod
+        def execute(cls, count, width, height, seed, channels):
+            return io.NodeOutput(torch.rand(count, height, width, channels, generator=torch.Generator().manual_seed(seed)))
+
+    graph.nodes.NODE_CLASS_MAPPINGS["NoisyClip"] = NoisyClip
+
+
+@pytest.fixture(scope="session")
+def host_files(graph):
+    """Names of the files, by kind of model."""
+    import folder_paths
+
+    folder = next(path for path in map(Path, folder_paths.get_folder_paths("diffusion_models")) if (path / "tiny.safetensors").exists())
+    names = {name: write_host_model(folder, name) for name in STRIDES}
+    folder_paths.filename_list_cache.pop("diffusion_models", None)
+    yield names
+    for name in names.values():
+        (folder / name).unlink()
+    folder_paths.filename_list_cache.pop("diffusion_models", None)
+
+
+@pytest.fixture
+def host_sources(graph):
+    """Nodes that give a VAE of some strides, and words with all that the text encoder of a model gives."""
+    from comfy_api.latest import io
+
+    class TinyVAE(io.ComfyNode):
+        @classmethod
+        def define_schema(cls):
+            return io.Schema(node_id="TinyVAE", category="test", inputs=[io.String.Input("name")], outputs=[io.Vae.Output()])
+
+        @classmethod
+        def execute(cls, name):
+            return io.NodeOutput(tiny_vae(STRIDES[name]))
+
+    class Rows(io.ComfyNode):
+        @classmethod
+        def define_schema(cls):
+            return io.Schema(node_id="Rows", category="test", inputs=[io.String.Input("name")], outputs=[io.Conditioning.Output()])
+
+        @classmethod
+        def execute(cls, name):
+            rows = torch.randn(1, 8, 4096, generator=torch.Generator().manual_seed(6))
+            mask = {"attention_mask": torch.ones(1, 8, dtype=torch.long)} if name == "ltxv" else {}
+            return io.NodeOutput([[rows, {"pooled_output": torch.ones(1, 768), **mask}]])
+
+    graph.nodes.NODE_CLASS_MAPPINGS |= {"TinyVAE": TinyVAE, "Rows": Rows}

@@ -1,0 +1,333 @@
+"""What people give, through the host's real executor: files, sound, masks; and all that is refused, in one sentence."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from sora_pack.sora_core.video_file import write_video
+from sora_pack.tests.host.executor import note, refusal
+from sora_pack.tests.host.prompts import (
+    canvas,
+    clip,
+    decode,
+    extend,
+    fill,
+    frames,
+    ksample,
+    load,
+    node,
+    place,
+    remix,
+    sample,
+    save,
+    verb,
+    words,
+)
+
+pytestmark = pytest.mark.usefixtures("clip_node")
+
+BEGIN = {**load(), **words()}
+SIZE = {"width": 32, "height": 32}
+
+
+def tone(seconds, rate=8000, channels=1):
+    """A host AUDIO: a ramp, so that every moment is known by its value."""
+    wave = torch.arange(round(seconds * rate), dtype=torch.float32) / (10 * rate)
+    return {"waveform": wave.expand(1, channels, -1).clone(), "sample_rate": rate}
+
+
+@pytest.fixture(autouse=True)
+def sound_node(graph):
+    from comfy_api.latest import io
+
+    class Tone(io.ComfyNode):
+        @classmethod
+        def define_schema(cls):
+            inputs = [io.Float.Input("seconds", step=0.001), io.Int.Input("rate"), io.Int.Input("channels")]
+            return io.Schema(node_id="Tone", category="test", inputs=inputs, outputs=[io.Audio.Output()])
+
+        @classmethod
+        def execute(cls, seconds, rate, channels):
+            return io.NodeOutput(tone(seconds, rate, channels))
+
+    graph.nodes.NODE_CLASS_MAPPINGS["Tone"] = Tone
+
+
+def film(name="film", image="clip", fps=8.0, seconds=1.75, rate=8000, channels=1) -> dict:
+    """A VIDEO with sound, of the host's Create Video."""
+    sound = {f"{name} sound": node("Tone", seconds=seconds, rate=rate, channels=channels)}
+    return {**sound, name: node("CreateVideo", images=[image, 0], fps=fps, audio=[f"{name} sound", 0])}
+
+
+# -- files ---------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def movie(graph):
+    """A function that puts a file into the host's input folder: moving noise of 8 x 8 squares, a key frame now and then."""
+    import folder_paths
+
+    written = []
+
+    def write(name, count, fps=8, width=64, height=48, audio=None):
+        squares = torch.rand(count, height // 8, width // 8, 3, generator=torch.Generator().manual_seed(4))
+        pictures = squares.repeat_interleave(8, 1).repeat_interleave(8, 2)
+        path = Path(folder_paths.get_input_directory()) / name
+        write_video(path, [pictures], fps, codec="vp9" if name.endswith("webm") else "h264", audio=audio)
+        written.append(path)
+        return name
+
+    yield write
+    for path in written:
+        path.unlink()
+
+
+@pytest.mark.parametrize("name, fps", [("long.mp4", 8), ("clip.webm", 8), ("ntsc.mp4", "30000/1001")])
+def test_frames_of_a_file_are_those_of_the_host(graph, movie, monkeypatch, name, fps):
+    """Read in windows from any frame on, they are bit for bit what Get Video Components gives; and so in the result."""
+    from fractions import Fraction
+
+    from sora_pack.nodes import media
+
+    name = movie(name, 60, Fraction(fps))
+    files = {"file": node("LoadVideo", file=name), "parts": node("GetVideoComponents", video=["file", 0])}
+    prompt = {**BEGIN, **files, **extend(video="file", seconds=0.2), **sample(steps=1, guidance=1.0), **frames()}
+    monkeypatch.setattr(media, "WINDOW", 64 * 48 * 12 * 7)  # seven frames
+    whole, images, latent = graph.run(prompt, ["parts", 0], ["frames", 0], ["canvas", 0])
+    assert len(whole) == 60 and torch.equal(images[:60], whole)
+    source = latent["sora"].sources[0]
+    assert torch.equal(torch.cat(list(source.read(0, 23, 20))), whole[23:43])
+
+
+def test_a_trimmed_file(graph, movie):
+    name = movie("trim.mp4", 40, audio=tone(5.0))
+    cut = node("Video Slice", video=["file", 0], start_time=1.5, duration=1.0, strict_duration=False)
+    files = {"file": node("LoadVideo", file=name), "cut": cut, "parts": node("GetVideoComponents", video=["cut", 0])}
+    prompt = {**BEGIN, **files, **extend(video="cut"), **sample(steps=1, guidance=1.0), **decode(seam="hard")}
+    prompt["back"] = node("GetVideoComponents", video=["video", 0])
+    whole, sound, images, heard = graph.run(prompt, ["parts", 0], ["parts", 1], ["back", 0], ["back", 1])
+    assert len(whole) == 8 and torch.equal(images[:8], whole)
+    length = min(sound["waveform"].shape[-1], 8000)
+    assert torch.allclose(heard["waveform"][..., 500 : length - 500], sound["waveform"][..., 500 : length - 500], atol=1e-3)
+
+
+def test_frames_around_a_videos_cut_of_ours(graph):
+    """Trimmed by the host's node where no cell ends: frames are right, and the latents are left alone."""
+    made = {"first": canvas(3.0, **SIZE)["canvas"], "latent": sample("first", steps=1, guidance=1.0)["sample"]}
+    made |= {"film": decode("latent")["video"], "whole": frames("latent")["frames"]}
+    cut = node("Video Slice", video=["film", 0], start_time=0.25, duration=1.25, strict_duration=False)
+    prompt = {**BEGIN, **made, "cut": cut, **extend(video="cut"), **sample(steps=1, guidance=1.0), **frames()}
+    whole, images = graph.run(prompt, ["whole", 0], ["frames", 0])
+    assert torch.equal(images[:10], whole[2:12])
+
+
+def test_latents_of_the_host_and_batches(graph):
+    """A LATENT without a canvas has the rate that is told; of a batch each video goes on from its own frames."""
+    plain = {"plain": node("EmptyHunyuanLatentVideo", width=32, height=32, length=9, batch_size=1)}
+    latent = graph.run({**BEGIN, **plain, **extend(video="plain", image_fps=12.0)}, ["canvas", 0])
+    assert latent["sora"].canvas.shape.fps == 12
+    two = {"first": canvas(1.0, **SIZE, batch=2)["canvas"], "made": sample("first", steps=1)["sample"], "old": frames("made")["frames"]}
+    prompt = {**BEGIN, **two, **extend("backward", video="made"), **sample(steps=1), **frames()}
+    old, new = graph.run(prompt, ["old", 0], ["frames", 0])
+    assert all(torch.equal(after[-9:], before) for before, after in zip(old, new)) and not torch.equal(new[0], new[1])
+
+
+# -- sound ---------------------------------------------------------------------------------------------------------------------------
+
+
+def heard(graph, verbs, **more):
+    """The sound of the finished video of a verb, mono, and the count of frames."""
+    parts = {"parts": node("GetVideoComponents", video=["video", 0])}
+    prompt = {**BEGIN, **clip(), **film(**more), **verbs, **sample(steps=1, guidance=1.0), **decode(), **parts}
+    images, sound = graph.run(prompt, ["parts", 0], ["parts", 1])
+    assert sound["waveform"].shape[-1] == round(len(images) * sound["sample_rate"] / 8)
+    return sound["waveform"][0], len(images)
+
+
+def test_sound_passes_through(graph):
+    wave, given = heard(graph, extend(video="film"))[0], tone(1.75)["waveform"][0]
+    assert torch.equal(wave[:, :14000], given) and not wave[:, 14000:].any()
+    wave = heard(graph, extend("backward", video="film"))[0]
+    assert not wave[:, :9000].any() and torch.equal(wave[:, 9000:], given)
+    assert torch.equal(heard(graph, fill(video="film"))[0], given), "a part of the same length keeps its sound"
+    wave, count = heard(graph, fill(0.5, 1.0, 2.0, video="film"))
+    assert count == 26 and torch.equal(wave[:, :8000], given[:, :8000]) and not wave[:, 8000:20000].any()
+    assert torch.equal(wave[:, 20000:], given[:, 8000:])
+    assert torch.equal(heard(graph, remix(video="film"))[0], given)
+
+
+def test_sound_is_trimmed_padded_and_joined(graph):
+    wave = heard(graph, extend(video="film"), seconds=1.0)[0]
+    assert torch.equal(wave[:, :8000], tone(1.0)["waveform"][0]) and not wave[:, 8000:].any()
+    wave = heard(graph, verb("SoraLoop", video="film", seconds=0.5), seconds=9.0)[0]
+    assert wave.shape[1] == 18000
+    second = film("second", "other", seconds=1.125, rate=16000, channels=2)
+    join = {**clip("other", 9), **second, **verb("SoraJoin", video="film", next_video=["second", 0], seconds=1.0)}
+    wave, count = heard(graph, join)
+    assert count == 31 and torch.equal(wave[:, :14000], tone(1.75)["waveform"][0]) and not wave[:, 14000:22000].any()
+    assert (wave[:, 22500:30500] - tone(1.125)["waveform"][0][:, 500:8500]).abs().max() < 1e-3
+
+
+def test_sound_is_saved_and_cut(graph):
+    import folder_paths
+
+    from sora_pack.sora_core.sound import read_sound
+
+    prompt = {**BEGIN, **clip(), **film(rate=44100), **extend(video="film"), **sample(steps=1, guidance=1.0), **decode(), **save()}
+    video = graph.run(prompt, ["video", 0])
+    (item,) = graph.history["outputs"]["save"]["images"]
+    sound = read_sound(str(Path(folder_paths.get_output_directory()) / item["subfolder"] / item["filename"]))
+    assert sound["sample_rate"] == 44100 and abs(sound["waveform"].shape[-1] - 44100 * 22 / 8) < 3000
+    part = video.as_trimmed(0.5, 0.5).get_components()
+    assert part.audio["waveform"].shape[-1] == 22050 and torch.equal(part.audio["waveform"][0], tone(1.0, 44100)["waveform"][0][:, 22050:])
+
+
+# -- remix ---------------------------------------------------------------------------------------------------------------------------
+
+
+def test_remix_strength_is_how_far_it_goes(graph):
+    """Each step is farther from the given video; the sampler's own denoise is a limit, not a factor."""
+    moved = []
+    for strength in ("subtle", "mild", "strong"):
+        latent, made = graph.run({**BEGIN, **clip(), **remix(strength), **sample(steps=4)}, ["canvas", 0], ["sample", 0])
+        moved.append((made["samples"] - latent["samples"]).abs().mean())
+    assert 0 < moved[0] < moved[1] < moved[2]
+    number = remix("a number", **{"strength.amount": 0.3})
+    limited = {**remix("strong"), **sample(steps=4, denoise=0.3)}
+    subtle, *same = (
+        graph.run({**BEGIN, **clip(), **run}, ["sample", 0])["samples"]
+        for run in ({**remix("subtle"), **sample(steps=4)}, {**number, **sample(steps=4)}, limited)
+    )
+    assert all(torch.equal(subtle, other) for other in same)
+    nothing = {**BEGIN, **clip(), **remix("a number", **{"strength.amount": 0.0}), **sample(steps=4)}
+    latent, made = graph.run(nothing, ["canvas", 0], ["sample", 0])
+    assert torch.equal(latent["samples"], made["samples"])
+
+
+@pytest.fixture
+def masks(graph):
+    """A node "Masks": white in a box of 10 x 10 pixels from frame 5 on; the first frames are all black."""
+    from comfy_api.latest import io
+
+    class Masks(io.ComfyNode):
+        @classmethod
+        def define_schema(cls):
+            return io.Schema(node_id="Masks", category="test", inputs=[io.Int.Input("count")], outputs=[io.Mask.Output()])
+
+        @classmethod
+        def execute(cls, count):
+            mask = torch.zeros(count, 32, 32)
+            mask[5:, 4:14, 6:16] = 1
+            return io.NodeOutput(mask if count > 1 else torch.ones(1, 32, 32) * (torch.arange(32) < 16))
+
+    graph.nodes.NODE_CLASS_MAPPINGS["Masks"] = Masks
+
+
+@pytest.mark.parametrize("run", [sample, ksample])
+@pytest.mark.parametrize("count", [1, 14])
+def test_remix_with_a_mask_keeps_the_rest_exactly(graph, masks, run, count):
+    prompt = {**BEGIN, **clip(), "masks": node("Masks", count=count), **remix("strong", mask=["masks", 0]), **run(steps=2), **frames()}
+    given, mask, latent, made, images = graph.run(prompt, ["clip", 0], ["masks", 0], ["canvas", 0], ["sample", 0], ["frames", 0])
+    kept = (mask == 0).expand(len(given), -1, -1)
+    assert torch.equal(images[kept], given[kept]) and (images[~kept] != given[~kept]).float().mean() > 0.9
+    known = (latent["noise_mask"] == 0).expand_as(made["samples"])
+    assert torch.equal(made["samples"][known], latent["samples"][known]) and known.any() and not known.all()
+    if count > 1:
+        assert latent["noise_mask"][0, 0].amax((1, 2)).tolist() == [0, 0, 1, 1, 1]
+        assert latent["sora"].canvas.timeline.pieces[0].count == 5, "black frames are kept whole"
+
+
+# -- what is refused -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def odd_nodes(graph):
+    """ "Torn" gives a LATENT without samples, "Masks3" three masks."""
+    from comfy_api.latest import io
+
+    def source(name, output, value):
+        class Source(io.ComfyNode):
+            @classmethod
+            def define_schema(cls):
+                return io.Schema(node_id=name, category="test", inputs=[], outputs=[output.Output()])
+
+            @classmethod
+            def execute(cls):
+                return io.NodeOutput(value)
+
+        graph.nodes.NODE_CLASS_MAPPINGS[name] = Source
+
+    source("Torn", io.Latent, {"sora": 5})
+    source("Masks3", io.Mask, torch.zeros(3, 32, 32))
+
+
+@pytest.mark.parametrize(
+    "verbs, words_of_it",
+    [
+        (extend(seconds=0.0), "seconds is 0: use more than 0"),
+        (extend(seconds=-1.0), "min of 0"),
+        (extend(seconds=601.0), "max of 600"),
+        (extend(seconds=600.0, size="custom", **{"size.width": 4096, "size.height": 4096}), "use at most"),
+        (extend(size="custom", **{"size.width": 40, "size.height": 32}), "width 40 is not a multiple of 16: use 32 or 48"),
+        (extend("sideways"), "sideways"),
+        (fill(3.0, 4.0), "from_second 3 is behind the end of the video: use less than 1.75"),
+        (fill(0.5, 4.0), "to_second 4 is behind the end of the video: use at most 1.75"),
+        (fill(1.0, 0.5), "to_second 0.5 is not behind from_second 1"),
+        (fill(0.0, 0.0), "leaves nothing of the video: leave one frame"),
+        (remix("wild"), "strength"),
+        (remix(mask=["three", 0]), "3 masks for 14 frames: give 1 or 14"),
+        (verb("SoraLoop", video="words", seconds=1.0), "mismatch"),
+        (verb("SoraLoop", video="torn", seconds=1.0), "holds no samples"),
+        (verb("SoraLoop", video="still", seconds=1.0), "picture's latent of 4 axes"),
+        (verb("SoraLoop", video="mochi", seconds=1.0), "12 channels"),
+        (verb("SoraLoop", video="empty", seconds=1.0), "has no pictures"),
+    ],
+)
+def test_refused(graph, odd_nodes, verbs, words_of_it):
+    others = {
+        "torn": node("Torn"),
+        "still": node("EmptyLatentImage", width=64, height=64, batch_size=1),
+        "mochi": node("EmptyMochiLatentVideo", width=64, height=32, length=7, batch_size=1),
+        "three": node("Masks3"),
+        **clip("empty", 0),
+    }
+    links = [value for entry in verbs.values() for value in entry["inputs"].values()]
+    used = {name: other for name, other in others.items() if [name, 0] in links}
+    sentence = refusal(graph, {**BEGIN, **clip(), **used, **verbs}, ["canvas", 0])
+    assert words_of_it in sentence, sentence
+
+
+def test_placed_clips_that_do_not_fit(graph):
+    def placed(**fields):
+        entry = {"canvas": node("SoraPlaceVideo", vae=["load", 2], latent=["first", 0], video=["clip", 0], fit="cover", **fields)}
+        return {**BEGIN, **clip(), **canvas(1.0, **SIZE, name="first"), **entry}
+
+    assert "second 2 is behind the end of the video: use 0 to 1" in refusal(graph, placed(second=2.0), ["canvas", 0])
+    latent = graph.run(placed(second=0.5), ["canvas", 0])
+    assert "its last 9 frames stand over the end and are left out" in note(graph) and latent["sora"].canvas.timeline.frames == 9
+    two = {**placed(second=0.0), **canvas(1.0, **SIZE, batch=3, name="first"), **canvas(1.0, **SIZE, batch=2, name="clip")}
+    assert "2 clips for 3 videos" in refusal(graph, two, ["canvas", 0])
+
+
+def test_nothing_is_placed_on_a_masked_video(graph, masks):
+    prompt = {**BEGIN, **clip(), "masks": node("Masks", count=14), **remix(mask=["masks", 0]), **clip("picture", 1), **place()}
+    assert "place it before, and remix the result" in refusal(graph, prompt, ["placed", 0])
+
+
+def test_a_file_that_is_no_video(graph, movie):
+    import folder_paths
+
+    path = Path(folder_paths.get_input_directory()) / "notes.mp4"
+    path.write_text("not a video at all")
+    try:
+        assert "not a video" in refusal(
+            graph, {**BEGIN, "file": node("LoadVideo", file="notes.mp4"), **extend(video="file")}, ["canvas", 0]
+        )
+    finally:
+        path.unlink()
+
+
+def test_placing_needs_a_canvas(graph):
+    prompt = {**BEGIN, **clip("picture", 1), **canvas(**SIZE), "cut": node("LatentCut", samples=["canvas", 0], dim="t", index=0, amount=1)}
+    assert "no canvas any more" in refusal(graph, {**prompt, **place(latent="cut")}, ["placed", 0])

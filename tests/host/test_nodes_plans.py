@@ -1,0 +1,212 @@
+"""Long videos through the host's real executor: plans, storyboards, jobs."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from sora_pack.tests.host.executor import Failed, Refused
+from sora_pack.tests.host.prompts import canvas, load, node, picture, place, sample, words
+
+SECONDS = 9.5  # 77 frames, 20 cells; the tiny model's window is 11
+BEGIN = {**load(), **words(), **canvas(SECONDS, width=32), **picture(width=32)}
+SCRIPT = "a red ball.\n[0-3 s] rolls\n[3-6 s] cut. bounces\n[6-9.5 s] cut. stops"
+
+
+def plan(kind="auto", latent="canvas", **more) -> dict:
+    settings = {"model": ["load", 0], "window": 0, "overlap": 3, "distance": 4, **more}
+    return {"plan": node("SoraPlan", latent=[latent, 0], plan=kind, **settings)}
+
+
+def storyboard(script=SCRIPT) -> dict:
+    return {"words": node("SoraStoryboard", clip=["load", 1], vae=["load", 2], script=script, fps=8.0)}
+
+
+def shown(graph, text_of="sample") -> str:
+    """What a node showed last."""
+    return "\n".join(graph.history["outputs"].get(text_of, {}).get("text", ()))
+
+
+def passes_kept() -> set[Path]:
+    from sora_pack.nodes.passes import jobs_folder
+
+    return set(jobs_folder().glob("passes/*.safetensors"))
+
+
+@pytest.fixture
+def steps(graph, monkeypatch):
+    """A list that gets the number of cells of every forward."""
+    calls, network = [], type(graph.run(load(), ["load", 0]).model.diffusion_model)
+    inner = network._forward
+    monkeypatch.setattr(network, "_forward", lambda self, x, *a, **k: calls.append(x.shape[2]) or inner(self, x, *a, **k))
+    return calls
+
+
+def test_a_long_video_rolls_out_by_itself(graph, steps):
+    made = graph.run({**BEGIN, **sample(seed=100)}, ["sample", 0])["samples"]
+    assert made.shape[2] == 20 and made.isfinite().all() and made.flatten(2).std(2).min() > 0
+    assert set(steps) == {11, 4} and "rollout: 3 passes, at most 11 of 20 cells" in shown(graph)
+
+
+@pytest.mark.parametrize("kind, cells", [("single", {20}), ("rollout", {11, 4}), ("foresight", {6, 5, 7})])
+def test_a_plan_is_followed(graph, steps, kind, cells):
+    made, again = (graph.run({**BEGIN, **place(), **plan(kind, "placed"), **sample("plan", seed=101)}, ["sample", 0]) for _ in range(2))
+    placed = graph.run({**BEGIN, **place()}, ["placed", 0])["samples"]
+    assert torch.equal(made["samples"][:, :, 0], placed[:, :, 0]) and torch.equal(made["samples"], again["samples"])
+    assert set(steps) <= cells, steps
+    graph.run({**BEGIN, **plan(kind)}, ["plan", 0])
+    text = shown(graph, "plan")
+    assert text.startswith(f"{kind}: ") and "tokens at once, 77 frames" in text and "GB, and " in text and "#" in text
+
+
+def test_a_guide_is_seen_by_the_passes_around_it(graph, steps):
+    guided = {**BEGIN, **place(second=5.0), **plan("foresight", "placed"), **sample("plan", seed=102, guidance=1.0, steps=1)}
+    graph.run(guided, ["sample", 0])
+    plain = graph.run({**BEGIN, **plan("foresight"), **sample("plan", seed=103, guidance=1.0, steps=1)}, ["sample", 0])
+    assert plain["samples"].shape[2] == 20
+    with_guide, without = steps[: len(steps) // 2], steps[len(steps) // 2 :]
+    more = [a - b for a, b in zip(with_guide, without)]
+    assert more[0] == 1 and 1 <= sum(more) < len(more), more
+
+
+def test_what_is_kept_is_not_made_again(graph, steps):
+    before = passes_kept()
+    prompt = {**BEGIN, **plan("foresight"), **sample("plan", seed=104)}
+    first = graph.run(prompt, ["sample", 0])["samples"]
+    count, kept = len(steps), passes_kept() - before
+    assert count and len(kept) == len({p.name for p in kept}) >= 5
+    # Another title leaves the value as it is, but not the host's own cache of it.
+    again = graph.run({**BEGIN, **plan("foresight", redo=" "), **sample("plan", seed=104)}, ["sample", 0])["samples"]
+    assert len(steps) == count and torch.equal(first, again) and f"reused {len(kept)} of {len(kept)} passes" in shown(graph)
+    gap = graph.run({**BEGIN, **plan("foresight", redo="2=9"), **sample("plan", seed=104)}, ["sample", 0])["samples"]
+    assert f"reused {len(kept) - 1} of {len(kept)} passes" in shown(graph) and len(steps) > count
+    changed = [k for k in range(20) if not torch.equal(gap[:, :, k], first[:, :, k])]
+    assert changed and changed[-1] - changed[0] < 4
+    other = {**load(precision="bfloat16"), **words(), **canvas(SECONDS, width=32), **plan("foresight"), **sample("plan", seed=104)}
+    graph.run(other, ["sample", 0])
+    assert "reused" not in shown(graph), "another model is another pass"
+
+
+def test_a_short_video_is_not_kept(graph):
+    before = passes_kept()
+    graph.run({**load(), **words(), **canvas(), **sample(seed=105)}, ["sample", 0])
+    assert passes_kept() == before
+
+
+def test_one_changed_shot(graph):
+    def run(script):
+        return graph.run(
+            {**load(), **storyboard(script), **canvas(SECONDS, width=32), **plan("foresight"), **sample("plan", seed=106)}, ["sample", 0]
+        )["samples"]
+
+    before = run(SCRIPT)
+    after = run(SCRIPT.replace("bounces", "jumps"))
+    note = shown(graph)
+    reused, passes = (int(word) for word in note.split("reused ")[1].replace(" passes", "").split(" of "))
+    assert 0 < reused < passes
+    changed = [k for k in range(20) if not torch.equal(before[:, :, k], after[:, :, k])]
+    assert changed == list(range(7, 13)), "the cells of the second shot, and no others"
+
+
+def test_a_storyboard_works_in_one_pass_and_with_the_hosts_sampler(graph):
+    from sora_pack.tests.host.prompts import ksample
+
+    script = "[0-0.5 s] a red ball\n[0.5-1 s] cut. rolls"
+    begin = {**load(), **canvas(width=32)}
+    for run in (sample(seed=107), ksample(seed=107)):
+        first = graph.run({**begin, **storyboard(script), **run}, ["sample", 0])["samples"]
+        other = graph.run({**begin, **storyboard(script.replace("rolls", "a")), **run}, ["sample", 0])["samples"]
+        assert first.isfinite().all() and not torch.equal(first, other)
+
+
+def test_storyboard_shows_and_gives_what_it_read(graph):
+    seconds, fps = graph.run({**load(), **storyboard("[0-1.1 s] a ball\n[1.1-2 s] cut. a red ball")}, ["words", 1], ["words", 2])
+    assert (seconds, fps) == (2.0, 8.0)
+    assert shown(graph, "words").startswith("0-1 s, frames 0-8: a ball\n1-2 s, cut, frames 9-16: a red ball")
+
+
+def test_the_hosts_own_model_rolls_out_shot_by_shot(graph):
+    """Load Diffusion Model opens the same file as the host's Wan: each window hears the words of its shot."""
+    begin = {
+        **load(),
+        **storyboard(),
+        **canvas(SECONDS, width=32),
+        "wan": node("UNETLoader", unet_name="tiny.safetensors", weight_dtype="default"),
+    }
+    run = sample("canvas", model=("wan", 0), seed=111)
+    before = graph.run({**begin, **run}, ["sample", 0])["samples"]
+    assert "rollout: 3 passes, at most 10 of 20 cells" in shown(graph)
+    after = graph.run({**begin, **storyboard(SCRIPT.replace("stops", "a")), **run}, ["sample", 0])["samples"]
+    assert before.isfinite().all() and torch.equal(before[:, :, :13], after[:, :, :13]) and not torch.equal(before, after)
+    assert "reused 2 of 3 passes" in shown(graph)
+    with pytest.raises(Failed, match="this MODEL was not made for: use rollout"):
+        graph.run({**begin, **plan("foresight", model=["wan", 0])}, ["plan", 0])
+
+
+def test_a_long_canvas_is_measured_by_its_passes(graph, monkeypatch):
+    from sora_pack.sora_core import speed
+
+    monkeypatch.setattr(speed, "machine_memory", lambda device="cpu": 10**9)
+    begin = {**load(), **canvas(600.0, width=128, height=128)}
+    with pytest.raises(Failed, match=r"600 s need about .* GB, there are 0.9 GB: use at most .* s of this size"):
+        graph.run({**begin, **plan("single")}, ["plan", 0])
+    graph.run({**begin, **plan("rollout")}, ["plan", 0])
+
+
+def test_what_is_refused(graph):
+    with pytest.raises(Refused, match="script: line 2, column 4: the shot begins at 4 s: use 3"):
+        graph.run({**load(), **storyboard("[0-3] a\n [ 4-6] b"), **canvas(), **sample()}, ["sample", 0])
+    with pytest.raises(Refused, match="redo: 'x' names no pass"):
+        graph.run({**BEGIN, **plan(redo="x")}, ["plan", 0])
+    with pytest.raises(Failed, match="there is no pass 99: use 0 to"):
+        graph.run({**BEGIN, **plan("rollout", redo="99=1")}, ["plan", 0])
+    with pytest.raises(Failed, match="overlap 9 does not fit a window of 5 cells: use 1 to 4"):
+        graph.run({**BEGIN, **plan("rollout", window=5, overlap=9)}, ["plan", 0])
+
+
+def test_jobs_are_listed_and_deleted_by_name(graph):
+    graph.run({**BEGIN, **plan("rollout"), **sample("plan", seed=108)}, ["sample", 0])
+    listed = graph.run({"jobs": node("SoraJobs", delete="")}, ["jobs", 0])
+    line = next(line for line in listed.splitlines() if "seed 108" in line)
+    assert "3 of 3 passes" in line and "MB, just now, 32x32, 9.5 s" in line
+    name = line.split(":")[0]
+    left = graph.run({"jobs": node("SoraJobs", delete=name)}, ["jobs", 0])
+    assert f"deleted {name}" in left and not any(line.startswith(name) for line in left.splitlines())
+    assert f"no job {name}" in graph.run({"jobs": node("SoraJobs", delete=name)}, ["jobs", 0])
+
+
+def test_a_killed_pass_goes_on_where_it_was(graph, steps, monkeypatch):
+    """A failure in the middle of a pass, as a kill would be: the steps that were saved are not made again, the bits are the same."""
+    from sora_pack.sora_core import jobs
+
+    prompt = {**load(), **words(), **canvas(), **sample(seed=109, steps=6, guidance=1.0)}
+    whole = graph.run(prompt, ["sample", 0])["samples"]
+    monkeypatch.setattr(jobs.Job.__init__, "__kwdefaults__", {"every": 0.0, "least": 0.0})
+    import comfy.model_management
+
+    def interrupt():
+        if len(steps) == 6 + 4:
+            raise RuntimeError("killed")
+
+    monkeypatch.setattr(comfy.model_management, "throw_exception_if_processing_interrupted", interrupt)
+    fresh = {**prompt, **canvas(1.0, fps=8.0)}
+    fresh["canvas"]["inputs"]["seconds"] = 0.999  # the same canvas, not from the host's cache
+    with pytest.raises(Failed, match="killed"):
+        graph.run(fresh, ["sample", 0])
+    steps.append(0)
+    made = graph.run(fresh, ["sample", 0])["samples"]
+    assert torch.equal(made, whole) and len(steps) - 11 < 6, steps
+
+
+@pytest.mark.parametrize("kind, files", [("webm", 1), ("mp4", 1), ("png", 9)])
+def test_a_video_is_saved_as(graph, kind, files):
+    from sora_pack.sora_core.video_file import video_facts
+    from sora_pack.tests.host.prompts import decode
+
+    saved = {"saved": node("SoraSave", video=["video", 0], filename_prefix=f"video/{kind}", format=kind)}
+    path = Path(graph.run({**load(), **words(), **canvas(), **sample(seed=110), **decode(), **saved}, ["saved", 0]))
+    if kind == "png":
+        assert len(list(path.iterdir())) == files
+    else:
+        facts = video_facts(path)
+        assert (facts.width, facts.height, facts.frames, facts.fps) == (64, 32, 9, 8)

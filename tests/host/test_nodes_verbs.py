@@ -1,0 +1,262 @@
+"""Every verb through the host's real executor: what is given comes back bit for bit, whoever samples; what is wrong is one sentence."""
+
+import pytest
+import torch
+
+from sora_pack.sora_core.canvas import NEW
+from sora_pack.tests.host.executor import note
+from sora_pack.tests.host.prompts import (
+    LENGTH,
+    canvas,
+    clip,
+    custom_sample,
+    decode,
+    extend,
+    fill,
+    frames,
+    ksample,
+    load,
+    node,
+    place,
+    remix,
+    sample,
+    verb,
+    words,
+)
+
+pytestmark = pytest.mark.usefixtures("clip_node")
+
+SIZE = {"width": 32, "height": 32}
+BEGIN = {**load(), **words()}
+
+
+# -- what is given comes back --------------------------------------------------------------------------------------------------------
+
+NEXT = clip("next", count=9, seed=1)
+MASK = {"mask": node("SolidMask", value=0.0, width=32, height=32)}
+VERBS = {  # prompt, and where runs of given frames stand in the result: (start, source node, its frames)
+    "forward": (extend(), [(0, "clip", slice(0, 14))]),
+    "backward": (extend("backward"), [(9, "clip", slice(0, 14))]),
+    "both": (extend("both"), [(9, "clip", slice(0, 14))]),
+    "fill": (fill(), [(0, "clip", slice(0, 4)), (8, "clip", slice(8, 14))]),
+    "fill the begin": (fill(0.0, 0.5), [(5, "clip", slice(5, 14))]),
+    "fill the end": (fill(1.0, 0.0), [(0, "clip", slice(0, 6))]),
+    "longer": (fill(0.5, 1.0, 2.0), [(0, "clip", slice(0, 4)), (20, "clip", slice(8, 14))]),
+    "join": ({**NEXT, **verb("SoraJoin", next_video=["next", 0], seconds=1.0)}, [(0, "clip", slice(0, 14)), (22, "next", slice(0, 9))]),
+    "loop": (verb("SoraLoop", seconds=1.0), [(0, "clip", slice(0, 14))]),
+    "place": (
+        {**canvas(3.0, **SIZE, name="empty"), **verb("SoraPlaceVideo", latent=["empty", 0], second=0.75)},
+        [(6, "clip", slice(0, 14))],
+    ),
+    "remix, all kept": ({**MASK, **remix(mask=["mask", 0])}, [(0, "clip", slice(0, 14))]),
+}
+for entry, _ in VERBS.values():
+    if entry["canvas"]["class_type"] == "SoraPlaceVideo":
+        for field in ("size", "fps"):
+            del entry["canvas"]["inputs"][field]
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_given_frames_and_known_cells_come_back(graph, name):
+    verbs, kept = VERBS[name]
+    runs = {"sora": sample(steps=2), "host": ksample(steps=2, sampler_name="uni_pc"), "custom": custom_sample(steps=2)}
+    prompt = {**BEGIN, **clip(), **verbs}
+    links = [["canvas", 0]]
+    for how, run in runs.items():
+        run = {part if part != "sample" else how: value for part, value in run.items()}
+        shown = {f"{how} frames": frames(how)["frames"], f"{how} video": decode(how, seam="hard")["video"]}
+        shown[f"{how} parts"] = node("GetVideoComponents", video=[f"{how} video", 0])
+        prompt |= {**run, **shown}
+        links += [[how, 0], [f"{how} frames", 0], [f"{how} parts", 0]]
+    given, *made = graph.run(prompt, *links, ["clip", 0], *([["next", 0]] if "next" in verbs else []))
+    sources = dict(zip(("clip", "next"), made[9:]))
+    for latent, images, parts in (made[i : i + 3] for i in (0, 3, 6)):
+        known = (given["noise_mask"] == 0).expand_as(given["samples"]) if "noise_mask" in given else torch.zeros(0, dtype=torch.bool)
+        if len(known):
+            assert torch.equal(latent["samples"][known], given["samples"][known])
+        assert len(images) == len(parts) == given["sora"].canvas.timeline.frames and images.isfinite().all()
+        for start, source, part in kept:
+            expected = sources[source][part]
+            assert torch.equal(images[start : start + len(expected)], expected), f"{name}: frames of {source} from {start} on"
+            assert torch.equal(parts[start : start + len(expected)], expected)
+
+
+def test_placed_picture_is_its_frame(graph):
+    """At any moment, beside a clip, over what stood there before; the last frame too."""
+    chain = {**canvas(2.0, **SIZE, name="empty"), **clip(count=6), **clip("one", 1, seed=2), **clip("two", 1, seed=3)}
+    chain |= verb("SoraPlaceVideo", latent=["empty", 0], second=0.0, name="first")
+    for field in ("size", "fps"):
+        del chain["first"]["inputs"][field]
+    chain |= {**place(0.25, "one", "first", name="second"), **place(2.0, "two", "second", name="canvas")}
+    given, one, two, images = graph.run(
+        {**BEGIN, **chain, **sample(steps=1), **frames()}, *([n, 0] for n in ("clip", "one", "two", "frames"))
+    )
+    expected = torch.cat([given[:2], one, given[3:6]])
+    assert torch.equal(images[:6], expected) and torch.equal(images[16:], two) and len(images) == 17
+    assert note(graph, "canvas") == "frame 16 of 17, at 2 s, is exactly this picture"
+
+
+@pytest.mark.parametrize("aspect", ["1:1", "16:9", "9:16", "4:3", "21:9"])
+def test_shapes(graph, aspect):
+    """A clip of an odd size at every aspect ratio; as given goes to the nearest legal size."""
+    prompt = {
+        **BEGIN,
+        **clip(count=5, width=50, height=37),
+        **extend(size=aspect, **{"size.resolution": 64}),
+        **sample(steps=1),
+        **frames(),
+    }
+    latent, images = graph.run(prompt, ["canvas", 0], ["frames", 0])
+    across, down = map(int, aspect.split(":"))
+    height, width = images.shape[1:3]
+    assert width % 16 == height % 16 == 0 and 0.6 < width / height / (across / down) < 1.6
+    assert torch.equal(images[:5], torch.cat(list(latent["sora"].sources[0].read(0, 0, 5)))) and "fitted to" in note(graph)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 6, 41])
+@pytest.mark.parametrize("direction", ["forward", "backward", "both"])
+def test_every_length(graph, count, direction):
+    """One frame, shorter than a cell, a frame more than a cell; what is asked for is made, and not a cell more."""
+    prompt = {**BEGIN, **clip(count=count), **extend(direction, 0.5), **sample(steps=1, guidance=1.0), **frames()}
+    given, images = graph.run(prompt, ["clip", 0], ["frames", 0])
+    start = 0 if direction == "forward" else 5
+    assert torch.equal(images[start : start + count], given)
+    sides = 2 if direction == "both" else 1
+    assert 4 * sides <= len(images) - count < 4 * sides + 4 * sides
+
+
+@pytest.mark.parametrize("seconds, count", [(0.0, 1), (0.125, 5), (15.0, 121)])
+def test_lengths_of_a_canvas(graph, seconds, count):
+    prompt = {**BEGIN, **canvas(seconds, **SIZE), **clip("picture", 1), **place(name="placed"), **sample("placed", steps=1), **frames()}
+    given, images = graph.run(prompt, ["picture", 0], ["frames", 0])
+    assert len(images) == count and torch.equal(images[:1], given)
+
+
+def test_other_rates_by_the_nearest_frame(graph):
+    """24 to 8 frames a second takes every third; 8 to 24 shows each three times; both are said."""
+    for given_fps, fps, shown in ((24.0, 8.0, [0, 3, 6, 9, 12]), (8.0, 24.0, [0, 0, 1, 1, 1, 2, 2, 2]), (10.0, 8.0, [0, 1, 2, 4, 5])):
+        prompt = {**load(), **clip(), **extend(fps=fps, image_fps=given_fps)}
+        given, latent = graph.run(prompt, ["clip", 0], ["canvas", 0])
+        frames_seen = torch.cat(list(latent["sora"].sources[0].read(0, 0, len(shown))))
+        assert torch.equal(frames_seen, given[shown])
+        assert f"given {given_fps:g} frames a second: each frame of {fps:g} is the nearest in time" in note(graph)
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_grey_and_alpha(graph, channels):
+    given, latent = graph.run({**load(), **clip(channels=channels), **extend()}, ["clip", 0], ["canvas", 0])
+    seen = torch.cat(list(latent["sora"].sources[0].read(0, 0, LENGTH)))
+    assert torch.equal(seen, given[..., :3].expand(-1, -1, -1, 3))
+    placed = graph.run({**load(), **canvas(**SIZE), **clip("picture", 1, channels=channels), **place()}, ["placed", 0])
+    assert next(placed["sora"].sources[0].read(0, 0, 1)).shape == (1, 32, 32, 3)
+
+
+# -- latents are used ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """A list that gets the number of frames of everything that is encoded."""
+    from sora_pack.nodes.host_vae import HostVAE
+
+    seen, inner = [], HostVAE.encode
+    monkeypatch.setattr(HostVAE, "encode", lambda self, x, *rest, **more: (seen.append(x.shape[2]), inner(self, x, *rest, **more))[1])
+    return seen
+
+
+CHAIN = {
+    "forward": extend("forward", video="made"),
+    "backward": extend("backward", video="made"),
+    "both": extend("both", 0.5, video="made"),
+    "fill": fill(video="made"),
+    "loop": verb("SoraLoop", video="made", seconds=0.5),
+    "join": verb("SoraJoin", video="made", next_video=["made", 0], seconds=0.5),
+    "remix": remix(video="made"),
+}
+
+
+@pytest.mark.parametrize("as_video", [False, True])
+@pytest.mark.parametrize("name", CHAIN)
+def test_latents_are_not_encoded_again(graph, encoded, name, as_video):
+    """From LATENT and from the VIDEO of Sora Decode: known cells are those of the video that was made."""
+    made = {"first": canvas(3.0, **SIZE)["canvas"], "latent": sample("first", steps=1, guidance=1.0, seed=50)["sample"]}
+    made["made"] = decode("latent")["video"] if as_video else made["latent"]
+    prompt = {**BEGIN, **made, **CHAIN[name], **sample(steps=1, guidance=1.0), **frames(), "whole": frames("latent")["frames"]}
+    latent, given, whole, images = graph.run(prompt, ["latent", 0], ["canvas", 0], ["whole", 0], ["frames", 0])
+    guides = len(given["sora"].canvas.guides)
+    assert all(count in (1, 1 + 4 * 3) for count in encoded) and len(encoded) == 2 * guides, "guides alone are encoded: once, and held"
+    known = given["samples"][:, :, given["sora"].canvas.known] if name != "remix" else given["samples"]
+    for cell in known.unbind(2):
+        assert (latent["samples"] - cell.unsqueeze(2)).abs().amax((0, 1, 3, 4)).min() == 0
+    at = 0
+    for piece in given["sora"].canvas.timeline.pieces:
+        if piece.source != NEW:
+            assert torch.equal(images[at : at + piece.count], whole[piece.start : piece.start + piece.count])
+        at += piece.count
+
+
+def test_extending_four_times_leaves_what_was_made(graph, encoded):
+    """Forward and backward in turn: the frames of every step are frames of the last one, and nothing but guides is encoded."""
+    prompt = {**BEGIN, "first": canvas(2.0, **SIZE)["canvas"], "step0": sample("first", steps=1, guidance=1.0)["sample"]}
+    for step, direction in enumerate(("forward", "backward", "forward", "backward"), 1):
+        prompt |= extend(direction, 0.5, video=f"video{step - 1}" if step > 1 else "step0", name=f"canvas{step}")
+        prompt[f"step{step}"] = sample(f"canvas{step}", steps=1, guidance=1.0, seed=step)["sample"]
+        prompt[f"video{step}"] = decode(f"step{step}")["video"]
+    for step in range(5):
+        prompt[f"frames{step}"] = frames(f"step{step}")["frames"]
+    made = graph.run(prompt, *([f"frames{step}", 0] for step in range(5)))
+    assert [len(images) for images in made] == [17, 21, 25, 29, 33]
+    starts = [0, 0, 4, 4, 8]
+    for step in range(4):
+        start = starts[4] - starts[step]
+        assert torch.equal(made[4][start : start + len(made[step])], made[step])
+    assert set(encoded) <= {1, 13}
+
+
+# -- never a wrong paste -------------------------------------------------------------------------------------------------------------
+
+
+HOST_EDITS = {
+    "cut": node("LatentCut", samples=["sample", 0], dim="t", index=0, amount=3),
+    "flip": node("LatentFlip", samples=["sample", 0], flip_method="y-axis: horizontally"),
+    "scale": node("LatentMultiply", samples=["sample", 0], multiplier=0.99),
+    "larger": node("LatentUpscaleBy", samples=["sample", 0], upscale_method="nearest-exact", scale_by=2.0),
+    "mixed": node("LatentBlend", samples1=["sample", 0], samples2=["other", 0], blend_factor=0.5),
+}
+
+
+@pytest.mark.parametrize("edit", HOST_EDITS)
+def test_host_nodes_that_change_latents_lead_to_no_wrong_paste(graph, edit):
+    prompt = {**BEGIN, **clip(), **extend(), **sample(steps=1), "other": sample(steps=1, seed=9)["sample"], "edit": HOST_EDITS[edit]}
+    prompt |= {**frames("edit"), "plain": node("VAEDecode", samples=["edit", 0], vae=["load", 2])}
+    images, plain = graph.run(prompt, ["frames", 0], ["plain", 0])
+    if edit == "mixed":  # the known cells are the same in both, so the given frames still belong there
+        assert torch.equal(images[:LENGTH], graph.run(prompt, ["clip", 0]))
+    else:
+        assert torch.allclose(images, plain, atol=1e-6) and "latents were changed" in note(graph, "frames")
+
+
+@pytest.mark.parametrize("method", ["nearest-exact", "bilinear", "bicubic", "bislerp"])
+def test_a_second_pass_at_twice_the_size_keeps_the_given_frames(graph, method):
+    """Latents resized by the host: the given frames are fitted to the new size from what was given, not from the small ones."""
+    prompt = {**BEGIN, **clip(width=64, height=64), **extend(size="custom", **{"size.width": 32, "size.height": 32}), **sample(steps=1)}
+    prompt["large"] = node("LatentUpscaleBy", samples=["sample", 0], upscale_method=method, scale_by=2.0)
+    prompt["again"] = sample("large", steps=2, denoise=0.4, seed=3)["sample"]
+    given, large, again, images = graph.run({**prompt, **frames("again")}, ["clip", 0], ["large", 0], ["again", 0], ["frames", 0])
+    assert images.shape == (22, 64, 64, 3) and torch.equal(images[:LENGTH], given)
+    new = again["noise_mask"].flatten() == 1
+    assert new.tolist() == [False] * 4 + [True] * 2
+    assert not torch.equal(again["samples"][:, :, new], large["samples"][:, :, new])
+    flipped = {**prompt, "flip": node("LatentFlip", samples=["large", 0], flip_method="y-axis: horizontally")}
+    flipped["again"] = sample("flip", steps=1, denoise=0.4)["sample"]
+    assert not torch.equal(graph.run({**flipped, **frames("again")}, ["frames", 0])[:LENGTH], given)
+
+
+def test_a_batch_made_of_one_canvas(graph):
+    """The host repeats a canvas: each video has noise of its own, the given frames are in all of them."""
+    prompt = {**BEGIN, **clip(), **extend("backward"), "many": node("RepeatLatentBatch", samples=["canvas", 0], amount=2)}
+    given, images = graph.run({**prompt, **sample("many", steps=1), **frames()}, ["clip", 0], ["frames", 0])
+    one, two = images
+    assert torch.equal(one[9:], given) and torch.equal(two[9:], given) and not torch.equal(one[:9], two[:9])
+    cut = {**prompt, **sample("many", steps=1), "single": node("LatentFromBatch", samples=["sample", 0], batch_index=1, length=1)}
+    assert torch.equal(graph.run({**cut, **frames("single")}, ["frames", 0]), two)

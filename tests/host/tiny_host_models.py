@@ -1,0 +1,85 @@
+"""Public video models with random weights, small enough for a test: files in the public key format, for the host's own loaders."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from sora_pack.sora_core.shapes import Strides
+
+WAN_STRIDES, WAN_5B_STRIDES, LTX_STRIDES = Strides(), Strides(4, 16, 48), Strides(8, 32, 128)
+STRIDES = {  # of the VAE that belongs to each
+    **dict.fromkeys(("wan_t2v", "wan_i2v", "wan22_i2v", "hunyuan"), WAN_STRIDES),
+    "wan22_5b": WAN_5B_STRIDES,
+    "ltxv": LTX_STRIDES,
+}
+WAN = {"dim": 128, "ffn_dim": 128, "num_heads": 1, "num_layers": 1}
+HUNYUAN = {
+    **{"in_channels": 16, "out_channels": 16, "vec_in_dim": 768, "context_in_dim": 4096, "hidden_size": 128, "mlp_ratio": 4.0},
+    **{"num_heads": 1, "depth": 1, "depth_single_blocks": 1, "axes_dim": [16, 56, 56], "theta": 256, "patch_size": [1, 2, 2]},
+    **{"qkv_bias": True, "guidance_embed": True, "byt5": False, "meanflow": False, "use_cond_type_embedding": False},
+    **{"vision_in_dim": None, "meanflow_sum": False},
+}
+
+
+def write_host_model(folder: Path, name: str) -> str:
+    """Writes one of STRIDES to a folder; returns the file's name."""
+    import comfy.ldm.hunyuan_video.model
+    import comfy.ldm.lightricks.model
+    import comfy.ldm.wan.model
+    import comfy.ops
+
+    wan = comfy.ldm.wan.model.WanModel
+    kinds = {
+        "wan_t2v": (wan, WAN),
+        "wan_i2v": (wan, {**WAN, "model_type": "i2v", "in_dim": 36}),
+        "wan22_i2v": (wan, {**WAN, "in_dim": 36}),
+        "wan22_5b": (wan, {**WAN, "in_dim": 48, "out_dim": 48}),
+        "ltxv": (comfy.ldm.lightricks.model.LTXVModel, {"cross_attention_dim": 128, "attention_head_dim": 4, "num_layers": 1}),
+        "hunyuan": (comfy.ldm.hunyuan_video.model.HunyuanVideo, HUNYUAN),
+    }
+    kind, sizes = kinds[name]
+    torch.manual_seed(0)
+    model = kind(**sizes, dtype=torch.float32, operations=comfy.ops.disable_weight_init)
+    file = f"host_{name}.safetensors"
+    tensors = {key: torch.randn(t.shape) * 0.05 for key, t in model.state_dict().items()}
+    save_file(tensors, folder / file)
+    return file
+
+
+def tiny_vae(strides: Strides):
+    """A host VAE object of any strides: cells are means of pixels, spread over the channels by a fixed random map."""
+    import comfy.model_management
+    import comfy.model_patcher
+    import comfy.sd
+
+    vae = comfy.sd.VAE(sd={"pixel_space_vae": torch.tensor(1.0)})
+    s, space = strides.time, strides.space
+    network = Mean(strides)
+    vae.latent_channels, vae.latent_dim, vae.output_channels = strides.channels, 3, 3
+    vae.upscale_ratio = (lambda cells: max(0, strides.frames(cells)), space, space)
+    vae.downscale_ratio = (lambda frames: max(0, 1 + (frames - 1) // s), space, space)
+    vae.upscale_index_formula = vae.downscale_index_formula = (s, space, space)
+    vae.first_stage_model, vae.vae_dtype = network, torch.float32
+    vae.patcher = comfy.model_patcher.ModelPatcher(network, load_device=vae.device, offload_device=vae.device)
+    vae.memory_used_encode = vae.memory_used_decode = lambda shape, dtype: 1
+    vae.process_input, vae.process_output = (lambda x: x * 2 - 1), (lambda x: x.add_(1).div_(2).clamp_(0, 1))
+    return vae
+
+
+class Mean(torch.nn.Module):
+    def __init__(self, strides: Strides):
+        super().__init__()
+        self.strides = strides
+        weight = torch.randn(strides.channels, 3, generator=torch.Generator().manual_seed(0))
+        self.weight = torch.nn.Parameter(weight, requires_grad=False)
+
+    def encode(self, x):
+        s, space = self.strides.time, self.strides.space
+        x = torch.cat([x[:, :, :1].repeat_interleave(s, 2), x[:, :, 1:]], 2)
+        return torch.einsum("oc,bcfhw->bofhw", self.weight, torch.nn.functional.avg_pool3d(x, (s, space, space)))
+
+    def decode(self, z):
+        s, space = self.strides.time, self.strides.space
+        x = torch.einsum("oc,bofhw->bcfhw", self.weight, z) / self.strides.channels
+        return x.repeat_interleave(s, 2)[:, :, s - 1 :].repeat_interleave(space, -1).repeat_interleave(space, -2)

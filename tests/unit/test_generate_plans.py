@@ -1,0 +1,121 @@
+"""The core's loop over plans: same seed same latents, known cells untouched, words of each shot, progress and cancelling."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sora_pack.sora_core.config import ModelHeader, preset
+from sora_pack.sora_core.denoise import SOLVERS
+from sora_pack.sora_core.flow import schedule
+from sora_pack.sora_core.generate import generate
+from sora_pack.sora_core.plan import KINDS, Lattice, foresight, make_plan, rollout, single
+from sora_pack.sora_core.shapes import VideoShape
+from sora_pack.sora_core.transformer import SpacetimeTransformer
+
+HEADER = ModelHeader(noise="frame", shift=3.0, native_fps=8.0)
+SHAPE = VideoShape(32, 32, 14)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    transformer = SpacetimeTransformer(preset("tiny")).eval()
+    torch.nn.init.normal_(transformer.head.head.weight, std=0.05)
+    return transformer
+
+
+def words(seed=0, rows=64):
+    return torch.randn(1, rows, 4096, generator=torch.Generator().manual_seed(seed))
+
+
+def run(model, plan=None, shape=SHAPE, **options):
+    return generate(
+        model, HEADER, options.pop("words", words()), shape, **{"steps": 3, "guidance": 2.0, "seed": 5, "plan": plan, **options}
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_plan_runs_and_repeats(model, kind):
+    plan = make_plan(kind, Lattice(14), window=6, overlap=2, distance=4)
+    first, second = run(model, plan), run(model, plan)
+    assert torch.equal(first, second) and first.isfinite().all() and first.shape == (1, 16, 14, 4, 4)
+    assert first.flatten(2).std(2).min() > 0.1, "a cell was left out"
+
+
+def test_one_pass_is_what_no_plan_gives(model):
+    assert torch.equal(run(model), run(model, single(Lattice(14))))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_known_cells_come_back_bit_for_bit(model, kind):
+    known, mask = torch.randn(1, 16, 14, 4, 4), torch.ones(1, 1, 14, 1, 1)
+    mask[:, :, [0, 1, 13]] = 0
+    plan = make_plan(kind, Lattice(14, frozenset({0, 1, 13})), window=6, overlap=2, distance=4)
+    made = run(model, plan, known=known, mask=mask)
+    assert torch.equal(made[:, :, [0, 1, 13]], known[:, :, [0, 1, 13]])
+    other = run(model, plan, known=known * torch.where(mask == 0, 1, 2), mask=mask)
+    assert torch.equal(made, other), "what stands in unknown cells counts for nothing"
+
+
+def test_one_gap_made_again_changes_no_other(model):
+    plan = foresight(Lattice(14), 4)
+    before, after = run(model, plan), run(model, plan.redo({2: 99}))
+    changed = [k for k in range(14) if not torch.equal(before[:, :, k], after[:, :, k])]
+    assert changed == list(plan.passes[2].make)
+
+
+def test_a_shot_hears_its_own_words_only(model):
+    shots = (0,) * 5 + (1,) * 5 + (2,) * 4
+    plan = foresight(Lattice(14, frozenset(), shots, shots), 4)
+    told = [words(1), words(2), words(3)]
+    before = run(model, plan, shot_words=told)
+    after = run(model, plan, shot_words=[told[0], words(9), told[2]])
+    assert torch.equal(before[:, :, :5], after[:, :, :5]) and torch.equal(before[:, :, 10:], after[:, :, 10:])
+    assert not any(torch.equal(before[:, :, k], after[:, :, k]) for k in range(5, 10))
+
+
+def test_shots_in_one_pass(model):
+    plan = single(Lattice(14, frozenset(), (0,) * 7 + (1,) * 7))
+    made = run(model, plan, shot_words=[words(1), words(2)])
+    assert not torch.allclose(made, run(model, plan, shot_words=[words(1), words(3)]))
+
+
+def test_progress_and_cancelling(model):
+    plan, told = rollout(Lattice(14), 6, 2), []
+    run(model, plan, callback=told.append)
+    assert [t["step"] for t in told] == [0, 1, 2] * len(plan.passes)
+
+    def stop(done):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(model, plan, callback=stop)
+
+
+@pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
+def test_a_solver_goes_on_from_any_step_bit_for_bit(solver):
+    def velocity(x, sigma):
+        return torch.sin(x * 3) + sigma.view(-1, 1, 1, 1, 1)
+
+    x, sigmas, states = torch.randn(1, 4, 3, 2, 2), schedule(5, 3.0), []
+    whole = solver(velocity, x, sigmas, callback=lambda done: states.append(done["state"]))
+    assert [s.done for s in states] == [1, 2, 3, 4, 5]
+    for state in states:
+        assert torch.equal(solver(velocity, x, sigmas, state=state), whole)
+
+
+def test_a_longer_video_begins_with_the_same_noise(model):
+    longer = replace(SHAPE, cells=30)
+    a = run(model, rollout(Lattice(14), 6, 2))
+    b = run(model, rollout(Lattice(30), 6, 2), longer)
+    assert torch.equal(a, b[:, :, :14])
+
+
+def test_words_to_a_long_video_take_the_plan_that_suits_the_model(tmp_path):
+    from sora_pack.sora_core.generate import Pipeline
+    from sora_pack.tests.tiny_model import write_tiny_model
+
+    pipeline, told = Pipeline.load(write_tiny_model(tmp_path), torch.float32), []
+    frames = pipeline.video("a red ball", 6.0, 32, 32, steps=1, guidance=1.0, callback=told.append)
+    assert frames.shape == (49, 32, 32, 3) and len(told) == 2, "13 cells, in windows of 11"

@@ -1,0 +1,291 @@
+"""Jobs: killed at any moment and started again gives the same bits; what did not change is not made again."""
+
+import errno
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from sora_pack.sora_core import jobs
+from sora_pack.sora_core.config import ModelHeader, preset
+from sora_pack.sora_core.generate import generate
+from sora_pack.sora_core.jobs import Job, content_hash, delete, kept_jobs, locked, read_kept, write_kept
+from sora_pack.sora_core.passes import run_plan
+from sora_pack.sora_core.plan import Lattice, foresight, rollout
+from sora_pack.sora_core.shapes import VideoShape
+from sora_pack.sora_core.transformer import SpacetimeTransformer
+
+LATENTS = torch.zeros(1, 2, 14, 2, 2)
+
+
+def make(p, cells, progress):
+    """A pass that depends on all that it sees and on its seed."""
+    generator = torch.Generator().manual_seed(p.make[0] + (p.seed or 0))
+    return cells + cells.mean() + torch.randn(cells.shape, generator=generator)
+
+
+def started(folder, plan, facts="x", each=None, **settings):
+    return Job(folder, plan, facts, each or [None] * len(plan.passes), LATENTS, "a test", **settings)
+
+
+# -- kept and found ------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_run_makes_nothing(tmp_path):
+    plan, made = foresight(Lattice(14), 4), []
+    first = run_plan(plan, LATENTS, lambda *a: made.append(a[0].name) or make(*a), started(tmp_path, plan))
+    again = started(tmp_path, plan)
+    second = run_plan(plan, LATENTS, lambda *a: pytest.fail("made again"), again)
+    assert torch.equal(first, second) and made == [p.name for p in plan.passes]
+    assert again.note == f"reused {len(made)} of {len(made)} passes"
+
+
+def test_a_crash_costs_the_pass_it_hit(tmp_path):
+    plan, made = foresight(Lattice(14), 4), []
+
+    def crash(p, cells, progress):
+        made.append(p.make)
+        if len(made) == 3:
+            raise RuntimeError("out of memory")
+        return make(p, cells, progress)
+
+    with pytest.raises(RuntimeError):
+        run_plan(plan, LATENTS, crash, started(tmp_path, plan))
+    again = started(tmp_path, plan)
+    assert torch.equal(run_plan(plan, LATENTS, make, again), run_plan(plan, LATENTS, make)) and again.reused == 2
+
+
+@pytest.mark.parametrize("facts", ["y", ["x"], {"x": 1}, torch.ones(3), None, 1, 1.0])
+def test_other_facts_are_another_pass(tmp_path, facts):
+    plan = rollout(Lattice(14), 6, 2)
+    run_plan(plan, LATENTS, make, started(tmp_path, plan))
+    other = started(tmp_path, plan, facts)
+    run_plan(plan, LATENTS, make, other)
+    assert other.reused == 0
+
+
+def test_another_seed_for_one_gap_makes_one_pass(tmp_path):
+    plan = foresight(Lattice(14), 4)
+    run_plan(plan, LATENTS, make, started(tmp_path, plan))
+    again = plan.redo({2: 7})
+    job = started(tmp_path, again)
+    run_plan(again, LATENTS, make, job)
+    assert job.reused == len(plan.passes) - 1
+
+
+def test_one_shot_of_seven(tmp_path):
+    """A minute of seven shots: a changed shot makes its own passes again, the sum is shown."""
+    shots = tuple(min(k * 7 // 121, 6) for k in range(121))
+    plan = foresight(Lattice(121, frozenset(), shots, shots), 4)
+    latents = torch.zeros(1, 2, 121, 2, 2)
+
+    def run(told):
+        job = started(tmp_path, plan, each=[[told[i] for i in sorted({shots[k] for k in p.cells})] for p in plan.passes])
+        run_plan(plan, latents, make, job)
+        return job
+
+    run(list("abcdefg"))
+    job = run(list("abcXefg"))
+    seeing = sum(any(shots[k] == 3 for k in p.cells) for p in plan.passes)
+    assert len(kept_jobs(tmp_path)) == 2, "both versions are listed"
+    assert job.note == f"reused {len(plan.passes) - seeing} of {len(plan.passes)} passes" and job.reused > 0.8 * len(plan.passes)
+
+
+def test_short_passes_are_not_kept_unless_asked(tmp_path):
+    plan = foresight(Lattice(4), 4)
+    run_plan(plan, LATENTS[:, :, :4], make, started(tmp_path, plan, least=60.0))
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+
+
+# -- files that cannot be trusted ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("harm", ["torn", "empty", "foreign", "flipped", "renamed"])
+def test_bad_files_are_made_anew(tmp_path, harm):
+    plan = rollout(Lattice(14), 6, 2)
+    good = run_plan(plan, LATENTS, make, started(tmp_path, plan))
+    files = sorted((tmp_path / "passes").glob("*.safetensors"))
+    data = files[0].read_bytes()
+    bad = {"torn": data[:-5], "empty": b"", "foreign": b"<html>", "flipped": data[:-1] + bytes([data[-1] ^ 1])}
+    files[0].write_bytes(bad.get(harm) if harm in bad else files[1].read_bytes())
+    job = started(tmp_path, plan)
+    assert torch.equal(run_plan(plan, LATENTS, make, job), good)
+    assert job.reused == len(plan.passes) - 1 and read_kept(files[0], files[0].stem) is not None
+
+
+def test_a_full_disk(tmp_path, monkeypatch):
+    """A sentence, what was kept stays kept, and the run goes on when there is room."""
+    plan, write = foresight(Lattice(14), 4), Path.write_bytes
+    calls = []
+
+    def full(self, data):
+        calls.append(self)
+        if len(calls) == 3:
+            write(self, data[:10])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(self, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="The disk is full: .* was not written; free some space"):
+        run_plan(plan, LATENTS, make, started(tmp_path, plan))
+    monkeypatch.undo()
+    job = started(tmp_path, plan)
+    assert torch.equal(run_plan(plan, LATENTS, make, job), run_plan(plan, LATENTS, make)) and job.reused == 2
+    assert not list(tmp_path.rglob("*.part"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.int64])
+def test_tensors_come_back_bit_for_bit(tmp_path, dtype):
+    kept = {"a": torch.randn(2, 3).to(dtype), "b": torch.tensor(3)}
+    write_kept(tmp_path / "k.safetensors", "k", kept)
+    back = read_kept(tmp_path / "k.safetensors", "k")
+    assert all(torch.equal(back[name], kept[name]) and back[name].dtype == kept[name].dtype for name in kept)
+    assert read_kept(tmp_path / "k.safetensors", "other") is None
+
+
+def test_hashes_tell_values_apart():
+    values = [
+        None,
+        0,
+        0.0,
+        False,
+        "0",
+        [],
+        {},
+        [[]],
+        ["ab"],
+        ["a", "b"],
+        {"a": 1},
+        {"a": 2},
+        torch.zeros(2),
+        torch.zeros(2, 1),
+        torch.zeros(2).bfloat16(),
+    ]
+    assert len({content_hash(v) for v in values}) == len(values)
+    assert content_hash({"a": 1, "b": 2}) == content_hash({"b": 2, "a": 1}) and content_hash([1]) == content_hash((1,))
+    with pytest.raises(TypeError, match="object has no content"):
+        content_hash(object())
+
+
+# -- two at once ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_two_on_one_folder_make_each_pass_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "POLL_SECONDS", 0.01)
+    plan, made, results = foresight(Lattice(14), 4), [], []
+
+    def slow(p, cells, progress):
+        made.append(p.make)
+        time.sleep(0.05)
+        return make(p, cells, progress)
+
+    def run():
+        results.append(run_plan(plan, LATENTS, slow, started(tmp_path, plan)))
+
+    threads = [threading.Thread(target=run) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(made) == sorted(p.make for p in plan.passes)
+    assert all(torch.equal(r, results[0]) for r in results) and not list(tmp_path.rglob("*.lock"))
+
+
+def test_waiting_can_be_ended(tmp_path):
+    def stop():
+        raise KeyboardInterrupt
+
+    with locked(tmp_path / "a.lock"), pytest.raises(KeyboardInterrupt), locked(tmp_path / "a.lock", stop):
+        pass
+    with locked(tmp_path / "a.lock", stop):
+        pass
+
+
+# -- lists and deleting --------------------------------------------------------------------------------------------------------------
+
+
+def test_jobs_are_listed_and_deleted_only_by_name(tmp_path):
+    plan = foresight(Lattice(14), 4)
+    other = plan.redo({1: 3})
+    for p in (plan, other):
+        run_plan(p, LATENTS, make, started(tmp_path, p))
+    (tmp_path / "notes.json").write_text('{"mine": 1}')
+    listed = kept_jobs(tmp_path)
+    assert [(j.done, j.passes) for j in listed] == [(len(plan.passes),) * 2] * 2 and all(j.bytes > 0 and j.age < 60 for j in listed)
+    manifest = json.loads((tmp_path / f"{listed[0].name}.json").read_text())
+    assert manifest["about"] == "a test" and manifest["passes"][1]["makes"] == "1-2" and len(manifest["picture"]) == len(plan.passes)
+    assert delete(tmp_path, started(tmp_path, other).name) > 0
+    again = started(tmp_path, plan)
+    run_plan(plan, LATENTS, make, again)
+    assert again.reused == len(plan.passes), "a pass of another job went too"
+    (tmp_path / "passes" / f".{again.keys[0]}.safetensors.1.part").write_bytes(b"what a kill left")
+    delete(tmp_path, again.name)
+    assert not list((tmp_path / "passes").iterdir()) and (tmp_path / "notes.json").exists()
+    with pytest.raises(ValueError, match="there is no job 'x'; there are none"):
+        delete(tmp_path, "x")
+
+
+# -- kill -9 -------------------------------------------------------------------------------------------------------------------------
+
+# A process that has loaded everything forks one that works for each line it reads; that one is killed.
+WORKERS = """
+import os, sys
+from pathlib import Path
+import torch
+import tests.conftest
+from tests.unit.test_jobs import OPTIONS, SHAPE, random_model
+from sora_pack.sora_core.generate import generate
+torch.set_num_threads(1)
+for line in sys.stdin:
+    worker = os.fork()
+    if worker:
+        print(worker, flush=True)
+        os.waitpid(worker, 0)
+        print("ended", flush=True)
+    else:
+        told = lambda done: print("step", flush=True)
+        generate(*random_model(), SHAPE, **OPTIONS, jobs=Path(line.strip()), save_seconds=0.0, callback=told)
+        os._exit(0)
+"""
+SHAPE, PLAN = VideoShape(32, 32, 14), foresight(Lattice(14), 4)
+OPTIONS = {"steps": 12, "seed": 5, "solver": "second_order", "plan": PLAN}
+
+
+def random_model():
+    """Transformer, header and words, always the same."""
+    torch.manual_seed(0)
+    model = SpacetimeTransformer(preset("tiny")).eval()
+    torch.nn.init.normal_(model.head.head.weight, std=0.05)
+    return model, ModelHeader(noise="frame", shift=3.0, native_fps=8.0), torch.randn(1, 64, 4096)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_kill_9_at_random_moments(tmp_path, root):
+    """Each start goes on from what the one before it left, and the end is bit for bit that of a run nobody disturbed."""
+    chance, done = random.Random(), []
+    with subprocess.Popen([sys.executable, "-c", WORKERS], cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as workers:
+        for _ in range(5):
+            print(tmp_path, file=workers.stdin, flush=True)
+            worker = int(workers.stdout.readline())
+            for _ in range(chance.randint(1, 8)):
+                assert workers.stdout.readline() == "step\n"
+            time.sleep(chance.uniform(0, 0.004))
+            os.kill(worker, signal.SIGKILL)
+            while workers.stdout.readline() != "ended\n":
+                pass
+        workers.stdin.close()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the workers: another number of threads adds up in another order
+    undisturbed = generate(*random_model(), SHAPE, **OPTIONS)
+    resumed = generate(*random_model(), SHAPE, **OPTIONS, jobs=tmp_path, save_seconds=0.0, callback=done.append)
+    torch.set_num_threads(threads)
+    assert torch.equal(resumed, undisturbed), f"max_diff={(resumed - undisturbed).abs().max()}"
+    assert len(done) < 12 * len(PLAN.passes), len(done)

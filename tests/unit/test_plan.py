@@ -1,0 +1,192 @@
+"""Plans: every cell once, nothing unseen is seen, gaps apart, and one changed shot touches no other take."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sora_pack.sora_core.config import ModelHeader
+from sora_pack.sora_core.plan import (
+    BESIDE,
+    KINDS,
+    Lattice,
+    Pass,
+    Plan,
+    check,
+    foresight,
+    kind_for,
+    make_plan,
+    picture,
+    rollout,
+    single,
+    sketched,
+    spans,
+    window_of,
+)
+from sora_pack.sora_core.shapes import Strides
+
+settings.register_profile("plans", max_examples=40, deadline=None)
+settings.load_profile("plans")
+
+
+@st.composite
+def lattices(draw):
+    cells = draw(st.integers(1, 130))
+    known = draw(st.frozensets(st.integers(0, cells - 1), max_size=12))
+    cuts = sorted(draw(st.frozensets(st.integers(1, max(1, cells - 1)), max_size=6)))
+    hard = [draw(st.booleans()) for _ in cuts]
+    shots = tuple(sum(k >= cut for cut in cuts) for k in range(cells))
+    takes = tuple(sum(k >= cut for cut, is_hard in zip(cuts, hard) if is_hard) for k in range(cells))
+    return Lattice(cells, known, shots, takes)
+
+
+@st.composite
+def plans(draw, kinds=KINDS):
+    window = draw(st.integers(2, 24))
+    return make_plan(
+        draw(st.sampled_from(kinds)),
+        draw(lattices()),
+        window=window,
+        overlap=draw(st.integers(1, window - 1)),
+        distance=draw(st.integers(1, 12)),
+    )
+
+
+@given(plans())
+def test_every_cell_is_given_or_made_once(plan):
+    made = [k for p in plan.passes for k in p.make]
+    assert sorted([*made, *plan.lattice.known]) == list(range(plan.lattice.cells))
+
+
+@given(plans())
+def test_a_pass_sees_only_what_is_there(plan):
+    there = set(plan.lattice.known)
+    for p in plan.passes:
+        assert set(p.see) <= there and p.make and list(p.make) == sorted(p.make) and list(p.see) == sorted(set(p.see))
+        there |= set(p.make)
+
+
+@given(plans())
+def test_the_leftmost_cell_is_cell_0_or_known(plan):
+    for p in plan.passes:
+        assert min(p.cells) == 0 or min(p.cells) in p.see
+
+
+@given(plans())
+def test_check_agrees(plan):
+    check(plan)
+
+
+@given(plans(["foresight"]))
+def test_a_gap_sees_no_other_gap(plan):
+    in_gaps = {k for p in plan.passes if p.name == "gap" for k in p.make}
+    for p in plan.passes:
+        assert not in_gaps & set(p.see)
+        if p.name == "gap":
+            left, right = [k for k in p.see if k < p.make[0]], [k for k in p.see if k > p.make[-1]]
+            assert 1 <= len(left) <= BESIDE and 1 <= len(right) <= BESIDE
+            assert left[-1] == p.make[0] - 1 and right[0] == p.make[-1] + 1
+            assert len({plan.lattice.take_of(k) for k in p.cells}) == 1
+
+
+@given(lattices(), st.integers(1, 12))
+def test_the_sketch_reaches_everywhere(lattice, distance):
+    cells = sketched(lattice, distance)
+    assert cells == sorted(set(cells)) and all(b - a <= distance for a, b in zip(cells, cells[1:]))
+    assert lattice.known <= set(cells) and all(run[0] in cells and run[-1] in cells for run in lattice.runs)
+
+
+@given(lattices(), st.integers(1, 12))
+def test_sketches_see_all_that_is_given(lattice, distance):
+    for p in foresight(lattice, distance).passes:
+        assert p.name == "gap" or lattice.known <= set(p.see)
+
+
+@given(plans(["rollout"]))
+def test_windows_stay_in_their_shot_and_go_on_from_the_one_before(plan):
+    for p in plan.passes:
+        assert len({plan.lattice.shots[k] for k in p.make}) == 1
+        assert p.make[0] == 0 or p.make[0] - 1 in p.see
+
+
+@given(plans(["rollout", "foresight"]), st.data())
+def test_a_redone_pass_has_its_own_seed(plan, data):
+    if plan.passes:
+        number = data.draw(st.integers(0, len(plan.passes) - 1))
+        assert [p.seed for p in plan.redo({number: 9}).passes] == [9 if i == number else None for i in range(len(plan.passes))]
+    with pytest.raises(ValueError, match="there is no pass"):
+        plan.redo({len(plan.passes): 1})
+
+
+def test_a_minute_by_foresight():
+    plan = foresight(Lattice(121))
+    assert plan.passes[0] == Pass("sketch", tuple(range(0, 121, 8)))
+    assert [len(p.make) for p in plan.passes[1:]] == [7] * 15
+    assert plan.passes[3].see == (8, 16, 24, 32) and plan.largest == 16
+
+
+def test_takes_after_the_first_see_its_characters_and_nothing_of_each_other():
+    shots = tuple(k // 20 for k in range(140))
+    plan = foresight(Lattice(140, frozenset(), shots, shots))
+    for p in plan.passes:
+        assert {shots[k] for k in p.see} <= {0, shots[p.make[0]]}
+    seers = [p for p in plan.passes if any(shots[k] == 3 for k in p.cells)]
+    assert len(seers) < len(plan.passes) / 6
+
+
+def test_a_given_end_is_seen_by_the_window_before_it():
+    plan = rollout(Lattice(30, frozenset({*range(5), *range(26, 30)})), window=11, overlap=3)
+    assert plan.passes[0].see == (2, 3, 4) and {26, 27, 28} <= set(plan.passes[-1].see)
+
+
+def test_nothing_to_make_needs_no_pass():
+    everything = Lattice(3, frozenset({0, 1, 2}))
+    assert [len(make_plan(kind, everything, window=3, overlap=1).passes) for kind in KINDS] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("cells, foresighted, kind", [(11, True, "single"), (12, True, "foresight"), (12, False, "rollout")])
+def test_the_rule(cells, foresighted, kind):
+    header = ModelHeader(native_fps=8.0, max_seconds=5.0)
+    assert kind_for(cells, window_of(header, Strides()), foresighted) == kind
+
+
+@pytest.mark.parametrize(
+    "passes, says",
+    [
+        ([Pass("a", (0, 1)), Pass("b", (1, 2), (0,))], "makes cell 1, which is there already"),
+        ([Pass("a", (0, 1), (2,))], "sees cell 2, which nothing before it has made"),
+        ([Pass("a", (1, 2))], "must be cell 0 or known"),
+        ([Pass("a", (0, 1))], "no pass makes cell 2"),
+    ],
+)
+def test_what_is_no_plan(passes, says):
+    with pytest.raises(ValueError, match=says):
+        check(Plan("mine", Lattice(3), tuple(passes)))
+
+
+@pytest.mark.parametrize(
+    "make, says",
+    [
+        (lambda: make_plan("dream", Lattice(3), window=3), "use one of single, rollout, foresight"),
+        (lambda: rollout(Lattice(30), 3, 3), "use 1 to 2"),
+        (lambda: foresight(Lattice(30), 0), "use 1 or more"),
+    ],
+)
+def test_errors_name_the_right_value(make, says):
+    with pytest.raises(ValueError, match=says):
+        make()
+
+
+def test_the_picture():
+    assert picture(foresight(Lattice(9), 4).redo({2: 5})).splitlines() == [
+        "0 sketch #...#...#",
+        "1 gap    o###o...o",
+        "2 gap    o...o###o  seed 5",
+    ]
+    assert picture(single(Lattice(3, frozenset({0})))) == "0 whole o##"
+    assert picture(foresight(Lattice(121)), rows=2).splitlines()[-1] == "... and 14 more passes"
+
+
+@given(st.frozensets(st.integers(0, 40)))
+def test_spans_name_every_cell(cells):
+    parts = [part.split("-") for part in spans(sorted(cells)).split(", ")] if cells else []
+    assert {k for part in parts for k in range(int(part[0]), int(part[-1]) + 1)} == set(cells)

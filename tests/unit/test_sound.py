@@ -1,0 +1,94 @@
+"""Sound under a result: each run of frames has its own, a remade one that of what it replaces, the rest is silent."""
+
+import pytest
+import torch
+
+from sora_pack.sora_core.canvas import NEW, Piece, Timeline
+from sora_pack.sora_core.shapes import retimed
+from sora_pack.sora_core.sound import cut_sound, read_sound, soundtrack
+from sora_pack.sora_core.video_file import frame_times, write_video
+
+RATE = 800  # 100 samples for each frame of 8 a second
+
+
+def ramp(frames, channels=1, rate=RATE):
+    """Every sample is the number of its frame."""
+    wave = torch.arange(frames, dtype=torch.float32).repeat_interleave(rate // 8) / 100
+    return {"waveform": wave.expand(1, channels, -1).clone(), "sample_rate": rate}
+
+
+def frames_heard(sound):
+    """The number of the source's frame that is heard at each frame; -1 for silence."""
+    wave = sound["waveform"][0, 0].view(-1, RATE // 8)
+    return [round(float(w[50]) * 100) if w.any() else -1 for w in wave]
+
+
+@pytest.mark.parametrize(
+    "pieces, heard",
+    [
+        ([Piece(0, 0, 4), Piece(NEW, 1, 2), Piece(0, 6, 2)], [-1, 1, 2, 3, 4, 5, 6, 7]),  # as long as before
+        ([Piece(0, 0, 4), Piece(NEW, 1, 4), Piece(0, 6, 2)], [-1, 1, 2, 3, 4, 5, -1, -1, 6, 7]),  # longer
+        ([Piece(0, 0, 4), Piece(NEW, 1, 1), Piece(0, 6, 2)], [-1, 1, 2, 3, 4, 6, 7]),  # shorter
+        ([Piece(NEW, 0, 2), Piece(0, 0, 8)], [-1, -1, -1, 1, 2, 3, 4, 5, 6, 7]),  # backward
+        ([Piece(0, 0, 8), Piece(NEW, 1, 2)], [-1, 1, 2, 3, 4, 5, 6, 7, -1, -1]),  # forward
+        ([Piece(0, 4, 4), Piece(NEW, 1, 2), Piece(1, 1, 2)], [4, 5, 6, 7, -1, -1, 1, 2]),  # joined
+        ([Piece(NEW, 0, 8)], [-1, 1, 2, 3, 4, 5, 6, 7]),  # changed as a whole
+    ],
+)
+def test_what_is_heard(pieces, heard):
+    sound = soundtrack(Timeline(tuple(pieces)), 8.0, [ramp(8), ramp(3)])
+    assert frames_heard(sound) == heard  # frame 0 of a ramp is silent itself
+
+
+def test_no_source_has_sound():
+    assert soundtrack(Timeline((Piece(0, 0, 4), Piece(NEW, 1, 2))), 8.0, [None]) is None
+    only_second = soundtrack(Timeline((Piece(0, 0, 2), Piece(NEW, 1, 2), Piece(1, 1, 2))), 8.0, [None, ramp(3)])
+    assert frames_heard(only_second) == [-1, -1, -1, -1, 1, 2]
+
+
+def test_other_rates_and_channels_are_brought_to_the_first_ones():
+    pieces = (Piece(0, 0, 4), Piece(NEW, 1, 1), Piece(1, 1, 6))
+    sound = soundtrack(Timeline(pieces), 8.0, [ramp(4, 2), ramp(7, 5, 2 * RATE)])
+    assert sound["sample_rate"] == RATE and sound["waveform"].shape == (1, 2, 1100)
+    assert frames_heard(sound)[5:] == [1, 2, 3, 4, 5, 6]
+
+
+def test_cut_is_padded_with_silence():
+    part = cut_sound(ramp(4), 0.25, 1.0)
+    assert frames_heard(part) == [2, 3, -1, -1, -1, -1]
+    assert cut_sound(None, 0, 1) is None
+
+
+def test_file_without_and_with_sound(tmp_path):
+    pictures = [torch.zeros(8, 32, 32, 3)]
+    write_video(tmp_path / "mute.mp4", pictures, 8)
+    assert read_sound(str(tmp_path / "mute.mp4")) is None
+    tone = {"waveform": torch.sin(torch.arange(8000) / 20)[None, None], "sample_rate": 8000}
+    write_video(tmp_path / "tone.mp4", pictures, 8, audio=tone)
+    whole = read_sound(str(tmp_path / "tone.mp4"))
+    part = read_sound(str(tmp_path / "tone.mp4"), 0.25, 0.5)
+    assert abs(whole["waveform"].shape[-1] - 8000) < 2100 and part["waveform"].shape[-1] == 4000
+    assert torch.equal(part["waveform"], whole["waveform"][..., 2000:6000])
+
+
+def test_times_of_frames(tmp_path):
+    write_video(tmp_path / "clip.mp4", [torch.zeros(9, 32, 32, 3)], 8)
+    times, unit = frame_times(tmp_path / "clip.mp4")
+    assert [float(t * unit) for t in times] == pytest.approx([i / 8 for i in range(9)])
+    times, unit = frame_times(str(tmp_path / "clip.mp4"), 0.25, 0.5)
+    assert [float(t * unit) for t in times] == pytest.approx([0.25, 0.375, 0.5, 0.625])
+
+
+@pytest.mark.parametrize(
+    "frames, fps, to, shown",
+    [
+        (7, 8, 8, [0, 1, 2, 3, 4, 5, 6]),
+        (7, 24, 8, [0, 3, 6]),
+        (3, 8, 24, [0, 0, 1, 1, 1, 2, 2]),
+        (6, 10, 8, [0, 1, 2, 4, 5]),
+        (1, 30, 8, [0]),
+        (31, 30000 / 1001, 30, list(range(31))),
+    ],
+)
+def test_retimed_shows_the_nearest_frame(frames, fps, to, shown):
+    assert retimed(frames, fps, to) == shown

@@ -33,6 +33,7 @@ def _arguments() -> argparse.Namespace:
     size.add_argument("--quick", action="store_true", help="a few clips of everything (default)")
     size.add_argument("--full", action="store_true", help="enough clips for narrow intervals")
     parser.add_argument("--model", default=str(SHIPPED), help="transformer file; its companions are found as the pack finds them")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="default all")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--guidance", type=float, default=5.0)
@@ -68,7 +69,7 @@ def worst_sheets(bench: Bench, folder: Path) -> list[tuple[str, Path]]:
 
 def score(args: argparse.Namespace) -> list[Row]:
     """Measures the rows asked for and writes the scorecard."""
-    pipeline = Pipeline.load(args.model)
+    pipeline = Pipeline.load(args.model, device=args.device)
     studio = Studio(pipeline, Path(args.folder) / "latents", args.steps, args.guidance)
     bench = Bench(studio, load_observer(), FULL if args.full else QUICK, args.model, _say)
     rows, started = [], time.monotonic()

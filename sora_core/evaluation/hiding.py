@@ -52,8 +52,9 @@ class Hiding:
     back: int
 
 
-def hidings(count: int, frames: int, fps: float, first_seed: int, after: float = 1.5) -> Iterator[Hiding]:
-    """The first `count` cases by seed, in clips of `frames` frames; the body is back at least `after` seconds before the end."""
+def hidings(count: int, frames: int, fps: float, first_seed: int, before: float = 0.5, after: float = 1.5) -> Iterator[Hiding]:
+    """The first `count` cases by seed, in clips of `frames` frames; the body is seen `before` seconds or more from the start, which tell
+    how it moves, and is back `after` seconds or more before the end."""
     found, seed = 0, first_seed
     times = [k / fps for k in range(frames)]
     while found < count:
@@ -62,18 +63,18 @@ def hidings(count: int, frames: int, fps: float, first_seed: int, after: float =
         colours = [body.colour for body in scene.objects]
         if len(colours) < 2 or len(set(colours)) < len(colours):
             continue
-        case = _hiding(scene, covered(scene, times), round(after * fps))
+        case = _hiding(scene, covered(scene, times), round(before * fps), round(after * fps))
         if case is not None:
             found += 1
             yield case
 
 
-def _hiding(scene: Scene, shares: Tensor, frames_after: int) -> Hiding | None:
+def _hiding(scene: Scene, shares: Tensor, frames_before: int, frames_after: int) -> Hiding | None:
     for body, share in enumerate(shares.tolist()):
         hidden = [t for t, s in enumerate(share) if s >= HIDDEN]
         if not hidden:
             continue
-        before = [t for t in range(hidden[0]) if share[t] <= VISIBLE]
+        before = [t for t in range(frames_before, hidden[0]) if share[t] <= VISIBLE]
         back = next((t for t in range(hidden[-1], len(share)) if max(share[t:]) <= VISIBLE), len(share))
         if before and len(share) - back >= frames_after:
             return Hiding(scene, body, before[-1], back)

@@ -61,8 +61,8 @@ class Studio:
 
     @torch.inference_mode()
     def encode(self, frames: Tensor) -> Tensor:
-        """uint8 frames -> normalised latents [1, C, F, h, w], float32."""
-        return normalise(self.pipeline.vae.encode(to_float(frames, self.pipeline.vae)).float())
+        """uint8 frames -> normalised latents [1, C, F, h, w], float32 on the CPU."""
+        return normalise(self.pipeline.vae.encode(to_float(frames, self.pipeline.vae)).float()).cpu()
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:

@@ -20,10 +20,10 @@ from ..video_file import contact_sheet
 from .adherence import described
 from .observer import load_observer
 from .report import Row, table, write
-from .rows import FULL, QUICK, ROWS, Bench
+from .rows import FULL, MOMENTS, QUICK, ROWS, Bench
 from .studio import Studio
 
-WORST, MOMENTS = 6, 6
+WORST = 6  # clips on sheets
 
 
 def _arguments() -> argparse.Namespace:
@@ -56,12 +56,10 @@ def worst_sheets(bench: Bench, folder: Path) -> list[tuple[str, Path]]:
     scores = [score for clips in bench.scores.values() for score in clips]
     worst = sorted(scores, key=lambda s: -len(s.missed) / len(s.facts))[:WORST]
     sheets = []
-    if worst:
-        folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for i, score in enumerate(worst):
-        at = [round(k * (len(score.frames) - 1) / (MOMENTS - 1)) for k in range(MOMENTS)]
         path = folder / f"worst{i}.png"
-        contact_sheet([*score.frames[at], *score.renders[at]], path, columns=MOMENTS)
+        contact_sheet(score.shown, path, columns=MOMENTS)
         missed = ", ".join(map(described, score.missed)) or "nothing"
         sheets.append((f"**{i}.** {score.prompt} Missed: {missed}.", path))
     return sheets

@@ -24,7 +24,7 @@ class Told(NamedTuple):
     value: object
 
 
-def test_scenes(count: int, first_seed: int = FIRST_SEED) -> Iterator[Scene]:
+def scored_scenes(count: int, first_seed: int = FIRST_SEED) -> Iterator[Scene]:
     """The first `count` scenes with a held-out combination and no two bodies of one colour, by which the observer names them."""
     found, seed = 0, first_seed
     while found < count:

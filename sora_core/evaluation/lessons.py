@@ -112,7 +112,7 @@ def batch(pool: list[dict[str, Tensor]], size: int, rng: np.random.Generator) ->
 
 
 def disturb(clips: Tensor, rng: np.random.Generator) -> Tensor:
-    """What a codec and a generator do to frames: other brightness and contrast, softness, noise."""
+    """What a codec and a generator do to frames: other brightness and contrast, softness, grain."""
     size = (len(clips), 1, 1, 1, 1)
 
     def draw(low: float, high: float) -> Tensor:
@@ -120,8 +120,8 @@ def disturb(clips: Tensor, rng: np.random.Generator) -> Tensor:
 
     soft = F.avg_pool2d(clips.flatten(0, 1), 3, 1, 1, count_include_pad=False).view_as(clips)
     clips = clips.lerp(soft, draw(-0.3, 0.7)) * draw(0.92, 1.08) + draw(-0.05, 0.05)
-    noise = torch.randn(clips.shape, generator=torch.Generator().manual_seed(int(rng.integers(2**62))))
-    return clips + noise * draw(0.0, 0.06)
+    grain = torch.randn(clips[:, :, :1].shape, generator=torch.Generator().manual_seed(int(rng.integers(2**62))))
+    return clips + grain * draw(0.0, 0.04)
 
 
 def mirror(drawn: dict[str, Tensor], flip: Tensor) -> dict[str, Tensor]:
@@ -164,14 +164,14 @@ def loss(answers: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Ten
     return losses
 
 
-def train_observer(folder: str | Path, steps: int = 1200, size: int = 32, shards: int = 24, seed: int = 0) -> Observer:
+def train_observer(folder: str | Path, steps: int = 2400, size: int = 16, shards: int = 24, seed: int = 0) -> Observer:
     """Makes the pool, trains for `steps` batches of `size` clips, resuming from `folder`; returns the averaged weights."""
     folder = Path(folder)
     make_pool(folder / "clips", shards)
     pool = [load_file(path) for path in sorted((folder / "clips").glob("*.safetensors"))[:shards]]
     torch.manual_seed(seed)
     observer = Observer()
-    optimizer = Optimizer(observer, muon_lr=4e-3, adam_lr=2e-3, steps=steps, warmup=40, decay=0.6, adam_names=("where", "stem", "texture"))
+    optimizer = Optimizer(observer, muon_lr=2e-3, adam_lr=2e-3, steps=steps, warmup=40, decay=0.6, adam_names=("where", "stem"))
     average = Average(observer, 0.99)
     run = Run(folder, steps)
     for step in range(run.resume(observer, optimizer, average), steps):

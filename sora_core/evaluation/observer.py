@@ -1,7 +1,7 @@
 """The observer: a small network that reads the facts of a video clip back from its frames.
 
-Eight frames of 96 x 96 go through a convolutional trunk; two convolutions over space and time see what moves, and correlations of
-neighbouring frames at a few displacements (as in FlowNet, arXiv 1504.06852) see how the camera moves. Every colour of the world then looks
+Eight frames of 96 x 96 go through a convolutional trunk; two convolutions over space and time see what moves, and correlations of frames
+at a few displacements (as in FlowNet, arXiv 1504.06852) see how the camera moves. Every colour of the world then looks
 for its body: a map over the picture says where it is in each frame, and what stands there is read by one head that all colours share.
 Place, time of day, camera and count are read from the whole picture and from all bodies.
 
@@ -24,7 +24,8 @@ from ..world import COLOURS, MOTIONS, PLACES, SHAPES, SIZES, TIMES_OF_DAY
 
 FRAMES, SIDE = 8, 96
 GRID = SIDE // 4  # of the maps that say where a body is
-SHIFTS = [(dy, dx) for dy in range(-1, 2) for dx in range(-3, 4)]  # cells: an orbit moves the ground by up to 3 between two frames
+SHIFTS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-6, -4, -3, -2, -1, 0, 1, 2, 3, 4, 6)]  # in pixels of half the size
+LAGS = (1, 4)  # frames: a zoom is slow
 WIDE = 256
 REGIONS = 3  # along each side: a zoom moves them apart, an orbit along
 WEIGHTS = Path(__file__).parent / "observer.safetensors"
@@ -97,8 +98,7 @@ class Observer(nn.Module):
         self.over_time = nn.Sequential(*(Residual(nn.Conv3d(dim, dim, 3, 1, 1), dim) for _ in range(2)))
         self.where = nn.Conv2d(2 * dim, len(COLOURS), 1)
         self.glance = nn.Linear(2 * dim + 3, dim)
-        self.texture = nn.Conv2d(dim, dim // 4, 1)
-        self.flow = nn.Sequential(nn.Linear(2 * len(SHIFTS) * REGIONS**2, dim), nn.ReLU())
+        self.flow = nn.Sequential(nn.Linear(len(LAGS) * len(SHIFTS) * REGIONS**2, dim), nn.ReLU())
         self.body = nn.Sequential(nn.Linear(FRAMES * (dim + 3) + dim, WIDE), nn.ReLU())
         self.of_body = nn.Linear(WIDE, 1 + sum(map(len, BODY.values())))
         self.whole = nn.Sequential(nn.Linear(11 * dim + WIDE + len(COLOURS), WIDE), nn.ReLU())
@@ -118,7 +118,7 @@ class Observer(nn.Module):
         x = self.near(self.stem(x.contiguous(memory_format=torch.channels_last)))  # BT D G G
         context = self.down(x).unflatten(0, (b, t)).transpose(1, 2)  # B D T g g
         context = self.over_time(context.contiguous(memory_format=torch.channels_last_3d))
-        flow = self.flow(self.correlations(x, b).to(x))  # B D
+        flow = self.flow(self.alike(clips).to(x))  # B D
         seen, answers = self.look(torch.cat([x, F.interpolate(context.transpose(1, 2).flatten(0, 1), scale_factor=2)], 1), b)
         of_bodies = self.body(torch.cat([seen, flow[:, None].expand(-1, len(COLOURS), -1)], -1))  # B c WIDE
         presence, *parts = self.of_body(of_bodies).float().split([1, *map(len, BODY.values())], -1)
@@ -140,15 +140,26 @@ class Observer(nn.Module):
         where, path, seen = (y.unflatten(0, (batch, -1)) for y in (where, path, seen))
         return seen.transpose(1, 2).flatten(2), {"where": where, "path": path.transpose(1, 2)}
 
-    def correlations(self, x: Tensor, batch: int) -> Tensor:
-        """Features [BT, D, G, G] -> how alike neighbouring frames are at each of SHIFTS, in regions, in the first and the second half."""
-        fine = self.texture(x).float()
-        fine = F.normalize(fine - F.avg_pool2d(fine, 5, 1, 2, count_include_pad=False), dim=1, eps=1e-2).unflatten(0, (batch, -1))
-        first, second = fine[:, :-1].flatten(0, 1), F.pad(fine[:, 1:].flatten(0, 1), (3, 3, 1, 1))
-        alike = torch.stack([(first * second[..., 1 + dy : 1 + dy + GRID, 3 + dx : 3 + dx + GRID]).sum(1) for dy, dx in SHIFTS], 1)
-        regions = F.adaptive_avg_pool2d(alike, REGIONS).flatten(1).unflatten(0, (batch, -1))  # B T-1 n
-        half = regions.shape[1] // 2
-        return torch.cat([regions[:, : half + 1].mean(1), regions[:, half:].mean(1)], -1)
+    @staticmethod
+    def alike(clips: Tensor) -> Tensor:
+        """How alike frames LAGS apart are at each of SHIFTS, in regions of the picture, mean over a clip, [B, n].
+
+        Normalised correlation of what is finer than nine pixels, on a scale that tells 0.99 from 0.97. It is of the frames themselves: the
+        trunk's features know their place, and so are always most alike where they are.
+        """
+        b, t = clips.shape[:2]
+        fine = F.avg_pool2d(clips.flatten(0, 1).mean(1), 2)  # BT h h
+        fine = (fine - F.avg_pool2d(fine, 9, 1, 4, count_include_pad=False)).unflatten(0, (b, t))
+        side, (down, along) = fine.shape[-1], SHIFTS[-1]
+        found = []
+        for lag in LAGS:
+            first, second = fine[:, :-lag].flatten(0, 1), F.pad(fine[:, lag:].flatten(0, 1), (along, along, down, down))
+            moved = torch.stack([second[:, down + y : down + y + side, along + x : along + x + side] for y, x in SHIFTS], 1)
+            first = first[:, None]
+            both, one, other = (F.adaptive_avg_pool2d(p, REGIONS) for p in (first * moved, first.square(), moved.square()))
+            correlation = both / (one * other + 1e-9).sqrt()
+            found.append(-(1.02 - correlation).clamp_min(0.02).log().unflatten(0, (b, -1)).mean(1).flatten(1))
+        return torch.cat(found, 1)
 
     @torch.inference_mode()
     def read(self, frames: list[Tensor]) -> list[Reading]:

@@ -17,9 +17,9 @@ from torch import Tensor
 from ..flow import flow_loss, mix
 from ..generate import Pipeline
 from ..shapes import frames_for_seconds
-from ..world import Scene, render, sample_scene
+from ..world import render, sample_scene
 from . import phyworld
-from .adherence import KINDS, Told, found, long_caption, test_scenes, told
+from .adherence import KINDS, Told, found, long_caption, scored_scenes, told
 from .hiding import BREAKS, hidings, quadruple
 from .intervals import bootstrap, geometric_mean, wilson
 from .lessons import picture_paths
@@ -30,6 +30,7 @@ from .studio import Studio
 
 SIZES = {"1:1": (128, 128), "16:9": (176, 96), "9:16": (96, 176)}
 SURPRISE_LEVELS = (0.2, 0.4, 0.6, 0.8)
+MOMENTS = 6  # of a clip on a sheet
 NEAR = 0.2  # of half the picture: how far from its true place a body may return
 BARS = {  # owed by the second edition
     "colour": 0.95, "count": 0.95, "place": 0.95, "time of day": 0.95, "shape": 0.9, "left of": 0.9, "motion": 0.85, "camera": 0.85,
@@ -62,13 +63,11 @@ FULL = Budget(prompts=120, paired=70, reconstructions=40, minutes=4, minute_side
 
 @dataclass
 class Score:
-    """One clip of a prompt: what was told, what was read of the video, and of renders of its scene."""
+    """One clip of a prompt: what was told, what was read of the video and of renders of its scene, and moments of both for sheets."""
 
-    scene: Scene
     prompt: str
     facts: list[Told]
-    frames: Tensor
-    renders: Tensor
+    shown: list[Tensor]
     reading: Reading
     true_reading: Reading
 
@@ -93,14 +92,15 @@ class Bench:
         kept = self.scores.setdefault((language, aspect), [])
         width, height = SIZES[aspect]
         shape = self.studio.shape(width, height, frames_for_seconds(self.budget.seconds, self.studio.pipeline.header.native_fps))
-        for i, scene in enumerate(test_scenes(count)):
+        for i, scene in enumerate(scored_scenes(count)):
             if i < len(kept):
                 continue
             prompt = long_caption(scene, language, shape.seconds)
             frames = self.studio.video(prompt, shape, seed=scene.seed)
             renders = render(scene, [k / shape.fps for k in range(shape.frames)], width, height)
+            at = [round(k * (shape.frames - 1) / (MOMENTS - 1)) for k in range(MOMENTS)]
             said = told(scene, prompt, language, shape.seconds)
-            kept.append(Score(scene, prompt, said, frames, renders, *self.observer.read([frames, renders])))
+            kept.append(Score(prompt, said, [*frames[at], *renders[at]], *self.observer.read([frames, renders])))
             self.say(f"{language} {aspect} clip {i + 1}/{count}")
         return kept[:count]
 
@@ -171,7 +171,7 @@ def picture_rows(bench: Bench) -> Iterator[Row]:
     """Pictures that are animated: does the given frame come back, and is there a jump behind it."""
     size = SIZES["1:1"]
     apart, jumps, true_jumps = [], [], []
-    for scene in test_scenes(bench.budget.pictures, 5_500_000):
+    for scene in scored_scenes(bench.budget.pictures, 5_500_000):
         renders = render(scene, [k / 8 for k in range(17)], *size)
         made = bench.studio.pipeline.video(long_caption(scene, "en", 2.0), 2.0, *size, picture=renders[0], seed=scene.seed, fps=8.0,
                                            steps=bench.studio.steps, guidance=bench.studio.guidance)  # fmt: skip
@@ -262,7 +262,7 @@ def drift_rows(bench: Bench) -> Iterator[Row]:
     ratios: dict[str, list[float]] = {name: [] for name in DRIFTS}
     fps = bench.studio.pipeline.header.native_fps
     shape = bench.studio.shape(*SIZES["1:1"], frames_for_seconds(10.0, fps))
-    for scene in test_scenes(bench.budget.long, 5_700_000):
+    for scene in scored_scenes(bench.budget.long, 5_700_000):
         made = bench.studio.video(long_caption(scene, "en", 5.0), shape, scene.seed)
         renders = render(scene, [k / fps for k in range(shape.frames)], *SIZES["1:1"])
         for name, value in relative_drift(made, renders, fps).items():

@@ -168,7 +168,7 @@ def perfect(scene: Scene, seconds: float = 2.0) -> eyes.Reading:
 
 
 def test_all_facts_are_found_in_a_perfect_reading_and_the_wrong_one_is_missed():
-    for scene in adherence.test_scenes(12):
+    for scene in adherence.scored_scenes(12):
         reading = perfect(scene)
         for language in ("en", "zh"):
             said = adherence.told(scene, adherence.long_caption(scene, language, 2.0), language, 2.0)
@@ -193,7 +193,7 @@ def test_sides_count_only_where_a_caption_compares_bodies():
 
 def test_every_long_caption_tells_what_is_counted():
     """`told` counts colours and shapes of all bodies: a long caption must name them."""
-    for scene in adherence.test_scenes(20):
+    for scene in adherence.scored_scenes(20):
         text = caption(scene, "long", "zh", scene.seed, seconds=2.0) + adherence.long_caption(scene, "en", 2.0).lower()
         assert all(body.colour in text or {"purple": "violet"}.get(body.colour, "?") in text for body in scene.objects), text
 

@@ -82,7 +82,7 @@ def targets(scene: Scene, start: float, seconds: float) -> dict[str, Tensor]:
 
 
 @torch.inference_mode()
-def make_pool(folder: Path, shards: int) -> None:
+def make_pool(folder: Path, shards: int, device: str = "cpu") -> None:
     """Renders what is missing of `shards` files of SHARD clips: frames uint8 [n, FRAMES, SIDE, SIDE, 3] and their targets."""
     folder.mkdir(parents=True, exist_ok=True)
     started, made = time.monotonic(), 0
@@ -91,9 +91,9 @@ def make_pool(folder: Path, shards: int) -> None:
         if path.exists():
             continue
         clips = [window(FIRST_SEED + index * SHARD + i) for i in range(SHARD)]
-        frames = render_batch([scene for scene, _, _ in clips], [moments(*when) for _, *when in clips], SIDE, SIDE)
+        frames = render_batch([scene for scene, _, _ in clips], [moments(*when) for _, *when in clips], SIDE, SIDE, device)
         answers = [targets(*clip) for clip in clips]
-        tensors = {name: torch.stack([a[name] for a in answers]) for name in answers[0]} | {"frames": torch.stack(frames)}
+        tensors = {name: torch.stack([a[name] for a in answers]) for name in answers[0]} | {"frames": torch.stack(frames).cpu()}
         part = path.with_suffix(".part")
         save_file(tensors, part)
         part.replace(path)
@@ -141,7 +141,7 @@ def cell_shares(path: Tensor) -> Tensor:
     at = ((path + 1) * (GRID / 2) - 0.5).clamp(0, GRID - 1 - 1e-3)
     low = at.floor()
     part = at - low
-    out = torch.zeros(*path.shape[:-1], GRID * GRID)
+    out = path.new_zeros(*path.shape[:-1], GRID * GRID)
     for dx in (0, 1):
         for dy in (0, 1):
             share = (part[..., 0] if dx else 1 - part[..., 0]) * (part[..., 1] if dy else 1 - part[..., 1])
@@ -166,17 +166,17 @@ def loss(answers: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Ten
 
 def train_observer(folder: str | Path, steps: int = 2400, size: int = 16, shards: int = 24, seed: int = 0) -> Observer:
     """Makes the pool, trains for `steps` batches of `size` clips, resuming from `folder`; returns the averaged weights."""
-    folder = Path(folder)
-    make_pool(folder / "clips", shards)
+    folder, device = Path(folder), "cuda" if torch.cuda.is_available() else "cpu"
+    make_pool(folder / "clips", shards, device)
     pool = [load_file(path) for path in sorted((folder / "clips").glob("*.safetensors"))[:shards]]
     torch.manual_seed(seed)
-    observer = Observer()
+    observer = Observer().to(device)
     optimizer = Optimizer(observer, muon_lr=2e-3, adam_lr=2e-3, steps=steps, warmup=40, decay=0.6, adam_names=("where", "stem"))
     average = Average(observer, 0.99)
     run = Run(folder, steps)
     for step in range(run.resume(observer, optimizer, average), steps):
-        drawn = batch(pool, size, np.random.default_rng((seed, step)))
-        with torch.autocast("cpu", torch.bfloat16):
+        drawn = {name: t.to(device) for name, t in batch(pool, size, np.random.default_rng((seed, step))).items()}
+        with torch.autocast(device, torch.bfloat16):
             answers = observer(drawn["frames"])
         losses = loss(answers, drawn)
         sum(losses.values()).backward()
@@ -185,7 +185,7 @@ def train_observer(folder: str | Path, steps: int = 2400, size: int = 16, shards
         run.record(step + 1, 50, **{name: value.item() for name, value in losses.items()})
         run.save(step + 1, observer, optimizer, average)
     average.swap()
-    return observer.eval()
+    return observer.cpu().eval()
 
 
 def measure(observer: Observer, clips: int = 500, first_seed: int = HELD_OUT_SEED) -> dict[str, tuple[int, int]]:

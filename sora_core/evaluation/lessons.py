@@ -171,7 +171,7 @@ def train_observer(folder: str | Path, steps: int = 2400, size: int = 16, shards
     pool = [load_file(path) for path in sorted((folder / "clips").glob("*.safetensors"))[:shards]]
     torch.manual_seed(seed)
     observer = Observer().to(device)
-    optimizer = Optimizer(observer, muon_lr=2e-3, adam_lr=2e-3, steps=steps, warmup=40, decay=0.6, adam_names=("where", "stem"))
+    optimizer = Optimizer(observer, muon_lr=2e-3, adam_lr=2e-3, steps=steps, warmup=40, decay=0.6, adam_names=("where", "stem", "filmed"))
     average = Average(observer, 0.99)
     run = Run(folder, steps)
     for step in range(run.resume(observer, optimizer, average), steps):

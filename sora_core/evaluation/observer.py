@@ -98,7 +98,9 @@ class Observer(nn.Module):
         self.over_time = nn.Sequential(*(Residual(nn.Conv3d(dim, dim, 3, 1, 1), dim) for _ in range(2)))
         self.where = nn.Conv2d(2 * dim, len(COLOURS), 1)
         self.glance = nn.Linear(2 * dim + 3, dim)
-        self.flow = nn.Sequential(nn.Linear(len(LAGS) * len(SHIFTS) * REGIONS**2, dim), nn.ReLU())
+        correlations = len(LAGS) * len(SHIFTS) * REGIONS**2
+        self.flow = nn.Sequential(nn.Linear(correlations, dim), nn.ReLU())
+        self.filmed = nn.Linear(correlations, len(SEEN_CAMERAS))  # a plain sum of correlations tells nine cameras of ten
         self.body = nn.Sequential(nn.Linear(FRAMES * (dim + 3) + dim, WIDE), nn.ReLU())
         self.of_body = nn.Linear(WIDE, 1 + sum(map(len, BODY.values())))
         self.whole = nn.Sequential(nn.Linear(11 * dim + WIDE + len(COLOURS), WIDE), nn.ReLU())
@@ -118,7 +120,8 @@ class Observer(nn.Module):
         x = self.near(self.stem(x.contiguous(memory_format=torch.channels_last)))  # BT D G G
         context = self.down(x).unflatten(0, (b, t)).transpose(1, 2)  # B D T g g
         context = self.over_time(context.contiguous(memory_format=torch.channels_last_3d))
-        flow = self.flow(self.alike(clips).to(x))  # B D
+        alike = self.alike(clips).to(x)
+        flow = self.flow(alike)  # B D
         seen, answers = self.look(torch.cat([x, F.interpolate(context.transpose(1, 2).flatten(0, 1), scale_factor=2)], 1), b)
         of_bodies = self.body(torch.cat([seen, flow[:, None].expand(-1, len(COLOURS), -1)], -1))  # B c WIDE
         presence, *parts = self.of_body(of_bodies).float().split([1, *map(len, BODY.values())], -1)
@@ -127,7 +130,8 @@ class Observer(nn.Module):
         whole = [F.adaptive_avg_pool3d(context, 2).flatten(1), x.amax((1, 3, 4)), x.mean((1, 3, 4)), flow]
         whole += [(of_bodies * weight).sum(1), weight[..., 0]]
         parts = self.of_whole(self.whole(torch.cat(whole, 1))).float().split([len(v) for v in WHOLE.values()], -1)
-        return answers | dict(zip(WHOLE, parts))
+        answers |= dict(zip(WHOLE, parts))
+        return answers | {"camera": answers["camera"] + self.filmed(alike).float()}
 
     def look(self, x: Tensor, batch: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Features [BT, 2 D, G, G] -> what stands where each colour looks in every frame, [B, colours, FRAMES (D + 3)], and the places."""

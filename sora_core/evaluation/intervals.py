@@ -18,7 +18,7 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
     p, z2 = hits / n, Z * Z / n
     middle = (p + z2 / 2) / (1 + z2)
     half = Z / (1 + z2) * math.sqrt(p * (1 - p) / n + z2 / (4 * n))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return 0.0 if hits == 0 else middle - half, 1.0 if hits == n else middle + half
 
 
 def mean(values: np.ndarray) -> float:

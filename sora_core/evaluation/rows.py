@@ -112,7 +112,8 @@ def _share_row(name: str, hits: list[bool], bar: float | None = None, reference:
 
 def _mean_row(name: str, values: list[float], bar: str | None = None, reference: object = None, statistic=None) -> Row:
     statistic = statistic or (lambda v: float(np.mean(v)))
-    return Row(name, statistic(np.array(values)), *bootstrap(values, statistic), len(values), bar, reference)
+    interval = bootstrap(values, statistic) if len(values) > 1 else (None, None)
+    return Row(name, statistic(np.array(values)), *interval, len(values), bar, reference)
 
 
 def observer_rows(bench: Bench) -> Iterator[Row]:

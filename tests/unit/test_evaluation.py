@@ -52,7 +52,7 @@ def moving_bar(jump_at: int | None = None, frames: int = 16) -> torch.Tensor:
 def test_wilson_is_the_published_interval():
     assert wilson(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
     assert wilson(10, 10) == pytest.approx((0.7225, 1.0), abs=1e-4)
-    assert wilson(0, 0) == (0.0, 1.0)
+    assert wilson(0, 7)[0] == 0.0 and wilson(0, 0) == (0.0, 1.0)
 
 
 def test_bootstrap_holds_the_mean_and_is_empty_without_spread():

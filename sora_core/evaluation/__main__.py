@@ -1,0 +1,98 @@
+"""The scorecard of a model, and the training of the observer that it needs.
+
+    python -m sora_core.evaluation --quick             # about 3 minutes on two cores, 8 prompts
+    python -m sora_core.evaluation --full --out docs   # hours; the same command again goes on
+    python -m sora_core.evaluation --quick --rows adherence physics --model my_model.safetensors
+    python -m sora_core.evaluation observer            # renders, trains and measures the observer
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from ..generate import SHIPPED, Pipeline
+from ..video_file import contact_sheet
+from .adherence import described
+from .observer import load_observer
+from .report import Row, table, write
+from .rows import FULL, MOMENTS, QUICK, ROWS, Bench
+from .studio import Studio
+
+WORST = 6  # clips on sheets
+
+
+def _arguments() -> argparse.Namespace:
+    plain = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="python -m sora_core.evaluation", description=__doc__, formatter_class=plain)
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true", help="a few clips of everything (default)")
+    size.add_argument("--full", action="store_true", help="enough clips for narrow intervals")
+    parser.add_argument("--model", default=str(SHIPPED), help="transformer file; its companions are found as the pack finds them")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="default all")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--guidance", type=float, default=5.0)
+    parser.add_argument("--folder", default="runs/evaluation", help="keeps latents, so that a killed run goes on")
+    parser.add_argument("--out", default="runs/evaluation", help="gets scorecard.json, .md, .svg and the worst clips")
+    parts = parser.add_subparsers(dest="part")
+    observer = parts.add_parser("observer", help="train the observer, measure it on renders it never saw, and write its weights")
+    observer.add_argument("--folder", dest="observer_folder", default="runs/observer")
+    observer.add_argument("--steps", dest="observer_steps", type=int, default=1200)
+    return parser.parse_args()
+
+
+def _say(words: str) -> None:
+    sys.stderr.write(f"\r{words:<60}")
+    sys.stderr.flush()
+
+
+def worst_sheets(bench: Bench, folder: Path) -> list[tuple[str, Path]]:
+    """Sheets of the clips of which least was found, made above rendered, with their words."""
+    scores = [score for clips in bench.scores.values() for score in clips]
+    worst = sorted(scores, key=lambda s: -len(s.missed) / len(s.facts))[:WORST]
+    sheets = []
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, score in enumerate(worst):
+        path = folder / f"worst{i}.png"
+        contact_sheet(score.shown, path, columns=MOMENTS)
+        missed = ", ".join(map(described, score.missed)) or "nothing"
+        sheets.append((f"**{i}.** {score.prompt} Missed: {missed}.", path))
+    return sheets
+
+
+def score(args: argparse.Namespace) -> list[Row]:
+    """Measures the rows asked for and writes the scorecard."""
+    pipeline = Pipeline.load(args.model, device=args.device)
+    studio = Studio(pipeline, Path(args.folder) / "latents", args.steps, args.guidance)
+    bench = Bench(studio, load_observer(), FULL if args.full else QUICK, args.model, _say)
+    rows, started = [], time.monotonic()
+    for name in args.rows:
+        rows += ROWS[name](bench)
+        _say(f"{name}: {time.monotonic() - started:.0f} s")
+    model = {"file": Path(args.model).name, "hash": studio.model, "steps": args.steps, "guidance": args.guidance}
+    model["size"] = "full" if args.full else "quick"
+    out = Path(args.out)
+    write(out, rows, model, worst_sheets(bench, out / "scorecard"))
+    return rows
+
+
+def main() -> None:
+    args = _arguments()
+    torch.set_flush_denormal(True)  # denormal numbers slow AVX code tenfold
+    if args.part == "observer":
+        from .lessons import teach
+
+        teach(args.observer_folder, args.observer_steps)
+        return
+    rows = score(args)
+    sys.stderr.write("\n")
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""The scorecard on paper: JSON, a markdown table, a picture of the shares with their intervals, sheets of the worst clips."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from html import escape
+from pathlib import Path
+
+WIDTH, LEFT, RIGHT, STEP, TOP = 640, 250, 40, 22, 44
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number with its 95 % interval (None where there is none), how many were counted, the bar, and what it stands beside."""
+
+    name: str
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+    bar: str | None = None
+    reference: float | str | None = None
+
+
+def met(row: Row) -> bool | None:
+    """Whether the bar is met, None without one: '>= x', '<= x', 'within x' of 0, or '0 inside, or within x'."""
+    if row.bar is None:
+        return None
+    limit = float(row.bar.split()[-1])
+    if row.bar.startswith(">="):
+        return row.value >= limit
+    if row.bar.startswith("<="):
+        return row.value <= limit
+    inside = row.bar.startswith("0 inside") and row.low <= 0 <= row.high
+    return inside or abs(row.value) <= limit
+
+
+def to_json(rows: Sequence[Row], model: dict) -> str:
+    """`model` says what was measured: file, hash of its weights, settings."""
+    return json.dumps({"model": model, "rows": [asdict(row) for row in rows]}, indent=1, ensure_ascii=False) + "\n"
+
+
+def _number(value: float | str | None) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Markdown."""
+    lines = ["| row | value | 95 % | n | bar | | reference |", "|---|---|---|---|---|---|---|"]
+    for row in rows:
+        between = "" if row.low is None else f"{_number(row.low)} to {_number(row.high)}"
+        mark = {None: "", True: "met", False: "**not met**"}[met(row)]
+        lines.append(f"| {row.name} | {_number(row.value)} | {between} | {row.n} | {row.bar or ''} | {mark} | {_number(row.reference)} |")
+    return "\n".join(lines) + "\n"
+
+
+def plot(rows: Sequence[Row], title: str) -> str:
+    """SVG of shares: a dot with its interval, a tick at the bar (red) and one at the reference (grey), all from 0 to 1."""
+
+    def x(share: float) -> float:
+        return LEFT + share * (WIDTH - LEFT - RIGHT)
+
+    height = TOP + STEP * len(rows) + 24
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" font-size="11">']
+    parts.append(f'<rect width="{WIDTH}" height="{height}" fill="white"/><text x="8" y="20" font-size="13">{escape(title)}</text>')
+    for share in (0, 0.25, 0.5, 0.75, 1):
+        parts.append(f'<path d="M{x(share):.1f} {TOP - 12}V{height - 22}" stroke="#ddd"/>')
+        parts.append(f'<text x="{x(share):.1f}" y="{height - 8}" text-anchor="middle">{share:g}</text>')
+    for i, row in enumerate(rows):
+        y = TOP + STEP * i
+        parts.append(f'<text x="{LEFT - 10}" y="{y + 4}" text-anchor="end">{escape(row.name)}</text>')
+        for colour, at in (("#999", row.reference), ("#d62728", row.bar and float(row.bar.split()[-1]))):
+            if isinstance(at, float):
+                parts.append(f'<path d="M{x(at):.1f} {y - 7}v14" stroke="{colour}" stroke-width="2"/>')
+        parts.append(f'<path d="M{x(row.low):.1f} {y}H{x(row.high):.1f}" stroke="#1f77b4" stroke-width="1.5"/>')
+        parts.append(f'<circle cx="{x(row.value):.1f}" cy="{y}" r="3.5" fill="#1f77b4"/>')
+    return "\n".join([*parts, "</svg>"])
+
+
+def write(folder: Path, rows: Sequence[Row], model: dict, sheets: Sequence[tuple[str, Path]] = ()) -> None:
+    """scorecard.json, .svg and .md in `folder`; `sheets` are words and pictures of the worst clips, in a folder beside."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "scorecard.json").write_text(to_json(rows, model), encoding="utf-8")
+    shares = [row for row in rows if row.low is not None and row.name.startswith(("prompt adherence", "surprise", "returns"))]
+    lines = ["# Scorecard", "", "Made by `python -m sora_core.evaluation`. " + ", ".join(f"{k} {v}" for k, v in model.items()) + ".", ""]
+    if shares:
+        (folder / "scorecard.svg").write_text(plot(shares, "found by the observer; grey: on renders, red: bar"), encoding="utf-8")
+        lines += ["![shares](scorecard.svg)", ""]
+    lines.append(table(rows))
+    if sheets:
+        lines += ["## The worst clips", "", "What was made, and below it a render of what was told. The observer missed what is named.", ""]
+        for words, path in sheets:
+            lines += [words, "", f"![clip]({path.relative_to(folder).as_posix()})", ""]
+    (folder / "scorecard.md").write_text("\n".join(lines), encoding="utf-8")

@@ -1,0 +1,105 @@
+"""Makes the videos that the rows measure, and keeps their latents: a killed scorecard goes on, and rows share clips."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ..autoencoder import VideoVAE, denormalise, normalise
+from ..checkpoint import save_model
+from ..config import TEXT_ROW_MULTIPLE
+from ..denoise import SOLVERS, guided
+from ..flow import cell_noise, schedule
+from ..generate import Pipeline
+from ..shapes import VideoShape
+
+SOLVER = "second_order"
+
+
+def digest(*modules: nn.Module) -> str:
+    """Twelve letters that name the weights."""
+    total = hashlib.sha256()
+    for module in modules:
+        for name, tensor in sorted(module.state_dict().items()):
+            total.update(name.encode())
+            total.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()[:12]
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """[1, 3, T, H, W] in -1..1 -> frames uint8 [T, H, W, 3] on the CPU."""
+    return x[0].float().clamp(-1, 1).add(1).mul(127.5).round().byte().movedim(0, -1).cpu()
+
+
+def to_float(frames: Tensor, vae: VideoVAE) -> Tensor:
+    """uint8 frames [T, H, W, 3] -> [1, 3, T, H, W] in -1..1, as the VAE takes them."""
+    return (frames.movedim(-1, 0)[None].float() / 127.5 - 1).to(vae.conv2.weight)
+
+
+@dataclass
+class Studio:
+    """A model with the settings of the scorecard. `folder` keeps latents by a hash of all that determines them."""
+
+    pipeline: Pipeline
+    folder: Path
+    steps: int = 20
+    guidance: float = 5.0
+
+    def __post_init__(self):
+        self.model = digest(self.pipeline.transformer, self.pipeline.text, self.pipeline.vae)
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def shape(self, width: int, height: int, frames: int, fps: float | None = None) -> VideoShape:
+        strides = self.pipeline.vae.strides
+        return VideoShape(width, height, strides.cells(frames), fps or self.pipeline.header.native_fps, strides)
+
+    @torch.inference_mode()
+    def encode(self, frames: Tensor) -> Tensor:
+        """uint8 frames -> normalised latents [1, C, F, h, w], float32 on the CPU."""
+        return normalise(self.pipeline.vae.encode(to_float(frames, self.pipeline.vae)).float()).cpu()
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Normalised latents -> uint8 frames."""
+        return to_uint8(self.pipeline.vae.decode(denormalise(latents).to(self.pipeline.vae.conv2.weight)))
+
+    def video(
+        self, prompt: str, shape: VideoShape, seed: int, known: Tensor | None = None, guides: dict[int, Tensor] | None = None
+    ) -> Tensor:
+        """Frames uint8 [T, H, W, 3] of a prompt, in one pass; an empty prompt is followed without guidance.
+
+        known: normalised latents [1, C, k, h, w] of the first k cells. guides: frame -> latents [1, C, 1, h, w] of a picture there.
+        """
+        known = torch.zeros(1, shape.latent[0], 0, *shape.latent[2:]) if known is None else known
+        guides = guides or {}
+        given = torch.cat([known, *guides.values()], 2)
+        name = {"model": self.model, "steps": self.steps, "guidance": self.guidance, "solver": SOLVER, "prompt": prompt, "seed": seed}
+        name |= {"shape": [*shape.latent, shape.fps], "known": known.shape[2], "guides": list(guides)}
+        name["given"] = hashlib.sha256(given.numpy().tobytes()).hexdigest()
+        path = self.folder / f"{hashlib.sha256(json.dumps(name).encode()).hexdigest()[:24]}.safetensors"
+        if not path.is_file():
+            save_model(path, {"latents": self._make(prompt, shape, seed, known, guides)})
+        return self.decode(load_file(path)["latents"])
+
+    @torch.inference_mode()
+    def _make(self, prompt: str, shape: VideoShape, seed: int, known: Tensor, guides: dict[int, Tensor]) -> Tensor:
+        """Latents of all cells; the guides stand beside them and are left out at the end."""
+        transformer, header, device = self.pipeline.transformer, self.pipeline.header, self.pipeline.text.device
+        c, f, h, w = shape.latent
+        sigmas = schedule(self.steps, header.shift)
+        x = sigmas[0] * cell_noise(seed, 0, [shape.strides.time * k / shape.fps for k in range(f)], (c, h, w))[None]
+        x = torch.cat([known, x[:, :, known.shape[2] :], *guides.values()], 2).to(device)
+        mask = torch.zeros(1, 1, x.shape[2], 1, 1, device=device)
+        mask[:, :, known.shape[2] : f] = 1
+        positions = shape.positions(header.native_fps) + [p / shape.strides.time * header.native_fps / shape.fps for p in guides]
+        words = self.pipeline.text.encode([prompt]).to(self.pipeline.vae.conv2.weight.dtype)
+        text = transformer.prepare_text(words)
+        empty = transformer.prepare_text(words.new_zeros(1, TEXT_ROW_MULTIPLE, words.shape[-1])) if prompt else None
+        velocity = guided(transformer, text, empty, self.guidance, positions=torch.tensor(positions, device=device))
+        return SOLVERS[SOLVER](velocity, x, sigmas, mask)[:, :, :f].float().cpu()

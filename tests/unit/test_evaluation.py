@@ -1,0 +1,356 @@
+"""The scorecard: every measure says what is known on made-up inputs, bad where it is bad; the observer answers; a killed run goes on."""
+
+import copy
+import json
+import sys
+import xml.etree.ElementTree as ET
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sora_pack.sora_core.evaluation import __main__ as program
+from sora_pack.sora_core.evaluation import adherence, hiding, lessons, metrics, phyworld, report, rows
+from sora_pack.sora_core.evaluation import observer as eyes
+from sora_pack.sora_core.evaluation.intervals import bootstrap, geometric_mean, wilson
+from sora_pack.sora_core.evaluation.studio import Studio, digest
+from sora_pack.sora_core.generate import Pipeline
+from sora_pack.sora_core.world import Camera, Object, Scene, caption, render, scene_for
+from sora_pack.tests.tiny_model import write_tiny_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_tiny_model(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def pipeline(model):
+    return Pipeline.load(model, torch.float32)
+
+
+@pytest.fixture(scope="module")
+def observer():
+    torch.manual_seed(0)
+    return eyes.Observer(8).eval()
+
+
+def moving_bar(jump_at: int | None = None, frames: int = 16) -> torch.Tensor:
+    """A white bar that moves a pixel a frame over black, and ten pixels at `jump_at`."""
+    video = torch.zeros(frames, 8, 64, 3, dtype=torch.uint8)
+    for t in range(frames):
+        x = t + 5 + (10 if jump_at is not None and t >= jump_at else 0)
+        video[t, :, x : x + 12] = 255
+    return video
+
+
+# -- intervals ---------------------------------------------------------------------------------------------------------------------------
+
+
+def test_wilson_is_the_published_interval():
+    assert wilson(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    assert wilson(10, 10) == pytest.approx((0.7225, 1.0), abs=1e-4)
+    assert wilson(0, 7)[0] == 0.0 and wilson(0, 0) == (0.0, 1.0)
+
+
+def test_bootstrap_holds_the_mean_and_is_empty_without_spread():
+    low, high = bootstrap(np.random.default_rng(0).normal(3, 1, 400))
+    assert 2.8 < low < 3 < high < 3.2
+    assert bootstrap([2.0, 2.0, 2.0]) == (2.0, 2.0)
+    assert geometric_mean(np.array([0.5, 2.0])) == pytest.approx(1.0)
+
+
+# -- numbers from frames -------------------------------------------------------------------------------------------------------------------
+
+
+def test_drift_is_one_for_the_same_and_tells_what_faded():
+    video = torch.randint(0, 256, (1, 16, 16, 3), generator=torch.Generator().manual_seed(0)).byte().repeat(40, 1, 1, 1)
+    assert all(value == pytest.approx(1.0) for value in metrics.drift(video, 4.0).values())
+    grey = video.clone()
+    grey[-20:] = grey[-20:].float().mean(-1, keepdim=True).byte()
+    faded = metrics.drift(grey, 4.0)
+    assert faded["saturation"] < 0.01 and faded["contrast"] > 0.5
+    flat = video.clone()
+    flat[-20:] = (flat[-20:].float() / 2 + 64).byte()
+    assert metrics.relative_drift(flat, video, 4.0) == pytest.approx(dict.fromkeys(metrics.DRIFTS, 0.5), abs=0.02)
+    with pytest.raises(ValueError, match="needs 40 or more"):
+        metrics.drift(video[:39], 4.0)
+
+
+def test_a_seam_is_seen_only_where_there_is_one():
+    assert metrics.seam_jump(moving_bar(), [8]) == pytest.approx(1.0, abs=0.01)
+    assert metrics.seam_jump(moving_bar(jump_at=8), [8]) > 5
+    assert metrics.seam_jump(torch.zeros(8, 4, 4, 3, dtype=torch.uint8), [4]) == pytest.approx(1.0)
+    with pytest.raises(ValueError, match="borders"):
+        metrics.seam_jump(moving_bar(), [0])
+
+
+def test_psnr_of_a_known_error():
+    black = torch.zeros(2, 4, 4, 3, dtype=torch.uint8)
+    assert metrics.psnr(black, black + 51) == pytest.approx(13.979, abs=1e-3)  # a fifth of the range
+    assert metrics.psnr(black, black) == 100
+
+
+# -- physics -----------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", phyworld.KINDS)
+def test_phyworld_has_a_low_floor_and_finds_a_frozen_world_wrong(kind):
+    clip = phyworld.sample(kind, 1)
+    frames = phyworld.draw(clip, 64)
+    floor = phyworld.errors(clip, frames)
+    assert floor["clip mean"] < 0.05 and floor["position"] < 0.03, floor
+    frozen = phyworld.errors(clip, frames[2:3].expand(phyworld.FRAMES, -1, -1, -1))
+    assert frozen["clip mean"] > 0.2 and frozen["per frame"] > 0.2 and frozen["position"] > 0.1, frozen
+    gone = phyworld.errors(clip, torch.full_like(frames, 255))
+    assert gone["position"] > 1, gone
+
+
+def test_phyworld_keeps_momentum_and_energy_and_falls_as_gravity_says():
+    clip = phyworld.sample("collision", 3)
+    speeds = np.diff(clip.paths[:, :, 0], axis=0) / phyworld.FRAME_SECONDS
+    mass = np.square(clip.radii)
+    for power in (1, 2):
+        before, after = mass @ speeds[0] ** power, mass @ speeds[-1] ** power
+        assert before == pytest.approx(after), f"sum of m v^{power}: {before} before, {after} after"
+    fall = phyworld.sample("parabola", 3).paths[:, 0]
+    assert np.diff(fall[:, 1], 2) == pytest.approx(phyworld.GRAVITY * phyworld.FRAME_SECONDS**2)
+    assert np.diff(fall[:, 0], 2) == pytest.approx(0, abs=1e-9)
+    with pytest.raises(ValueError, match="uniform, collision, parabola"):
+        phyworld.sample("pendulum", 0)
+
+
+# -- hiding and impossible clips -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_body_behind_a_larger_one_is_covered_and_one_beside_it_is_not():
+    front = Object("cube", "red", "large", z=1.0)
+    scene = Scene((front, Object("ball", "blue", "small", z=-1.5), Object("ball", "green", x=3.0, z=-1.5)), camera=Camera())
+    shares = hiding.covered(scene, [0.0])[:, 0]
+    assert shares[0] == 0 and shares[1] > 0.9 and shares[2] == 0, shares
+
+
+def test_a_body_that_is_hidden_comes_back_in_time():
+    [case] = hiding.hidings(1, 41, 8.0, 6_000_000)
+    share = hiding.covered(case.scene, [k / 8 for k in range(41)])[case.body]
+    assert share[case.last_seen] <= hiding.VISIBLE and share[case.last_seen : case.back].max() >= hiding.HIDDEN
+    assert share[case.back :].max() <= hiding.VISIBLE and 41 - case.back >= 12
+
+
+@pytest.mark.parametrize("what", hiding.BREAKS)
+def test_impossible_clips_are_made_of_the_frames_of_the_possible_ones(what):
+    scene = scene_for([("red", "ball", "slide left")])
+    possible, impossible = hiding.quadruple(scene, what, 9, 8.0, 24)
+
+    def frames(clips):
+        return sorted(frame.numpy().tobytes() for clip in clips for frame in clip)
+
+    assert frames(possible) == frames(impossible)
+    assert not torch.equal(possible[0][4], possible[1][4]), f"nothing is broken by {what}"
+    with pytest.raises(ValueError, match="colour, shape"):
+        hiding.broken(scene, "smell")
+
+
+# -- facts -------------------------------------------------------------------------------------------------------------------------------
+
+
+def perfect(scene: Scene, seconds: float = 2.0) -> eyes.Reading:
+    """What an observer without error says."""
+    path = lessons.picture_paths(scene, lessons.moments(0.0, seconds))
+    words = {(f.colour, f.kind): f.value for f in adherence.visible(scene, seconds)}
+    bodies = {
+        body.colour: eyes.Body(body.shape, body.size, words[body.colour, "motion"], path[i], 1.0) for i, body in enumerate(scene.objects)
+    }
+    camera, direction = words["", "camera"], words.get(("", "camera direction"))
+    return eyes.Reading(bodies, len(scene.objects), scene.place, scene.time_of_day, camera, direction)
+
+
+def test_all_facts_are_found_in_a_perfect_reading_and_the_wrong_one_is_missed():
+    for scene in adherence.scored_scenes(12):
+        reading = perfect(scene)
+        for language in ("en", "zh"):
+            said = adherence.told(scene, adherence.long_caption(scene, language, 2.0), language, 2.0)
+            assert len(said) >= 7 and all(adherence.found(fact, reading) for fact in said), said
+    scene = scene_for([("red", "ball", "bounce"), ("blue", "cube", "still")], "snow", "night", "orbit")
+    reading = perfect(scene)
+    wrong = replace(reading, place="beach", bodies={"blue": replace(reading.bodies["blue"], shape="ball")})
+    missed = {adherence.described(f) for f in adherence.visible(scene, 2.0) if not adherence.found(f, wrong)}
+    expected = {"place snow", "something red", "red ball", f"red {scene.objects[0].size}", "red bounce", "blue cube", "red left of blue"}
+    assert missed == expected
+
+
+def test_sides_count_only_where_a_caption_compares_bodies():
+    two = scene_for([("red", "ball"), ("blue", "cube")])
+    for language, compared, lit in (
+        ("en", "The red ball is to the left of the blue cube.", "Shadows fall to the left. It slides to the left."),
+        ("zh", "红球在蓝方块的左边。", "影子落在左边。光从左边照来。"),
+    ):
+        assert any(f.kind == "left of" for f in adherence.told(two, compared, language, 2.0))
+        assert not any(f.kind == "left of" for f in adherence.told(two, lit, language, 2.0)), lit
+
+
+def test_every_long_caption_tells_what_is_counted():
+    """`told` counts colours and shapes of all bodies: a long caption must name them."""
+    for scene in adherence.scored_scenes(20):
+        text = caption(scene, "long", "zh", scene.seed, seconds=2.0) + adherence.long_caption(scene, "en", 2.0).lower()
+        assert all(body.colour in text or {"purple": "violet"}.get(body.colour, "?") in text for body in scene.objects), text
+
+
+# -- the observer ------------------------------------------------------------------------------------------------------------------------
+
+
+def test_observer_reads_clips_of_any_size_and_length(observer, tmp_path):
+    answers = observer(torch.zeros(2, eyes.FRAMES, 3, eyes.SIDE, eyes.SIDE))
+    assert answers["where"].shape == (2, eyes.FRAMES, 8, eyes.GRID**2) and answers["path"].shape == (2, 8, eyes.FRAMES, 2)
+    assert {name: answers[name].shape[-1] for name in (*eyes.BODY, *eyes.WHOLE)} == {
+        name: len(words) for name, words in (eyes.BODY | eyes.WHOLE).items()
+    }
+    clips = [torch.zeros(17, 96, 176, 3, dtype=torch.uint8), torch.zeros(5, 32, 32, 3, dtype=torch.uint8)]
+    readings = observer.read(clips)
+    assert all(reading.place in eyes.PLACES and reading.count in range(4) for reading in readings)
+    observer.held_out = {"colour": (9, 10)}
+    eyes.save_observer(observer, tmp_path / "observer.safetensors")
+    again = eyes.load_observer(tmp_path / "observer.safetensors")
+    assert again.held_out == {"colour": (9, 10)}
+    difference = max((p - q).abs().max().item() for p, q in zip(observer.parameters(), again.parameters()))
+    assert difference < 4e-3, f"bfloat16 moved a weight by {difference}"
+    with pytest.raises(FileNotFoundError, match="sora_core.evaluation observer"):
+        eyes.load_observer(tmp_path / "none.safetensors")
+
+
+def test_the_glimpse_is_the_middle_square_from_first_to_last_frame():
+    wide = torch.zeros(17, 96, 176, 3, dtype=torch.uint8)
+    wide[:, :, 40:136] = 100
+    wide[0], wide[16] = 50, 200
+    seen = eyes.glimpse(wide)
+    assert seen.shape == (8, eyes.SIDE, eyes.SIDE, 3)
+    assert (seen[0] == 50).all() and (seen[3] == 100).all() and (seen[7] == 200).all()
+
+
+def test_targets_say_where_a_body_is_and_pass_over_two_of_one_colour():
+    scene = scene_for([("red", "ball", "slide left")], camera="static")
+    wanted = lessons.targets(scene, 0.0, 5.0)
+    frames = render(scene, lessons.moments(0.0, 5.0), 64, 64).float()
+    for k, (x, y) in enumerate(wanted["path"][0]):
+        red, green, _ = frames[k, int((y + 1) * 32), int((x + 1) * 32)]
+        assert red > 1.5 * green, f"frame {k}: no red body at {x:.2f}, {y:.2f}"
+    assert eyes.SEEN_MOTIONS[wanted["motion"][0]] == "slide left" and wanted["presence"].tolist() == [1, 0, 0, 0, 0, 0, 0, 0]
+    two = Scene((Object("ball", "red", x=-2.0), Object("cube", "red", x=2.0)))
+    wanted = lessons.targets(two, 0.0, 2.0)
+    assert wanted["presence"][0] == 1 and wanted["shape"][0] == lessons.IGNORED and wanted["count"] == 2
+
+
+def test_shares_of_cells_have_their_mean_at_the_point(observer):
+    points = torch.rand(20, 2, generator=torch.Generator().manual_seed(0)) * 1.8 - 0.9
+    shares = lessons.cell_shares(points)
+    assert (shares @ observer.place_of_cell - points).abs().max() < 1e-5
+
+
+def test_a_mirrored_clip_has_mirrored_words():
+    scene = scene_for([("red", "ball", "slide left")], camera="orbit")
+    drawn = {name: torch.as_tensor(value)[None] for name, value in lessons.targets(scene, 0.0, 2.0).items()}
+    drawn["frames"] = torch.rand(1, eyes.FRAMES, 3, 8, 8)
+    once = lessons.mirror(drawn, torch.tensor([True]))
+    assert eyes.SEEN_MOTIONS[once["motion"][0, 0]] == "slide right" and once["motion"][0, 1] == lessons.IGNORED
+    assert torch.equal(once["path"][..., 0], -drawn["path"][..., 0])
+    assert {eyes.SEEN_CAMERAS[d["camera"][0]] for d in (once, drawn)} == {"orbit left", "orbit right"}
+    twice = lessons.mirror(once, torch.tensor([True]))
+    assert all(torch.equal(twice[name], drawn[name]) for name in drawn)
+
+
+def test_training_the_observer_goes_on_where_it_was(tmp_path, monkeypatch):
+    monkeypatch.setattr(lessons, "SHARD", 4)
+    monkeypatch.setattr(lessons, "Observer", lambda: eyes.Observer(8))
+    first = lessons.train_observer(tmp_path, steps=2, size=4, shards=1)
+    monkeypatch.setattr(lessons, "batch", None)  # nothing is left to do, so nothing is drawn
+    again = lessons.train_observer(tmp_path, steps=2, size=4, shards=1)
+    assert all(torch.equal(p, q) for p, q in zip(first.parameters(), again.parameters()))
+    counts = lessons.measure(again, clips=4)
+    assert counts["count"][1] == counts["place"][1] >= 2 and all(hits <= n for hits, n in counts.values())
+
+
+# -- the studio and the scorecard ----------------------------------------------------------------------------------------------------------
+
+
+def test_latents_are_made_once_and_known_cells_come_back(pipeline, tmp_path, monkeypatch):
+    studio = Studio(pipeline, tmp_path, steps=2)
+    shape = studio.shape(32, 32, 9)
+    known = studio.encode(render(scene_for([("red", "ball")]), [0.0], 32, 32))
+    guides = {5: known + 1}
+    made = studio.video("a red ball", shape, 0, known, guides)
+    assert made.shape == (9, 32, 32, 3)
+    [path] = tmp_path.glob("*.safetensors")
+    latents = load_file(path)["latents"]
+    assert torch.equal(latents[:, :, :1], known) and latents.shape[2] == 3, "known cells stay, guides are stripped"
+    monkeypatch.setattr(Studio, "_make", lambda *_: pytest.fail("made again"))
+    assert torch.equal(Studio(pipeline, tmp_path, steps=2).video("a red ball", shape, 0, known, guides), made)
+    for other in ({"steps": 3}, {"guidance": 2.0}):
+        with pytest.raises(pytest.fail.Exception):
+            Studio(pipeline, tmp_path, **({"steps": 2} | other)).video("a red ball", shape, 0, known, guides)
+    with pytest.raises(pytest.fail.Exception):
+        studio.video("a red ball", shape, 0, known, {6: known + 1})
+
+
+def test_the_digest_names_the_weights(pipeline):
+    before = digest(pipeline.text)
+    other = copy.deepcopy(pipeline.text)
+    assert digest(other) == before
+    torch.nn.init.ones_(other.stem.bias)
+    assert digest(other) != before
+
+
+@pytest.mark.parametrize(
+    "bar, value, low, high, expected",
+    [
+        (None, 0.1, 0, 1, None),
+        (">= 0.95", 0.95, 0.9, 1, True),
+        (">= 0.95", 0.94, 0.9, 1, False),
+        ("<= 0.02", 0.03, 0, 1, False),
+        ("within 0.5", -0.4, -1, 0, True),
+        ("within 0.5", -0.6, -1, 1, False),
+        ("0 inside, or within 0.03", -0.1, -0.2, 0.01, True),
+        ("0 inside, or within 0.03", -0.02, -0.025, -0.01, True),
+        ("0 inside, or within 0.03", -0.1, -0.2, -0.05, False),
+    ],
+)
+def test_a_bar_is_met_or_not(bar, value, low, high, expected):
+    assert report.met(report.Row("row", value, low, high, 10, bar)) is expected
+
+
+def test_report_has_the_agreed_fields_and_says_what_is_not_met(tmp_path):
+    made = [report.Row("prompt adherence: shape", 0.5, 0.4, 0.6, 90, ">= 0.9", 0.97), report.Row("cost", 12.5, None, None, 1)]
+    report.write(tmp_path, made, {"file": "m.safetensors", "hash": "abc"}, [("words", tmp_path / "scorecard" / "worst0.png")])
+    data = json.loads((tmp_path / "scorecard.json").read_text())
+    assert data["model"]["hash"] == "abc"
+    assert all(set(row) == {"name", "value", "low", "high", "n", "bar", "reference"} for row in data["rows"])
+    text = (tmp_path / "scorecard.md").read_text()
+    assert "| prompt adherence: shape | 0.5 | 0.4 to 0.6 | 90 | >= 0.9 | **not met** | 0.97 |" in text
+    assert "![clip](scorecard/worst0.png)" in text
+    svg = ET.fromstring((tmp_path / "scorecard.svg").read_text())
+    assert len([e for e in svg.iter() if e.tag.endswith("circle")]) == 1
+
+
+def test_the_scorecard_of_a_tiny_model(model, observer, tmp_path, monkeypatch, capsys):
+    """Every row but the cost, whose child process loads the shipped package, runs on any model; the second run makes nothing."""
+    small = {field.name: 1 for field in fields(rows.Budget) if field.type == "int"} | {"prompts": 2, "minute_side": 16}
+    monkeypatch.setattr(program, "QUICK", rows.Budget(**small))
+    monkeypatch.setattr(rows, "SIZES", {"1:1": (32, 32), "16:9": (48, 32), "9:16": (32, 48)})
+    monkeypatch.setattr(program, "load_observer", lambda: observer)
+    observer.held_out = {"colour": (9, 10)}
+    names = [name for name in rows.ROWS if name != "cost"]
+    arguments = ["evaluation", "--model", str(model), "--steps", "1", "--rows", *names]
+    monkeypatch.setattr(sys, "argv", [*arguments, "--folder", str(tmp_path), "--out", str(tmp_path / "out")])
+    program.main()
+    assert "prompt adherence: all" in capsys.readouterr().out
+    first = json.loads((tmp_path / "out" / "scorecard.json").read_text())
+    values = {row["name"]: row["value"] for row in first["rows"]}
+    assert values["kept frames, largest difference"] == 0 and values["observer on renders: colour"] == 0.9
+    assert all(np.isfinite(row["value"]) and (row["low"] is None or row["low"] <= row["high"]) for row in first["rows"])
+    assert list((tmp_path / "out" / "scorecard").glob("worst*.png"))
+    monkeypatch.setattr(Studio, "_make", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr(sys, "argv", [*arguments[:6], "adherence", "drift", "--folder", str(tmp_path), "--out", str(tmp_path / "again")])
+    program.main()
+    again = json.loads((tmp_path / "again" / "scorecard.json").read_text())
+    assert again["rows"] and all(row in first["rows"] for row in again["rows"])

@@ -7,6 +7,8 @@ next to nothing (measured: after 1,100 steps the loss was the same to four digit
 
 from __future__ import annotations
 
+from concurrent.futures import Executor
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 
 from ..text import ByteTextEncoder
 from ..world import CAMERAS, COLOURS, MOTIONS, PLACES, SHAPES, SIZES, TIMES_OF_DAY, Scene, caption, facts
+from .feed import Feed, workers
 from .optim import Optimizer
 
 BATCH = 48
@@ -50,18 +53,30 @@ def reading_loss(text: ByteTextEncoder, head: nn.Linear, prompts: list[str], tar
     return F.binary_cross_entropy_with_logits(answers[rows], wanted[rows])
 
 
-def teach_reading(text: ByteTextEncoder, scenes: list[Scene], steps: int, seed: int = 0, log=print) -> None:
-    """Trains the encoder in place on captions of `scenes`, long and short, in both languages."""
+def write(scenes: list[Scene], kinds: list[tuple[str, str, int]]) -> list[str]:
+    """A caption of each scene, of the length, language and phrasing asked for."""
+    return [caption(scene, *kind) for scene, kind in zip(scenes, kinds, strict=True)]
+
+
+def teach_reading(text: ByteTextEncoder, scenes: list[Scene], steps: int, seed: int = 0, log=print, pool: Executor | None = None,
+                  ahead: int = 0) -> None:  # fmt: skip
+    """Trains the encoder in place on captions of `scenes`, long and short, in both languages; `pool` writes them `ahead` of it."""
     torch.manual_seed(seed)
     head = nn.Linear(text.config.dim, len(COLUMN)).to(text.device)
     both = nn.ModuleDict({"text": text, "head": head})
     optimizer = Optimizer(both, muon_lr=2e-3, adam_lr=3e-3, steps=steps, warmup=20, adam_names=("embedding", "head"))
     targets = torch.stack([fact_vector(scene) for scene in scenes])
-    for step in range(steps):
+
+    def draw(step: int) -> tuple:
         rng = np.random.default_rng((seed, step))
         chosen = rng.choice(len(scenes), min(BATCH, len(scenes)), replace=False)
         kinds = [("long" if rng.random() < 0.6 else "short", "zh" if rng.random() < 0.4 else "en") for _ in chosen]
-        prompts = [caption(scenes[i], *kind, int(rng.integers(2**31))) for i, kind in zip(chosen, kinds, strict=True)]
+        kinds = [(*kind, int(rng.integers(2**31))) for kind in kinds]
+        return chosen, write, [scenes[i] for i in chosen], kinds
+
+    feed = Feed(draw, pool or workers(0), ahead)
+    for step in range(steps):
+        chosen, prompts = feed.next(step)
         loss = reading_loss(text, head, prompts, targets[torch.from_numpy(chosen)])
         loss.backward()
         optimizer.step(step)

@@ -53,6 +53,7 @@ MIX = (
     Batch(33, 48, 2, 0.6, 0.2),
     Batch(129, 32, 1, 0.25, 0.3),
 )
+FOLDING = Batch(17, 128, 1, 1.0)  # what the statistics of the latents are taken from
 LATEST_START = max(kind.start for kind in MIX)
 
 
@@ -224,7 +225,7 @@ def train_vae(folder: str, settings: VAESettings, group: Group = ALONE) -> Video
     average.swap()
     vae = vae.to("cpu").eval()
     rng = np.random.default_rng((settings.seed, run.step))
-    fold_statistics(vae, [pool.batch(Batch(17, 128, 1, 1.0), rng).cpu() for _ in range(12)])
+    fold_statistics(vae, [pool.batch(FOLDING, rng).cpu() for _ in range(12)])
     return vae
 
 

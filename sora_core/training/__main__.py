@@ -64,6 +64,14 @@ def _arguments() -> argparse.Namespace:
     tune.add_argument("--area", type=int, default=128 * 128, help="pixels of a frame; each video keeps its own shape")
     tune.add_argument("--whole-files", action="store_true", help="every file is one shot: nothing is cut")
     tune.add_argument("--seed", type=int, default=0)
+    for name, words in (("scaling", "loss against compute of three sizes"), ("recaptioning", "what long captions buy")):
+        study = parts.add_parser(name, help=f"a study: {words}, on equal data at 64 pixels")
+        study.add_argument("--folder", required=True)
+        study.add_argument("--vae", required=True)
+        study.add_argument("--steps", type=int, default=4000)
+        study.add_argument("--shards", type=int, default=48, help="how many batches' worth of clips to render")
+        _add_stage(study)
+        _add_settings(study, size="mini", tokens=16384, sheets=0)
     _add_tools(parts)
     return parser.parse_args()
 
@@ -150,6 +158,16 @@ def _run(args: argparse.Namespace) -> None:
     _print_files(run_all(args.folder, plan, _settings(args)))
 
 
+def _study(args: argparse.Namespace) -> None:
+    from ..checkpoint import load_vae
+    from . import studies
+    from .group import Group
+
+    vae = load_vae(args.vae, torch.bfloat16, Group().device).channels_last()
+    study = getattr(studies, args.part)
+    _print_files([study(args.folder, vae, _settings(args, steps=args.steps), shards=args.shards, stage=args.stage)])
+
+
 def _tune(args: argparse.Namespace) -> None:
     from .group import Group
     from .transformer import Settings
@@ -192,7 +210,7 @@ def main() -> None:
         torch.set_num_threads(args.threads)
     torch.set_flush_denormal(True)  # denormal numbers slow AVX code tenfold
     parts = {"vae": _vae, "bank": _bank, "transformer": _transformer, "run": _run, "tune": _tune, "ship": _ship, "probe": _probe}
-    (parts | {"curve": _curve})[args.part](args)
+    (parts | {"curve": _curve, "scaling": _study, "recaptioning": _study})[args.part](args)
 
 
 if __name__ == "__main__":

@@ -132,8 +132,9 @@ class Run:
         if self.flops and self.peak:
             means["mfu"] = self.flops / (now - self.reported) / self.peak
         self.reported = now
+        spent = {"flops": self.flops} if self.flops else {}
         if self.group.leads:
-            line = {"step": step, "seconds": round(self.elapsed, 1), **{name: round(value, 5) for name, value in means.items()}}
+            line = {"step": step, "seconds": round(self.elapsed, 1), **spent, **{name: round(value, 5) for name, value in means.items()}}
             with (self.folder / "log.jsonl").open("a") as f:
                 f.write(json.dumps(line) + "\n")
             whole = f"step {step}/{self.steps}" if self.steps else f"step {step}  {self.elapsed / 60:.1f} of {self.seconds / 60:g} minutes"

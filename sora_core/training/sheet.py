@@ -28,11 +28,11 @@ def world_prompts(count: int = 6) -> list[str]:
 
 
 @torch.inference_mode()
-def videos(student: Student, vae: VideoVAE, prompts: list[str], shift: float, native_fps: float) -> torch.Tensor:
+def videos(student: Student, vae: VideoVAE, prompts: list[str], shift: float, native_fps: float, side: int = 0) -> torch.Tensor:
     """Frames uint8 [n, T, H, W, 3] of two seconds for each prompt, in bfloat16."""
     device = vae.conv2.weight.device
     student = student.to(device, torch.bfloat16)
-    shape = VideoShape(SIDE, SIDE, CELLS, native_fps)
+    shape = VideoShape(side or SIDE, side or SIDE, CELLS, native_fps)
     words = student.text.encode(prompts).to(torch.bfloat16)
     z = generate(student.transformer, ModelHeader(shift=shift, native_fps=native_fps), words, shape, steps=STEPS, guidance=GUIDANCE)
     frames = vae.decode(denormalise(z).to(vae.conv2.weight.dtype)).float().clamp(-1, 1)

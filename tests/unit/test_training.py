@@ -1,5 +1,9 @@
 """Training: the objective keeps the lattice's rules, the optimiser does what it says, a killed run resumes to the same weights."""
 
+import json
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +20,7 @@ from sora_pack.sora_core.training.objective import draw_captions, lesson
 from sora_pack.sora_core.training.optim import Muon, Optimizer, orthogonalise
 from sora_pack.sora_core.training.ship import half_precision
 from sora_pack.sora_core.world import is_held_out
+from sora_pack.tests.tiny_model import write_tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +190,25 @@ def test_a_killed_run_resumes_to_the_same_weights(bank, tmp_path, monkeypatch):
     averaged, step = trainer.averaged_student(tmp_path / "killed", tiny)
     assert step == 6
     assert all(torch.equal(a, b) for a, b in zip(averaged.state_dict().values(), whole.state_dict().values(), strict=True))
+
+
+def test_two_processes_train_as_one(bank, tmp_path, root):
+    """The same command under torchrun, with gloo on the CPU: the same loss and, but for rounding, the same weights."""
+    model = write_tiny_model(tmp_path / "models")
+    settings = trainer.Settings(size="", steps=3, tokens=128, start=str(model))
+    alone = trainer.train_transformer(str(tmp_path / "one"), str(bank.folder), settings)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "sora_core.training"]
+    options = {"folder": tmp_path / "two", "bank": bank.folder, "size": "", "steps": 3, "tokens": 128, "start": model, "workers": 0}
+    command += ["transformer", *(str(part) for name, value in options.items() for part in (f"--{name}", value))]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    one, two = (json.loads((tmp_path / name / "log.jsonl").read_text()) for name in ("one", "two"))
+    assert two["loss"] == pytest.approx(one["loss"], rel=2e-3) and two["step"] == 3
+    assert two["tokens_per_second"] > 0
+    state = torch.load(tmp_path / "two" / "state.pt", weights_only=True)
+    assert state["model"].keys() == alone.state_dict().keys()
+    error = max((a - b).abs().max().item() for a, b in zip(state["average"], alone.parameters(), strict=True))
+    assert error < 2e-3, f"max_diff {error}"
 
 
 def test_half_precision_keeps_what_bfloat16_would_hurt():

@@ -12,7 +12,7 @@ from sora_pack.sora_core.autoencoder import VideoVAE
 from sora_pack.sora_core.checkpoint import save_vae
 from sora_pack.sora_core.config import VAEConfig
 from sora_pack.sora_core.generate import Pipeline
-from sora_pack.sora_core.training import gpu, live, sheet
+from sora_pack.sora_core.training import gpu, live, sheet, studies
 from sora_pack.sora_core.training import transformer as trainer
 from sora_pack.sora_core.training import vae as vae_trainer
 from sora_pack.sora_core.training.bank import STAGES, Shape, plan
@@ -167,3 +167,33 @@ def test_blocks_compile_for_all_shapes(small_world, vae, monkeypatch):
     assert 0 < len(graphs) <= 8, f"{len(graphs)} graphs"
     difference = max((a - b).abs().max().item() for a, b in zip(plain, compiled, strict=True))
     assert difference < 0.02, f"max_diff {difference}"
+
+
+def test_studies_at_tiny_size(small_world, vae, tmp_path):
+    settings = replace(TINY, steps=2)
+    path = studies.scaling(str(tmp_path), vae, settings, shards=2, sizes=("tiny", "scale-1x"))
+    small, large = json.loads(path.read_text())["rows"]
+    assert small["parameters"] < large["parameters"] and small["flops"] < large["flops"]
+    assert small["loss"] > 0 and (tmp_path / "scaling.png").exists() and "log10 of FLOPs" in (tmp_path / "scaling.svg").read_text()
+    rows = json.loads(studies.recaptioning(str(tmp_path), vae, settings, shards=2).read_text())["rows"]
+    assert [row["trained on"] for row in rows] == ["long captions"] * 2 + ["short captions"] * 2
+    assert all(row[kind] > 0 for row in rows for kind in ("right words", "another's", "no words"))
+
+
+def test_the_worth_of_words_is_seen(small_world, vae):
+    """A model that has learned one picture for each caption loses more without them."""
+    bank = studies.study_bank(vae, 64, 2, "S2")
+    still = bank.shards[0]
+    told = [studies.caption(shots[0], "long", "en", 0) for shots in still.scenes]
+    torch.manual_seed(0)
+    student = trainer.new_student(TINY)
+    trainer.hear_anew(student)
+    optimizer = trainer.Optimizer(student, muon_lr=5e-3, adam_lr=5e-3, steps=60, warmup=1, adam_names=trainer.ADAM_NAMES)
+    ones = torch.ones(len(told), 1)
+    made = trainer.Lesson(still.latents.float(), torch.zeros(1), ones, 0.97 * ones, list(range(len(told))), [0])
+    for step in range(60):
+        trainer.velocity_loss(student, made, [told], step).backward()
+        optimizer.step(step)
+    bank.shards = [still]
+    worth = studies.worth_of_words(student, bank, "long")
+    assert worth["right words"] < 0.8 * worth["another's"], worth

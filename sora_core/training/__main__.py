@@ -7,8 +7,8 @@
     python -m sora_core.training run --folder runs/gpu --minutes 9 --vae-minutes 2 --out made      # all of it at once, on a GPU
     python -m sora_core.training tune --videos my_videos --folder runs/mine --lora 16              # your own videos
 
-The same command again resumes. All parts run on the CPU or on one GPU; vae, transformer, run and tune also on several, in place of
-`python` by `torchrun --nproc-per-node 8`.
+The same command again resumes. All parts run on the CPU or on one GPU; vae, transformer, run and tune also on several, by
+`torchrun --nproc-per-node 8 -m -- sora_core.training ...`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """One process, or several that torchrun started: the same command for both.
 
-    torchrun --nproc-per-node 8 -m sora_core.training transformer ...
+    torchrun --nproc-per-node 8 -m -- sora_core.training transformer ...      # -- keeps torchrun from reading --start
 
 Every process draws the same lessons and computes its part of each; gradients are summed, so a step is that of one process.
 """

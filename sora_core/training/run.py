@@ -63,7 +63,7 @@ class Run:
 
     def budget(self, first: int) -> Iterator[tuple[int, float]]:
         """(step, share of the budget) from step `first` on, until all is used."""
-        self.step = first
+        self.step, self.reported = first, time.monotonic()
         while True:
             self.clock = self.elapsed if self.steps else self.group.agree(self.elapsed)
             if (share := self.share(self.step)) >= 1:

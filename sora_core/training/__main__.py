@@ -91,7 +91,7 @@ def _add_settings(part: argparse.ArgumentParser, *, size: str, tokens: int, shee
     part.add_argument("--decay", type=float, default=0.5, help="last share of the run that lowers the learning rate")
     part.add_argument("--sheets", type=int, default=sheets, help="sample sheets over the run")
     part.add_argument("--workers", type=int, default=-1, help="processes that write captions ahead; default by the machine")
-    part.add_argument("--no-compile", action="store_true", help="do not compile the blocks on a GPU")
+    part.add_argument("--compile", action="store_true", help="compile the blocks: takes a minute or more, pays in long runs on a GPU")
     part.add_argument("--seed", type=int, default=0)
 
 
@@ -138,7 +138,7 @@ def _settings(args: argparse.Namespace, **more):
     chosen = {name: getattr(args, name) for name in ("size", "tokens", "start", "decay", "sheets", "seed")}
     curves = {"still_share": tuple(args.still_share), "sigma_mean": tuple(args.sigma_mean)}
     workers = default_workers() if args.workers < 0 else args.workers
-    return Settings(**chosen, **curves, workers=workers, compile=torch.cuda.is_available() and not args.no_compile, **more)
+    return Settings(**chosen, **curves, workers=workers, compile=args.compile, **more)
 
 
 def _transformer(args: argparse.Namespace) -> None:

@@ -40,6 +40,11 @@ class Group:
         """Whether this process writes files and talks."""
         return self.rank == 0
 
+    def wait(self) -> None:
+        """Until the device has done all it was given; for clocks."""
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
     def sum(self, x: Tensor) -> Tensor:
         """The sum of x over all processes; x itself is left as it is."""
         if self.size == 1:

@@ -48,8 +48,10 @@ class LiveBank:
         done = (share - self.began) / max(1e-9, 1 - self.began)
         due = self.seconds * min(1.0, 0.1 + 1.5 * done)
         while len(self.shards) < FIRST_SHARDS or self.group.agree(self.spent) < due:
+            self.group.wait()
             started = time.monotonic()
             self.shards.append(self.make())
+            self.group.wait()
             self.spent += time.monotonic() - started
 
     def shape(self, index: int) -> Shape:

@@ -88,24 +88,29 @@ class Student(nn.Module):
         super().__init__()
         self.text, self.transformer = ByteTextEncoder(text), SpacetimeTransformer(config)
 
-    def prepared_text(self, words: list[list[str]]) -> PreparedText:
-        """What the transformer's `prepare_text` gives for global words and those of each shot.
+    def prepared_text(self, words: list[list[str]], rows: list[int] | None = None) -> PreparedText:
+        """What the transformer's `prepare_text` gives for global words and those of each shot; `rows` of each are those of a larger batch.
 
         The zero columns of the text states are not multiplied here: that saves a fifth of a step on stills.
         """
         parts = []
-        for prompts in words:
+        for prompts, count in zip(words, rows or self.rows(words), strict=True):
             tokens, lengths = self.text.tokenize(prompts)
             states = self.text.states(tokens.to(self.text.device), lengths)
-            parts.append(F.pad(states, (0, 0, 0, self.text.rows(lengths) - states.shape[1])))
+            parts.append(F.pad(states, (0, 0, 0, count - states.shape[1])))
         states = torch.cat(parts, 1)
         first, activation, second = self.transformer.text_embedding
-        rows = second(activation(F.linear(states, first.weight[:, : states.shape[-1]], first.bias)))
+        embedded = second(activation(F.linear(states, first.weight[:, : states.shape[-1]], first.bias)))
         bounds = np.cumsum([part.shape[1] for part in parts]).tolist()
-        return PreparedText([block.cross_attn.keys_values(rows) for block in self.transformer.blocks], bounds)
+        return PreparedText([block.cross_attn.keys_values(embedded) for block in self.transformer.blocks], bounds)
 
-    def forward(self, noisy: Tensor, timestep: Tensor, words: list[list[str]], positions: Tensor, shots: list[int] | None = None) -> Tensor:
-        return self.transformer(noisy, timestep, text=self.prepared_text(words), positions=positions, shots=shots)
+    def rows(self, words: list[list[str]]) -> list[int]:
+        """Text rows of each list of words: padding is part of the model."""
+        return [self.text.rows([len(prompt.encode()) for prompt in prompts]) for prompts in words]
+
+    def forward(self, noisy: Tensor, timestep: Tensor, words: list[list[str]], positions: Tensor, shots: list[int] | None = None,
+                rows: list[int] | None = None) -> Tensor:  # fmt: skip
+        return self.transformer(noisy, timestep, text=self.prepared_text(words, rows), positions=positions, shots=shots)
 
 
 def velocity_loss(student: Student, made: Lesson, words: list[list[str]], seed: int, group: Group = ALONE,
@@ -123,6 +128,7 @@ def velocity_loss(student: Student, made: Lesson, words: list[list[str]], seed: 
     values, (first, last) = max(1, made.values), group.bounds(len(made.records))
     if first == last:  # more processes than records
         return 0 * next((adapter or student).parameters()).sum()
+    rows = student.rows(words)
     if group.size > 1:
         noise = noise[first * made.repeats : last * made.repeats]
         made, words = made.part(first, last), [texts[first:last] for texts in words]
@@ -131,7 +137,7 @@ def velocity_loss(student: Student, made: Lesson, words: list[list[str]], seed: 
     # A bfloat16 copy of all weights, made once a step: autocast would keep norms and modulations in float32 and cast at every layer.
     weights = dict(student.named_parameters())
     halves = {name: p.to(torch.bfloat16) for name, p in (adapter.adapted(weights) if adapter else weights).items()}
-    inputs = (noisy.to(torch.bfloat16), made.timestep.to(device), words, made.positions.to(device), made.shots)
+    inputs = (noisy.to(torch.bfloat16), made.timestep.to(device), words, made.positions.to(device), made.shots, rows)
     velocity = torch.func.functional_call(student, halves, inputs)
     error = (velocity.float() - (noise - latents)).square()
     return (error * (sigma > 0)).sum() / values
@@ -225,6 +231,7 @@ def compile_blocks(student: Student, loss: Callable[[Lesson, list[list[str]]], T
     """Compiles the transformer's blocks for shapes of all kinds, if this machine can: a trial step decides."""
     (made, _), work, *args = drawn
     blocks = student.transformer.blocks
+    torch._dynamo.config.recompile_limit = 64  # lone cells, clips, boxes and shots make graphs of their own
     for block in blocks:
         block.compile(dynamic=True)
     try:

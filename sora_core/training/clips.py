@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..autoencoder import VideoVAE
 from ..shapes import Strides
+from ..text import PromptError, encode_bytes
 from ..video_file import read_frames, video_facts
 from .bank import SHARD, Shard, encode, write_shard
 
@@ -87,12 +88,22 @@ def find_sources(folder: str | Path) -> tuple[list[Source], list[str]]:
             broken.append(f"{path.name}: there is no such file")
         elif not captions:
             broken.append(f"{path.name}: it has no caption; write one into {path.with_suffix('.txt').name}")
+        elif reason := next(filter(None, map(_too_long, captions)), None):
+            broken.append(f"{path.name}: {reason}")
         else:
             sources.append(Source(path, captions))
     if not sources:
         reasons = "".join(f"\n  {reason}" for reason in broken)
         raise FileNotFoundError(f"videos: no video with a caption in {folder}: put name.txt beside name.mp4, or one file *.jsonl{reasons}")
     return sources, broken
+
+
+def _too_long(caption: str) -> str | None:
+    try:
+        encode_bytes(caption)
+    except PromptError as error:
+        return str(error)
+    return None
 
 
 def _listed(folder: Path, broken: list[str]) -> Iterator[tuple[Path, list[str]]]:

@@ -22,7 +22,7 @@ from ..config import ModelHeader, TextConfig, TransformerConfig, preset
 from ..generate import Pipeline
 from ..shapes import Strides, VideoShape
 from ..speed import peak_flops, transformer_flops
-from ..text import ByteTextEncoder
+from ..text import ByteTextEncoder, encode_bytes
 from ..transformer import PreparedText, SpacetimeTransformer
 from .bank import Bank, Shard
 from .feed import AHEAD, Feed, workers
@@ -106,7 +106,7 @@ class Student(nn.Module):
 
     def rows(self, words: list[list[str]]) -> list[int]:
         """Text rows of each list of words: padding is part of the model."""
-        return [self.text.rows([len(prompt.encode()) for prompt in prompts]) for prompts in words]
+        return [self.text.rows([len(encode_bytes(prompt)) for prompt in prompts]) for prompts in words]
 
     def forward(self, noisy: Tensor, timestep: Tensor, words: list[list[str]], positions: Tensor, shots: list[int] | None = None,
                 rows: list[int] | None = None) -> Tensor:  # fmt: skip

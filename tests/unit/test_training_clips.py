@@ -52,10 +52,12 @@ def test_captions_come_from_text_files_or_from_a_list(videos, tmp_path):
     assert broken == ["mute.mp4: it has no caption; write one into mute.txt"]
     (tmp_path / "a.mp4").write_bytes(b"")
     lines = ['{"file": "a.mp4", "captions": ["one", "two"]}', "", '{"file": "b.mp4", "caption": "x"}', '{"name": "a.mp4"}']
+    lines.append(json.dumps({"file": "a.mp4", "caption": "red " * 300}))
     (tmp_path / "list.jsonl").write_text("\n".join(lines))
     sources, broken = clips.find_sources(tmp_path)
     assert [s.captions for s in sources] == [("one", "two")]
     assert broken[0] == "b.mp4: there is no such file" and broken[1].startswith("list.jsonl, line 4: must be")
+    assert broken[2].startswith("a.mp4: the prompt has 1,199 bytes")
     with pytest.raises(FileNotFoundError, match="there is no folder"):
         clips.find_sources(tmp_path / "none")
     (tmp_path / "list.jsonl").write_text("")

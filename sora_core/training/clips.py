@@ -24,6 +24,7 @@ from ..shapes import Strides
 from ..text import PromptError, encode_bytes
 from ..video_file import read_frames, video_facts
 from .bank import SHARD, Shard, encode, write_shard
+from .objective import REPEATS_CLIP, REPEATS_STILL, fill
 
 VIDEOS = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".gif")
 CELLS = (11, 5, 3, 2, 1)  # of a clip, the longest that fits first: 5 s, 2 s, 1 s, half a second, a still, at 8 frames a second
@@ -61,7 +62,8 @@ class Report:
         shares = []
         for (width, height, cells), count in self.buckets.items():
             one = cells * tokens_of(width, height)
-            shares += [min(1.0, max(1, tokens // one) * one / tokens)] * count
+            videos = math.prod(fill(tokens // one, min(count, SHARD), REPEATS_STILL if cells == 1 else REPEATS_CLIP))
+            shares += [min(1.0, videos * one / tokens)] * count
         return sum(shares) / max(1, len(shares))
 
 

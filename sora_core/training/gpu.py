@@ -93,5 +93,6 @@ def _live_bank(folder: str, vae: VideoVAE, plan: Plan, settings: Settings, group
 
 
 def default_workers() -> int:
-    """Half of the processors write captions, and half sample scenes; none where there are few."""
-    return (os.cpu_count() or 1) // 2 if (os.cpu_count() or 1) >= 8 else 0
+    """Half of the processors, up to eight, write captions, and as many sample scenes; none where there are few."""
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, processors // 2) if processors >= 8 else 0

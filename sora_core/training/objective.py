@@ -137,8 +137,7 @@ def lesson(shard: Shard, tokens: int, native_fps: float, rng: np.random.Generato
     cells = choose_cells(shard, rng, tokens // per_cell)
     repeats = REPEATS_STILL if len(cells) == 1 else REPEATS_CLIP
     room = tokens // (per_cell * len(cells))  # videos
-    count = max(1, min(len(shard.scenes), room // repeats))
-    repeats = max(1, room // count)
+    count, repeats = fill(room, len(shard.scenes), repeats)
     records = rng.choice(len(shard.scenes), count, replace=False).tolist()
     rows = [record for record in records for _ in range(repeats)]
     # One cell is one step of position at the native rate; a clip at half the rate has its cells twice as far apart.
@@ -155,6 +154,12 @@ def lesson(shard: Shard, tokens: int, native_fps: float, rng: np.random.Generato
     if rng.random() < 0.05:
         made.box = draw_boxes(made, rng)
     return made
+
+
+def fill(room: int, records: int, repeats: int) -> tuple[int, int]:
+    """How many of `records` a batch with room for so many videos takes, and how often each, `repeats` times or more."""
+    count = max(1, min(records, room // repeats))
+    return count, max(1, room // count)
 
 
 def join_tail(shard: Shard, latents: Tensor, rows: list[int], unknown: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:

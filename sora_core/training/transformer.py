@@ -177,7 +177,7 @@ def train_transformer(folder: str, bank: str | Bank | LiveBank, settings: Settin
     torch.manual_seed(settings.seed)
     student = new_student(settings).to(device)
     if settings.lora:
-        begin(student, bank, settings)  # an adapter's run keeps the adapter alone
+        begin(student.requires_grad_(False), bank, settings)  # an adapter's run keeps the adapter alone
     adapter = Adapter(student, settings.lora) if settings.lora else None
     trained = adapter or student
     rates = {"muon_lr": settings.muon_lr, "adam_lr": settings.adam_lr}
@@ -203,6 +203,7 @@ def train_transformer(folder: str, bank: str | Bank | LiveBank, settings: Settin
     feed = Feed(draw, pool, ahead)
     if settings.compile:
         compile_blocks(student, lambda made, words: velocity_loss(student, made, words, 0, adapter=adapter), draw(first))
+        trained.zero_grad(set_to_none=True)
     sheets = Sheets(run, settings.sheets, vae, settings.native_fps) if vae and settings.sheets else None
     for step, share in run.budget(first):
         bank.refresh(share)

@@ -10,7 +10,7 @@ import torch
 
 from sora_pack.sora_core.autoencoder import VideoVAE
 from sora_pack.sora_core.checkpoint import save_vae
-from sora_pack.sora_core.config import VAEConfig
+from sora_pack.sora_core.config import TextConfig, VAEConfig, preset
 from sora_pack.sora_core.generate import Pipeline
 from sora_pack.sora_core.training import gpu, live, sheet, studies
 from sora_pack.sora_core.training import transformer as trainer
@@ -186,7 +186,7 @@ def test_the_worth_of_words_is_seen(small_world, vae):
     still = bank.shards[0]
     told = [studies.caption(shots[0], "long", "en", 0) for shots in still.scenes]
     torch.manual_seed(0)
-    student = trainer.new_student(TINY)
+    student = trainer.Student(preset("tiny"), TextConfig(dim=64, num_layers=1, num_heads=1, pieces=256))
     trainer.hear_anew(student)
     optimizer = trainer.Optimizer(student, muon_lr=5e-3, adam_lr=5e-3, steps=60, warmup=1, adam_names=trainer.ADAM_NAMES)
     ones = torch.ones(len(told), 1)

@@ -86,7 +86,10 @@ def _add_settings(part: argparse.ArgumentParser, *, size: str, tokens: int, shee
     part.add_argument("--tokens", type=int, default=tokens, help="tokens a step")
     levels = "mean of the noise levels' logit at the start and at the end; high ones teach the words, low ones the details"
     part.add_argument("--sigma-mean", type=float, nargs=2, default=(2.0, 0.6), help=levels)
+    weights = "extra weight of places with something to see at the start and at the end"
+    part.add_argument("--detail", type=float, nargs=2, default=(4.0, 0.0), help=weights)
     part.add_argument("--still-share", type=float, nargs=2, default=(0.6, 0.2), help="share of stills at the start and at the end")
+    part.add_argument("--reading-steps", type=int, default=1200, help="of the text encoder alone, before all else")
     part.add_argument("--start", default="", help="model file, or folder of an earlier run, to go on from")
     part.add_argument("--decay", type=float, default=0.5, help="last share of the run that lowers the learning rate")
     part.add_argument("--sheets", type=int, default=sheets, help="sample sheets over the run")
@@ -135,8 +138,8 @@ def _settings(args: argparse.Namespace, **more):
     from .gpu import default_workers
     from .transformer import Settings
 
-    chosen = {name: getattr(args, name) for name in ("size", "tokens", "start", "decay", "sheets", "seed")}
-    curves = {"still_share": tuple(args.still_share), "sigma_mean": tuple(args.sigma_mean)}
+    chosen = {name: getattr(args, name) for name in ("size", "tokens", "reading_steps", "start", "decay", "sheets", "seed")}
+    curves = {name: tuple(getattr(args, name)) for name in ("still_share", "sigma_mean", "detail")}
     workers = default_workers() if args.workers < 0 else args.workers
     return Settings(**chosen, **curves, workers=workers, compile=args.compile, **more)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..flow import logit_normal_sigma
@@ -65,12 +66,6 @@ class Lesson:
         return self.token_sigma.repeat_interleave(PATCH, 2).repeat_interleave(PATCH, 3).unsqueeze(1)
 
     @property
-    def values(self) -> int:
-        """How many latent values are to be made."""
-        sigma = self.pixel_sigma
-        return int((sigma > 0).sum()) * (self.latents.numel() // sigma.numel())
-
-    @property
     def repeats(self) -> int:
         return len(self.latents) // len(self.records)
 
@@ -79,6 +74,16 @@ class Lesson:
         rows = slice(first * self.repeats, last * self.repeats)
         rest = {"unknown": self.unknown[rows], "sigma": self.sigma[rows], "box": None if self.box is None else self.box[rows]}
         return replace(self, latents=self.latents[rows], records=self.records[first:last], **rest)
+
+
+def detail(latents: Tensor) -> Tensor:
+    """How much is to be seen at each place of latents [B, C, F, h, w]: [B, 1, F, h, w], 0 for plain sky or ground, about 2 for a body.
+
+    The mean square distance from the median of the row, over a token: a world lies in layers, what stands in it does not.
+    """
+    b, _, f, h, w = latents.shape
+    distance = (latents - latents.median(-1, keepdim=True).values).square().mean(1).flatten(0, 1).unsqueeze(1)  # (B F) 1 h w
+    return F.interpolate(F.avg_pool2d(distance, PATCH), scale_factor=PATCH).clamp(max=2).view(b, 1, f, h, w)
 
 
 def choose_cells(shard: Shard, rng: np.random.Generator, most: int = 1000) -> list[int]:

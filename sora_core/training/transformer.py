@@ -24,12 +24,13 @@ from ..shapes import Strides, VideoShape
 from ..speed import peak_flops, transformer_flops
 from ..text import ByteTextEncoder, encode_bytes
 from ..transformer import PreparedText, SpacetimeTransformer
+from ..world import Scene
 from .bank import Bank, Shard
 from .feed import AHEAD, Feed, workers
 from .group import ALONE, Group
 from .live import LiveBank
 from .lora import Adapter
-from .objective import LONG_CAPTIONS, SIGMA_MEAN, Lesson, lesson, tell, to_tell
+from .objective import LONG_CAPTIONS, SIGMA_MEAN, Lesson, detail, lesson, tell, to_tell
 from .optim import Average, Optimizer
 from .run import Run
 from .sheet import Sheets
@@ -46,10 +47,11 @@ ADAM_NAMES = ("embedding", "pieces", "modulation", "time_", "head.head")
 class Settings:
     """One stage of training.
 
-    `still_share` and `sigma_mean` go linearly from their first to their second value over the run: pictures before clips, and the words,
-    which only count at high noise, before the details. The last `decay` of the run lowers the learning rate.
-    `start` is what to go on from: a model file with its companions, or the folder of an earlier run, whose text encoder then learns to
-    read anew. With a file, an empty `size` is that of the file.
+    `still_share`, `sigma_mean` and `detail` go linearly from their first to their second value over the run: pictures before clips; the
+    words, which only count at high noise, before the details; bodies, which fill a tenth of a picture and most of a caption, before
+    all else. The last `decay` of the run lowers the learning rate.
+    `start` is what to go on from: a model file with its companions, or the folder of an earlier run. Before anything else the text
+    encoder reads for `reading_steps`. With a file, an empty `size` is that of the file.
 
     Args:
         steps, minutes: length of the run, one of the two (run.py).
@@ -69,7 +71,8 @@ class Settings:
     still_share: tuple[float, float] = (0.6, 0.2)
     decay: float = 0.5
     sigma_mean: tuple[float, float] = (2.0, SIGMA_MEAN)
-    reading_steps: int = 400
+    detail: tuple[float, float] = (4.0, 0.0)
+    reading_steps: int = 1200
     warmup: int = 50
     long_captions: float = LONG_CAPTIONS
     native_fps: float = NATIVE_FPS
@@ -113,34 +116,40 @@ class Student(nn.Module):
         return self.transformer(noisy, timestep, text=self.prepared_text(words, rows), positions=positions, shots=shots)
 
 
-def velocity_loss(student: Student, made: Lesson, words: list[list[str]], seed: int, group: Group = ALONE,
-                  adapter: Adapter | None = None) -> Tensor:  # fmt: skip
+def velocity_loss(student: Student, made: Lesson, words: list[list[str]], seed: int, weight_of_detail: float = 0.0, *,
+                  group: Group = ALONE, adapter: Adapter | None = None) -> Tensor:  # fmt: skip
     """Mean squared error of the velocity n - x0 over the cells that are to be made (rectified flow, arXiv 2209.03003).
 
     Args:
         words: those of the distinct records of the batch.
         seed: of the noise.
+        weight_of_detail: how much more the error weighs where there is more to see (`detail`); that bends what is learned towards such
+            places, so it should end with 0.
         group: of several processes each computes the part of the mean that its records are; the sum of all is the mean.
         adapter: added to the student's weights.
     """
     device = next(student.parameters()).device
-    noise = torch.randn(made.latents.shape, generator=torch.Generator(device).manual_seed(seed), device=device)
-    values, (first, last) = max(1, made.values), group.bounds(len(made.records))
+    latents, rows = made.latents.to(device), student.rows(words)
+    noise = torch.randn(latents.shape, generator=torch.Generator(device).manual_seed(seed), device=device)
+    weight = (made.pixel_sigma.to(device) > 0).float().expand_as(latents[:, :1])
+    if weight_of_detail:
+        weight = weight * (1 + weight_of_detail * detail(latents))
+    total = weight.sum().clamp_min(1) * latents.shape[1]  # of the whole batch
+    first, last = group.bounds(len(made.records))
     if first == last:  # more processes than records
         return 0 * next((adapter or student).parameters()).sum()
-    rows = student.rows(words)
     if group.size > 1:
-        noise = noise[first * made.repeats : last * made.repeats]
+        own = slice(first * made.repeats, last * made.repeats)
+        latents, noise, weight = latents[own], noise[own], weight[own]
         made, words = made.part(first, last), [texts[first:last] for texts in words]
-    latents, sigma = made.latents.to(device), made.pixel_sigma.to(device)
-    noisy = latents.lerp(noise, sigma.expand_as(noise))
+    noisy = latents.lerp(noise, made.pixel_sigma.to(device).expand_as(noise))
     # A bfloat16 copy of all weights, made once a step: autocast would keep norms and modulations in float32 and cast at every layer.
     weights = dict(student.named_parameters())
     halves = {name: p.to(torch.bfloat16) for name, p in (adapter.adapted(weights) if adapter else weights).items()}
     inputs = (noisy.to(torch.bfloat16), made.timestep.to(device), words, made.positions.to(device), made.shots, rows)
     velocity = torch.func.functional_call(student, halves, inputs)
     error = (velocity.float() - (noise - latents)).square()
-    return (error * (sigma > 0)).sum() / values
+    return (error * weight).sum() / total
 
 
 def choose_shard(bank: Bank | LiveBank, still_share: float, rng: np.random.Generator) -> Shard:
@@ -194,11 +203,12 @@ def train_transformer(folder: str, bank: str | Bank | LiveBank, settings: Settin
     def draw(step: int) -> tuple:
         # The lesson of a step is drawn from the step alone, so a resumed run sees what an uninterrupted one would have seen.
         rng, share = np.random.default_rng((settings.seed, step)), run.share(step)
-        still_share, sigma_mean = (a + (b - a) * share for a, b in (settings.still_share, settings.sigma_mean))
+        curves = (settings.still_share, settings.sigma_mean, settings.detail)
+        still_share, sigma_mean, weight_of_detail = (a + (b - a) * share for a, b in curves)
         shard = choose_shard(bank, still_share, rng)
         made = lesson(shard, settings.tokens, settings.native_fps, rng, sigma_mean)
         seed = int(rng.integers(2**62))
-        return (made, seed), tell, *to_tell(shard, made), rng, settings.long_captions
+        return (made, seed, weight_of_detail), tell, *to_tell(shard, made), rng, settings.long_captions
 
     feed = Feed(draw, pool, ahead)
     if settings.compile:
@@ -207,8 +217,8 @@ def train_transformer(folder: str, bank: str | Bank | LiveBank, settings: Settin
     sheets = Sheets(run, settings.sheets, vae, settings.native_fps) if vae and settings.sheets else None
     for step, share in run.budget(first):
         bank.refresh(share)
-        (made, seed), words = feed.next(step)
-        loss = velocity_loss(student, made, words, seed, group, adapter)
+        (made, *drawn), words = feed.next(step)
+        loss = velocity_loss(student, made, words, *drawn, group=group, adapter=adapter)
         loss.backward()
         group.sum_gradients(optimizer.parameters)
         norm = optimizer.step(step, share)
@@ -230,7 +240,7 @@ def train_transformer(folder: str, bank: str | Bank | LiveBank, settings: Settin
 
 def compile_blocks(student: Student, loss: Callable[[Lesson, list[list[str]]], Tensor], drawn: tuple) -> None:
     """Compiles the transformer's blocks for shapes of all kinds, if this machine can: a trial step decides."""
-    (made, _), work, *args = drawn
+    (made, *_), work, *args = drawn
     blocks = student.transformer.blocks
     torch._dynamo.config.recompile_limit = 64  # lone cells, clips, boxes and shots make graphs of their own
     for block in blocks:
@@ -264,20 +274,20 @@ def new_student(settings: Settings) -> Student:
 
 
 def begin(student: Student, bank: Bank | LiveBank, settings: Settings, pool: Executor | None = None, ahead: int = 0) -> None:
-    """What a new run starts from: an earlier transformer, a text encoder that can read, and cross-attention that can hear it."""
+    """What a new run starts from: earlier weights, or none; a text encoder that can read, and cross-attention that can hear it."""
     if settings.start.endswith(".safetensors"):
         earlier = Pipeline.load(settings.start, torch.float32)
         if earlier.transformer.config != student.transformer.config:
             raise ValueError(f"start: {settings.start} is not of size {settings.size!r}: choose the size it was trained with")
         student.transformer.load_state_dict(earlier.transformer.state_dict())
         student.text.load_state_dict(earlier.text.state_dict())
-        return
-    if settings.start:
-        earlier, _ = averaged_student(settings.start, settings)
-        student.transformer.load_state_dict(earlier.transformer.state_dict())
-    scenes = [shots[0] for shard in bank.shards for shots in shard.scenes]
-    teach_reading(student.text, scenes, settings.reading_steps, settings.seed, pool=pool, ahead=ahead)
-    hear_anew(student)
+    elif settings.start:
+        student.load_state_dict(averaged_student(settings.start, settings)[0].state_dict())
+    scenes = [shots[0] for shard in bank.shards for shots in shard.scenes if isinstance(shots[0], Scene)]
+    if scenes:  # written captions have no facts to ask for
+        teach_reading(student.text, scenes, settings.reading_steps, settings.seed, pool=pool, ahead=ahead)
+    if not settings.start:
+        hear_anew(student)
 
 
 @torch.no_grad()

@@ -178,7 +178,7 @@ def _tune(args: argparse.Namespace) -> None:
 
     rate = args.rate or (1e-3 if args.lora else 2e-4)
     settings = Settings(steps=args.steps, tokens=args.tokens, start=args.model, lora=args.lora, seed=args.seed, muon_lr=rate,
-                        adam_lr=rate, still_share=(0.3, 0.3), sigma_mean=(1.0, 1.0))  # fmt: skip
+                        adam_lr=rate, still_share=(0.3, 0.3), sigma_mean=(1.0, 1.0), detail=(0.0, 0.0))  # fmt: skip
     group = Group.join()
     files = tune(args.videos, args.folder, settings, area=args.area, whole_files=args.whole_files, group=group)
     _print_files(files if group.leads else [])

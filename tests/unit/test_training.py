@@ -198,7 +198,8 @@ def test_two_processes_train_as_one(bank, tmp_path, root):
     settings = trainer.Settings(size="", steps=3, tokens=128, reading_steps=0, start=str(model))
     alone = trainer.train_transformer(str(tmp_path / "one"), str(bank.folder), settings)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--", "sora_core.training"]
-    options = {"folder": tmp_path / "two", "bank": bank.folder, "size": "", "steps": 3, "tokens": 128, "reading-steps": 0, "start": model, "workers": 0}
+    options = {"folder": tmp_path / "two", "bank": bank.folder, "start": model, "size": ""}
+    options |= {"steps": 3, "tokens": 128, "reading-steps": 0, "workers": 0}
     command += ["transformer", *(str(part) for name, value in options.items() for part in (f"--{name}", value))]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -162,7 +162,8 @@ def test_blocks_compile_for_all_shapes(small_world, vae, monkeypatch):
         return found
 
     plain = gradients()
-    trainer.compile_blocks(student, lambda made, said: trainer.velocity_loss(student, made, said, 0), ((lessons[0], 0, 0.0), list, words[0]))
+    drawn = ((lessons[0], 0, 0.0), list, words[0])
+    trainer.compile_blocks(student, lambda made, said: trainer.velocity_loss(student, made, said, 0), drawn)
     compiled = gradients()
     assert 0 < len(graphs) <= 8, f"{len(graphs)} graphs"
     difference = max((a - b).abs().max().item() for a, b in zip(plain, compiled, strict=True))

@@ -31,6 +31,7 @@ SCALE = 0.5  # of the sizes of a stage's plan: 64 pixels
 SIZES = ("scale-1x", "scale-4x", "scale-32x")  # by compute for a token
 CAPTIONS = {"long captions": 1.0, "short captions": 0.0}
 UNSEEN = 100_000  # first shard of scenes that no training of a study reaches
+UNSEEN_SHARDS = 12
 LESSONS = 16
 HIGH_NOISE = 0.97  # where only the words tell what to make
 
@@ -48,7 +49,7 @@ def scaling(folder: str, vae: VideoVAE, settings: Settings, *, shards: int = 48,
     Returns:
         scaling.json: parameters, FLOPs and loss on unseen scenes of every size; scaling.svg and scaling.png are beside it.
     """
-    bank, unseen = study_bank(vae, settings.tokens, shards, stage), study_bank(vae, settings.tokens, 12, stage, UNSEEN)
+    bank, unseen = study_bank(vae, settings.tokens, shards, stage), study_bank(vae, settings.tokens, UNSEEN_SHARDS, stage, UNSEEN)
     curves, rows, shown, prompts = {}, [], [], world_prompts(4)
     for size in sizes:
         student = _train(f"{folder}/{size}", bank, replace(settings, size=size))
@@ -70,7 +71,7 @@ def recaptioning(folder: str, vae: VideoVAE, settings: Settings, *, shards: int 
         recaptioning.json: for every model and kind of caption the loss at high noise on unseen scenes with the right words, with
         another scene's, and with none. What words are worth is how much the first lies below the last.
     """
-    bank, unseen = study_bank(vae, settings.tokens, shards, stage), study_bank(vae, settings.tokens, 12, stage, UNSEEN)
+    bank, unseen = study_bank(vae, settings.tokens, shards, stage), study_bank(vae, settings.tokens, UNSEEN_SHARDS, stage, UNSEEN)
     rows = []
     for name, share in CAPTIONS.items():
         student = _train(f"{folder}/{name.split()[0]}", bank, replace(settings, long_captions=share))

@@ -170,7 +170,9 @@ def test_blocks_compile_for_all_shapes(small_world, vae, monkeypatch):
     assert difference < 0.02, f"max_diff {difference}"
 
 
-def test_studies_at_tiny_size(small_world, vae, tmp_path):
+def test_studies_at_tiny_size(small_world, vae, tmp_path, monkeypatch):
+    monkeypatch.setattr(studies, "UNSEEN_SHARDS", 2)
+    monkeypatch.setattr(studies, "LESSONS", 2)
     settings = replace(TINY, steps=2)
     path = studies.scaling(str(tmp_path), vae, settings, shards=2, sizes=("tiny", "scale-1x"))
     small, large = json.loads(path.read_text())["rows"]

@@ -172,6 +172,7 @@ def _study(args: argparse.Namespace) -> None:
 
 
 def _tune(args: argparse.Namespace) -> None:
+    from ..checkpoint import CheckpointError
     from .group import Group
     from .transformer import Settings
     from .tune import tune
@@ -180,7 +181,10 @@ def _tune(args: argparse.Namespace) -> None:
     settings = Settings(steps=args.steps, tokens=args.tokens, start=args.model, lora=args.lora, seed=args.seed, muon_lr=rate,
                         adam_lr=rate, still_share=(0.3, 0.3), sigma_mean=(1.0, 1.0), detail=(0.0, 0.0))  # fmt: skip
     group = Group.join()
-    files = tune(args.videos, args.folder, settings, area=args.area, whole_files=args.whole_files, group=group)
+    try:
+        files = tune(args.videos, args.folder, settings, area=args.area, whole_files=args.whole_files, group=group)
+    except (FileNotFoundError, ModuleNotFoundError, CheckpointError) as error:  # what a user can mend, in one sentence
+        raise SystemExit(str(error)) from error
     _print_files(files if group.leads else [])
 
 

@@ -23,7 +23,7 @@ from ..world import caption
 from .curve import draw, read_log
 from .group import Group
 from .live import LiveBank
-from .objective import Lesson, lesson, tell, to_tell
+from .objective import Lesson, draw_captions, lesson
 from .sheet import videos, world_prompts
 from .transformer import SHIFT, Settings, Student, averaged_student, train_transformer, velocity_loss
 
@@ -99,7 +99,7 @@ def unseen_loss(student: Student, bank: LiveBank) -> float:
     for i in range(LESSONS):
         rng, shard = np.random.default_rng(i), bank.shards[i % len(bank.shards)]
         made = lesson(shard, bank.tokens, 8.0, rng)
-        losses.append(float(velocity_loss(student, made, tell(*to_tell(shard, made), rng), i)))
+        losses.append(float(velocity_loss(student, made, draw_captions(shard, made, rng), i)))
     return sum(losses) / len(losses)
 
 

@@ -140,6 +140,9 @@ PRESETS = {
     "tiny": TransformerConfig(dim=128, ffn_dim=256, num_layers=2),  # tests
     "mini": TransformerConfig(dim=256, ffn_dim=1024, num_layers=8),  # the shipped first edition
     "small": TransformerConfig(dim=384, ffn_dim=1536, num_layers=12),
+    "scale-1x": TransformerConfig(dim=128, ffn_dim=512, num_layers=4),  # training/studies.py
+    "scale-4x": TransformerConfig(dim=256, ffn_dim=1024, num_layers=4),
+    "scale-32x": TransformerConfig(dim=512, ffn_dim=2048, num_layers=8),
     "base": TransformerConfig(dim=768, ffn_dim=3072, num_layers=12),
     "wan-1.3b": TransformerConfig(dim=1536, ffn_dim=8960, num_layers=30),
     "wan-14b": TransformerConfig(dim=5120, ffn_dim=13824, num_layers=40),

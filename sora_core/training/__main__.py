@@ -4,8 +4,11 @@
     python -m sora_core.training vae --folder runs/vae --steps 2400
     python -m sora_core.training bank --folder runs/bank --vae runs/vae/vae.safetensors --shards 200
     python -m sora_core.training transformer --folder runs/s1 --bank runs/bank --steps 8000
+    python -m sora_core.training run --folder runs/gpu --minutes 9 --vae-minutes 2 --out made      # all of it at once, on a GPU
+    python -m sora_core.training tune --videos my_videos --folder runs/mine --lora 16              # your own videos
 
-The same command again resumes. All parts run on the CPU or on one GPU.
+The same command again resumes. All parts run on the CPU or on one GPU; vae, transformer, run and tune also on several, by
+`torchrun --nproc-per-node 8 -m -- sora_core.training ...`.
 """
 
 from __future__ import annotations
@@ -14,6 +17,9 @@ import argparse
 from pathlib import Path
 
 import torch
+
+from ..generate import SHIPPED
+from .bank import STAGES
 
 
 def _arguments() -> argparse.Namespace:
@@ -30,21 +36,69 @@ def _arguments() -> argparse.Namespace:
     bank.add_argument("--folder", required=True)
     bank.add_argument("--vae", required=True, help="vae.safetensors of the VAE training")
     bank.add_argument("--shards", type=int, default=200, help="of 32 clips each")
+    _add_stage(bank)
     transformer = parts.add_parser("transformer", help="train text encoder and transformer on a latent bank")
     transformer.add_argument("--folder", required=True)
     transformer.add_argument("--bank", required=True)
-    transformer.add_argument("--size", default="mini")
     transformer.add_argument("--steps", type=int, default=8000)
-    transformer.add_argument("--tokens", type=int, default=5120, help="tokens a step")
+    transformer.add_argument("--vae", default="", help="file of the VAE, for sample sheets")
+    _add_settings(transformer, size="mini", tokens=5120, sheets=0)
+    run = parts.add_parser("run", help="render, encode and train for some minutes in one process, for a GPU")
+    run.add_argument("--folder", required=True)
+    run.add_argument("--minutes", type=float, required=True, help="of training, over all starts")
+    run.add_argument("--vae-minutes", type=float, default=0.0, help="of these for the VAE")
+    run.add_argument("--vae", default="", help="file of a VAE to use, or with vae-minutes to go on from")
+    run.add_argument("--bank-share", type=float, default=0.3, help="of the transformer's time, for rendering and encoding")
+    run.add_argument("--out", default="", help="folder that gets the model's files")
+    run.add_argument("--name", default="sora_mini")
+    _add_stage(run)
+    _add_settings(run, size="mini", tokens=65536, sheets=3)
+    tune = parts.add_parser("tune", help="fine-tune a model on a folder of videos with captions")
+    tune.add_argument("--videos", required=True, help="name.mp4 beside name.txt, or a file *.jsonl")
+    tune.add_argument("--folder", required=True)
+    tune.add_argument("--model", default=str(SHIPPED), help="model file to tune")
+    tune.add_argument("--lora", type=int, default=0, help="rank of a LoRA; 0 tunes all weights")
+    tune.add_argument("--steps", type=int, default=400)
+    tune.add_argument("--tokens", type=int, default=5120, help="tokens a step")
+    tune.add_argument("--rate", type=float, default=0.0, help="learning rate; default 1e-3 for a LoRA, 2e-4 for all weights")
+    tune.add_argument("--area", type=int, default=128 * 128, help="pixels of a frame; each video keeps its own shape")
+    tune.add_argument("--whole-files", action="store_true", help="every file is one shot: nothing is cut")
+    tune.add_argument("--seed", type=int, default=0)
+    for name, words in (("scaling", "loss against compute of three sizes"), ("recaptioning", "what long captions buy")):
+        study = parts.add_parser(name, help=f"a study: {words}, on equal data at 64 pixels")
+        study.add_argument("--folder", required=True)
+        study.add_argument("--vae", required=True)
+        study.add_argument("--steps", type=int, default=4000)
+        study.add_argument("--shards", type=int, default=48, help="how many batches' worth of clips to render")
+        _add_stage(study)
+        _add_settings(study, size="mini", tokens=16384, sheets=0)
+    _add_tools(parts)
+    return parser.parse_args()
+
+
+def _add_stage(part: argparse.ArgumentParser) -> None:
+    stages = "S1 one mover and a still camera, S2 all motions and cameras and 5 s, S4 shots and parts of a minute"
+    part.add_argument("--stage", default="S2", choices=list(STAGES), help=stages)
+
+
+def _add_settings(part: argparse.ArgumentParser, *, size: str, tokens: int, sheets: int) -> None:
+    part.add_argument("--size", default=size, help="a name in config.PRESETS")
+    part.add_argument("--tokens", type=int, default=tokens, help="tokens a step")
     levels = "mean of the noise levels' logit at the start and at the end; high ones teach the words, low ones the details"
-    transformer.add_argument("--sigma-mean", type=float, nargs=2, default=(2.0, 0.6), help=levels)
+    part.add_argument("--sigma-mean", type=float, nargs=2, default=(2.0, 0.6), help=levels)
     weights = "extra weight of places with something to see at the start and at the end"
-    transformer.add_argument("--detail", type=float, nargs=2, default=(4.0, 0.0), help=weights)
-    transformer.add_argument("--still-share", type=float, nargs=2, default=(0.6, 0.2), help="share of stills at the start and at the end")
-    transformer.add_argument("--reading-steps", type=int, default=1200, help="of the text encoder alone, before all else")
-    transformer.add_argument("--start", default="", help="model file, or folder of an earlier run, to go on from")
-    transformer.add_argument("--decay", type=float, default=0.5, help="last share of the steps that lowers the learning rate")
-    transformer.add_argument("--seed", type=int, default=0)
+    part.add_argument("--detail", type=float, nargs=2, default=(4.0, 0.0), help=weights)
+    part.add_argument("--still-share", type=float, nargs=2, default=(0.6, 0.2), help="share of stills at the start and at the end")
+    part.add_argument("--reading-steps", type=int, default=1200, help="of the text encoder alone, before all else")
+    part.add_argument("--start", default="", help="model file, or folder of an earlier run, to go on from")
+    part.add_argument("--decay", type=float, default=0.5, help="last share of the run that lowers the learning rate")
+    part.add_argument("--sheets", type=int, default=sheets, help="sample sheets over the run")
+    part.add_argument("--workers", type=int, default=-1, help="processes that write captions ahead; default by the machine")
+    part.add_argument("--compile", action="store_true", help="compile the blocks: takes a minute or more, pays in long runs on a GPU")
+    part.add_argument("--seed", type=int, default=0)
+
+
+def _add_tools(parts: argparse._SubParsersAction) -> None:
     ship = parts.add_parser("ship", help="write the averaged weights of a run, with VAE and text encoder, as files of the pack")
     ship.add_argument("--folder", required=True)
     ship.add_argument("--vae", required=True)
@@ -58,39 +112,91 @@ def _arguments() -> argparse.Namespace:
     curve.add_argument("--values", nargs="+", default=["loss"])
     curve.add_argument("--title", default="")
     curve.add_argument("--out", required=True)
-    return parser.parse_args()
 
 
 def _vae(args: argparse.Namespace) -> None:
     from ..checkpoint import save_vae
-    from .vae import train_vae
+    from .group import Group
+    from .vae import VAESettings, train_vae
 
-    vae = train_vae(args.folder, args.steps, args.seed, args.start)
-    path = Path(args.folder) / "vae.safetensors"
-    save_vae(path, vae)
-    print(path)
+    group = Group.join()
+    vae = train_vae(args.folder, VAESettings(args.steps, start=args.start, seed=args.seed), group)
+    if group.leads:
+        path = Path(args.folder) / "vae.safetensors"
+        save_vae(path, vae)
+        print(path)
 
 
 def _bank(args: argparse.Namespace) -> None:
     from ..checkpoint import load_vae
     from .bank import make_bank
 
-    make_bank(args.folder, load_vae(args.vae).channels_last().to(torch.bfloat16), args.shards)
+    make_bank(args.folder, load_vae(args.vae).channels_last().to(torch.bfloat16), args.shards, args.stage)
+
+
+def _settings(args: argparse.Namespace, **more):
+    from .gpu import default_workers
+    from .transformer import Settings
+
+    chosen = {name: getattr(args, name) for name in ("size", "tokens", "reading_steps", "start", "decay", "sheets", "seed")}
+    curves = {name: tuple(getattr(args, name)) for name in ("still_share", "sigma_mean", "detail")}
+    workers = default_workers() if args.workers < 0 else args.workers
+    return Settings(**chosen, **curves, workers=workers, compile=args.compile, **more)
 
 
 def _transformer(args: argparse.Namespace) -> None:
-    from .transformer import Settings, train_transformer
+    from ..checkpoint import load_vae
+    from .group import Group
+    from .transformer import train_transformer
 
-    chosen = {name: getattr(args, name) for name in ("size", "steps", "tokens", "reading_steps", "start", "decay", "seed")}
-    curves = {name: tuple(getattr(args, name)) for name in ("still_share", "sigma_mean", "detail")}
-    train_transformer(args.folder, args.bank, Settings(**curves, **chosen))
+    group = Group.join()
+    vae = load_vae(args.vae, torch.bfloat16, group.device).channels_last() if args.vae else None
+    train_transformer(args.folder, args.bank, _settings(args, steps=args.steps), group=group, vae=vae)
+
+
+def _run(args: argparse.Namespace) -> None:
+    from .gpu import Plan, run_all
+
+    plan = Plan(args.minutes, args.vae_minutes, args.vae, args.bank_share, args.stage, args.out, args.name)
+    _print_files(run_all(args.folder, plan, _settings(args)))
+
+
+def _study(args: argparse.Namespace) -> None:
+    from ..checkpoint import load_vae
+    from . import studies
+    from .group import Group
+
+    vae = load_vae(args.vae, torch.bfloat16, Group().device).channels_last()
+    study = getattr(studies, args.part)
+    _print_files([study(args.folder, vae, _settings(args, steps=args.steps), shards=args.shards, stage=args.stage)])
+
+
+def _tune(args: argparse.Namespace) -> None:
+    from ..checkpoint import CheckpointError
+    from .group import Group
+    from .transformer import Settings
+    from .tune import tune
+
+    rate = args.rate or (1e-3 if args.lora else 2e-4)
+    settings = Settings(steps=args.steps, tokens=args.tokens, start=args.model, lora=args.lora, seed=args.seed, muon_lr=rate,
+                        adam_lr=rate, still_share=(0.3, 0.3), sigma_mean=(1.0, 1.0), detail=(0.0, 0.0))  # fmt: skip
+    group = Group.join()
+    try:
+        files = tune(args.videos, args.folder, settings, area=args.area, whole_files=args.whole_files, group=group)
+    except (FileNotFoundError, ModuleNotFoundError, CheckpointError) as error:  # what a user can mend, in one sentence
+        raise SystemExit(str(error)) from error
+    _print_files(files if group.leads else [])
+
+
+def _print_files(paths: list[Path]) -> None:
+    for path in paths:
+        print(path, f"{path.stat().st_size / 2**20:.1f} MiB")
 
 
 def _ship(args: argparse.Namespace) -> None:
     from .ship import ship
 
-    for path in ship(args.folder, args.vae, args.size, args.name, args.out):
-        print(path, f"{path.stat().st_size / 2**20:.1f} MiB")
+    _print_files(ship(args.folder, args.vae, args.size, args.name, args.out))
 
 
 def _probe(args: argparse.Namespace) -> None:
@@ -110,7 +216,8 @@ def main() -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.set_flush_denormal(True)  # denormal numbers slow AVX code tenfold
-    {"vae": _vae, "bank": _bank, "transformer": _transformer, "ship": _ship, "probe": _probe, "curve": _curve}[args.part](args)
+    parts = {"vae": _vae, "bank": _bank, "transformer": _transformer, "run": _run, "tune": _tune, "ship": _ship, "probe": _probe}
+    (parts | {"curve": _curve, "scaling": _study, "recaptioning": _study})[args.part](args)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import contextlib
 import json
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -24,7 +24,7 @@ from torch import Tensor
 from ..autoencoder import VideoVAE, normalise
 from ..canvas import encode_span
 from ..shapes import Strides
-from ..world import CAMERAS, PLACES, TIMES_OF_DAY, Scene, is_held_out, render, sample_scene, scene_for
+from ..world import CAMERAS, PLACES, TIMES_OF_DAY, Scene, is_held_out, render_batch, sample_scene, scene_for
 
 SHARD = 32
 GUIDES = 2
@@ -51,32 +51,63 @@ class Shape:
 STILLS = tuple(Shape(1, 8.0, w, h) for w, h in ((128, 128), (176, 96), (96, 176)))
 SECONDS_2 = tuple(Shape(17, 8.0, w, h) for w, h in ((128, 128), (128, 128), (176, 96), (96, 176)))
 SECONDS_5 = (Shape(41, 8.0, 128, 128, True), Shape(41, 8.0, 128, 128), Shape(41, 8.0, 176, 96), Shape(41, 8.0, 96, 176))
-RARE = (
-    Shape(17, 4.0, 128, 128, True),
-    Shape(25, 16.0, 128, 128),
-    Shape(33, 8.0, 128, 128, cuts=(5,)),
-    Shape(41, 8.0, 128, 128, cuts=(3, 6, 9)),
-)
+RARE = (Shape(17, 4.0, 128, 128, True), Shape(25, 16.0, 128, 128))
+SHOTS = (Shape(33, 8.0, 128, 128, cuts=(5,)), Shape(41, 8.0, 128, 128, cuts=(3, 6, 9)))
+MINUTE = (Shape(481, 8.0, 128, 128),)  # batches see parts and strided subsets of it, as the first pass over a long video does
 
 
-def plan(index: int) -> Shape:
-    """The shape of shard `index`: of twelve shards eight are stills, three last 2 s, and one lasts 5 s or is of a rare kind."""
+@dataclass(frozen=True)
+class Stage:
+    """What a stage of training sees: which scenes, and which shapes. Of twelve shards eight are stills, three are `clips`, one is `rare`.
+
+    `world` are arguments of `sample_scene`.
+    """
+
+    clips: tuple[Shape, ...]
+    rare: tuple[Shape, ...]
+    world: dict = field(default_factory=dict)
+
+
+def _in_turn(*kinds: tuple[Shape, ...]) -> tuple[Shape, ...]:
+    """One of each kind, then the next of each, until all have been there."""
+    return tuple(kind[i % len(kind)] for i in range(max(map(len, kinds))) for kind in kinds)
+
+
+STAGES = {
+    "S1": Stage(SECONDS_2, SECONDS_2, {"max_movers": 1, "cameras": ("static",)}),
+    "S2": Stage(SECONDS_2, _in_turn(SECONDS_5, SECONDS_5[1:], RARE + SHOTS)),
+    "S4": Stage(SECONDS_2, _in_turn(SECONDS_5, SHOTS, RARE + MINUTE)),
+}
+
+
+def plan(index: int, stage: str = "S2") -> Shape:
+    """The shape of shard `index` of a stage.
+
+    Raises:
+        ValueError: an unknown stage; the known ones are listed.
+    """
+    if stage not in STAGES:
+        raise ValueError(f"stage {stage!r} is not known: use one of {', '.join(STAGES)}")
     turn, slot = divmod(index, 12)
     if slot == 11:
-        return RARE[turn // 3 % 4] if turn % 3 == 2 else SECONDS_5[turn % 4]
+        return STAGES[stage].rare[turn % len(STAGES[stage].rare)]
     if slot % 3 == 2:
-        return SECONDS_2[(turn * 3 + slot // 3) % 4]
+        return STAGES[stage].clips[(turn * 3 + slot // 3) % len(STAGES[stage].clips)]
     return STILLS[(turn + slot) % 3]
 
 
-def scenes_of(index: int) -> list[list[Scene]]:
-    """The shots of every record of a shard, by their seeds; held-out combinations are passed over and never trained on."""
+def scenes_of(index: int, cuts: int, count: int = SHARD, stage: str = "S2") -> list[list[Scene]]:
+    """The shots of every record of shard `index`, by their seeds; held-out combinations are passed over and never trained on.
+
+    Args:
+        cuts: in each record. count: of records. stage: a name in STAGES.
+    """
     records, seed = [], FIRST_SEED + index * 10_000
-    while len(records) < SHARD:
+    while len(records) < count:
         seed += 1
-        shots = [sample_scene(seed)]
+        shots = [sample_scene(seed, **STAGES[stage].world)]
         with contextlib.suppress(ValueError):  # this cast cannot be filmed so
-            shots += [next_shot(shots[0], seed * 10 + k) for k, _ in enumerate(plan(index).cuts)]
+            shots += [next_shot(shots[0], seed * 10 + k) for k in range(cuts)]
             if not any(map(is_held_out, shots)):
                 records.append(shots)
     return records
@@ -91,39 +122,40 @@ def next_shot(scene: Scene, seed: int) -> Scene:
 
 
 def to_float(frames: Tensor) -> Tensor:
-    """uint8 frames [T, H, W, 3] -> [1, 3, T, H, W] in -1..1."""
-    return frames.permute(3, 0, 1, 2).unsqueeze(0).float() / 127.5 - 1
+    """uint8 frames [n, T, H, W, 3] -> [n, 3, T, H, W] in -1..1."""
+    return frames.movedim(-1, 1).float() / 127.5 - 1
 
 
-def guide_frames(index: int, shape: Shape) -> Tensor:
-    """Which frames of all clips of shard `index` are also kept as stills, sorted."""
-    count = GUIDES_WITH_TAILS if shape.tails else GUIDES
-    return torch.randperm(shape.frames, generator=torch.Generator().manual_seed(index))[:count].sort().values
+def guide_frames(index: int, shape: Shape) -> list[int]:
+    """Which frames of all clips of shard `index` are also kept as stills, sorted; none of a still."""
+    count = GUIDES_WITH_TAILS if shape.tails else GUIDES if shape.frames > 1 else 0
+    return torch.randperm(shape.frames, generator=torch.Generator().manual_seed(index))[:count].sort().values.tolist()
 
 
-def film(shots: list[Scene], shape: Shape) -> Tensor:
-    """Frames uint8 [T, H, W, 3] of one record; every shot begins at its own second 0."""
+def film(records: list[list[Scene]], shape: Shape, device: str = "cpu") -> Tensor:
+    """Frames uint8 [n, T, H, W, 3] of some records; every shot begins at its own second 0."""
     starts = [0, *(Strides().frames(cut) for cut in shape.cuts), shape.frames]
-    lengths = [b - a for a, b in zip(starts, starts[1:], strict=False)]
-    parts = [render(shot, [k / shape.fps for k in range(n)], shape.width, shape.height) for shot, n in zip(shots, lengths, strict=True)]
-    return torch.cat(parts)
+    times = [[k / shape.fps for k in range(b - a)] for a, b in zip(starts, starts[1:])]
+    parts = render_batch(sum(records, []), times * len(records), shape.width, shape.height, device)
+    return torch.cat(parts).unflatten(0, (len(records), shape.frames))
 
 
-def encode_record(vae: VideoVAE, shots: list[Scene], shape: Shape, guides_at: Tensor) -> dict[str, Tensor]:
-    """Latents of one clip, of the frames `guides_at` as stills (guide cells), and of its second half as a span."""
-    x = to_float(film(shots, shape)).to(vae.conv2.weight.dtype)
-    record = {"latents": normalise(vae.encode(x, None).float())[0]}
-    if shape.frames > 1:
-        stills = x[0, :, guides_at].transpose(0, 1).unsqueeze(2)  # G 3 1 H W
-        record["guides"] = normalise(vae.encode(stills, None).float())
-    if shape.tails:
-        cells = record["latents"].shape[1]
+def encode(vae: VideoVAE, frames: Tensor, guides_at: list[int], tails: bool = False) -> dict[str, Tensor]:
+    """Normalised latents of clips uint8 [n, T, H, W, 3], of their frames `guides_at` as stills (guide cells), and with `tails` of
+    their second halves as spans."""
+    x = to_float(frames).to(vae.conv2.weight)
+    record = {"latents": normalise(vae.encode(x, None).float())}
+    if guides_at:
+        stills = x[:, :, guides_at].transpose(1, 2).flatten(0, 1).unsqueeze(2)  # (n G) 3 1 H W
+        record["guides"] = normalise(vae.encode(stills, None).float()).unflatten(0, (len(x), -1))
+    if tails:
+        cells = record["latents"].shape[2]
         span = x[:, :, vae.strides.frames(cells // 2 + 1) :]
-        record["tail"] = normalise(encode_span(vae, span, starts_at_zero=False).float())[0]
+        record["tail"] = normalise(encode_span(vae, span, starts_at_zero=False).float())
     return record
 
 
-def make_shard(folder: Path, index: int, vae: VideoVAE) -> bool:
+def make_shard(folder: Path, index: int, vae: VideoVAE, stage: str = "S2") -> bool:
     """Makes shard `index` unless it is there or another process is at it; returns whether it was made."""
     path, lock = folder / f"{index:05d}.safetensors", folder / f"{index:05d}.lock"
     if path.exists():
@@ -135,43 +167,53 @@ def make_shard(folder: Path, index: int, vae: VideoVAE) -> bool:
     except FileExistsError:
         return False
     try:
-        shape, scenes = plan(index), scenes_of(index)
+        shape = plan(index, stage)
+        scenes = scenes_of(index, len(shape.cuts), stage=stage)
         guides_at = guide_frames(index, shape)
-        records = [encode_record(vae, shots, shape, guides_at) for shots in scenes]
-        tensors = {name: torch.stack([r[name] for r in records]).half().contiguous() for name in records[0]}
-        facts = {"fps": shape.fps, "cuts": shape.cuts, "guide_frames": guides_at.tolist()}
-        facts["scenes"] = [[scene.to_json() for scene in shots] for shots in scenes]
-        part = path.with_suffix(".part")
-        save_file(tensors, str(part), metadata={"bank": json.dumps(facts, ensure_ascii=False)})
-        part.replace(path)
+        records = [encode(vae, film([shots], shape), guides_at, shape.tails) for shots in scenes]
+        write_shard(path, Shard.of(records, shape.fps, guides_at, scenes, list(shape.cuts)))
     finally:
         lock.unlink(missing_ok=True)
     return True
 
 
 @torch.inference_mode()
-def make_bank(folder: str, vae: VideoVAE, shards: int) -> None:
+def make_bank(folder: str, vae: VideoVAE, shards: int, stage: str = "S2") -> None:
     """Makes the first `shards` shards in `folder`."""
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
     started, frames = time.monotonic(), 0
     for index in range(shards):
-        if make_shard(place, index, vae):
-            frames += plan(index).frames * SHARD
+        if make_shard(place, index, vae, stage):
+            frames += plan(index, stage).frames * SHARD
             print(f"shard {index + 1}/{shards}  {frames / (time.monotonic() - started):.0f} frames a second", flush=True)
 
 
 @dataclass
 class Shard:
-    """One file of the bank in memory. Latents are normalised; `tail` holds the cells from `cells // 2 + 1` on, encoded as a span."""
+    """Records of one shape. Latents are normalised; `tail` holds the cells from `cells // 2 + 1` on, encoded as a span.
+
+    A record is told by the scenes of its shots, or, one shot only, by written captions.
+    """
 
     fps: float
     cuts: list[int]
     guide_frames: list[int]
-    scenes: list[list[Scene]]  # the shots of every record
+    scenes: list[list[Scene | tuple[str, ...]]]
     latents: Tensor  # n C F h w
     guides: Tensor | None = None  # n G C 1 h w
     tail: Tensor | None = None  # n C f h w
+
+    @classmethod
+    def of(cls, records: list[dict[str, Tensor]], fps: float, guides_at: list[int], scenes: list, cuts: list[int] = []) -> Shard:  # noqa: B006
+        """A shard of what `encode` gave, in half precision."""
+        return cls(fps, cuts, guides_at, scenes, **{name: torch.cat([r[name] for r in records]).half() for name in records[0]})
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Those that there are."""
+        named = {"latents": self.latents, "guides": self.guides, "tail": self.tail}
+        return {name: t for name, t in named.items() if t is not None}
 
     def shot_of(self, cell: int) -> int:
         return bisect.bisect_right(self.cuts, cell)
@@ -183,6 +225,23 @@ class Shard:
         return (max(0.0, inside[0] - begin), max(0.0, inside[-1] - begin)) if inside else (0.0, 0.0)
 
 
+def write_shard(path: Path, shard: Shard) -> None:
+    """Writes a shard whole or not at all."""
+    facts = {"fps": shard.fps, "cuts": shard.cuts, "guide_frames": shard.guide_frames}
+    facts["scenes"] = [[shot.to_json() if isinstance(shot, Scene) else list(shot) for shot in shots] for shots in shard.scenes]
+    part = path.with_suffix(".part")
+    save_file({name: t.contiguous() for name, t in shard.tensors.items()}, part, {"bank": json.dumps(facts, ensure_ascii=False)})
+    part.replace(path)
+
+
+def read_shard(path: Path) -> Shard:
+    with safe_open(path, "pt") as f:
+        facts = json.loads(f.metadata()["bank"])
+        tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118 (safe_open is not a dict)
+    scenes = [[tuple(shot) if isinstance(shot, list) else Scene.from_json(shot) for shot in shots] for shots in facts["scenes"]]
+    return Shard(facts["fps"], facts["cuts"], facts["guide_frames"], scenes, **tensors)
+
+
 class Bank:
     """All shards of a folder, found anew by `refresh` while others are being made."""
 
@@ -192,13 +251,8 @@ class Bank:
         if not self.shards:
             raise FileNotFoundError(f"no latent bank in {folder}: make one with `python -m sora_core.training bank --folder {folder}`")
 
-    def refresh(self) -> None:
+    def refresh(self, share: float = 0.0) -> None:
         for path in sorted(self.folder.glob("*.safetensors")):
-            if path.name in self.seen:
-                continue
-            with safe_open(path, "pt") as f:
-                facts = json.loads(f.metadata()["bank"])
-                tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118 (safe_open is not a dict)
-            scenes = [[Scene.from_json(s) for s in shots] for shots in facts["scenes"]]
-            self.shards.append(Shard(facts["fps"], facts["cuts"], facts["guide_frames"], scenes, **tensors))
-            self.seen.add(path.name)
+            if path.name not in self.seen:
+                self.shards.append(read_shard(path))
+                self.seen.add(path.name)

@@ -23,8 +23,9 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [k * step for k in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
-def draw(curves: dict[str, list[tuple[float, float]]], out: str | Path, title: str) -> None:
-    """Writes one SVG with a line for each named curve.
+def draw(curves: dict[str, list[tuple[float, float]]], out: str | Path, title: str, *, across: str = "step",
+         begin: float | None = 0.0) -> None:  # fmt: skip
+    """Writes one SVG with a line for each named curve; `across` names what goes to the right, from `begin` on (None: the least).
 
     Raises:
         ValueError: nothing to draw.
@@ -32,7 +33,8 @@ def draw(curves: dict[str, list[tuple[float, float]]], out: str | Path, title: s
     points = [p for curve in curves.values() for p in curve]
     if not points:
         raise ValueError(f"{title}: the log has no such value")
-    x0, x1 = 0.0, max(x for x, _ in points)
+    x0, x1 = min(x for x, _ in points) if begin is None else begin, max(x for x, _ in points)
+    x1 = x1 if x1 > x0 else x0 + 1
     y0, y1 = min(y for _, y in points), max(y for _, y in points)
     y1 = y1 if y1 > y0 else y0 + 1
 
@@ -53,5 +55,5 @@ def draw(curves: dict[str, list[tuple[float, float]]], out: str | Path, title: s
         path = "L".join("{:.1f} {:.1f}".format(*place(x, y)) for x, y in curve)
         parts.append(f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
         parts.append(f'<text x="{WIDTH - MARGIN}" y="{20 + 14 * i}" text-anchor="end" fill="{colour}">{name}</text>')
-    parts.append(f'<text x="{WIDTH / 2}" y="{HEIGHT - 10}" text-anchor="middle">step</text></svg>')
+    parts.append(f'<text x="{WIDTH / 2}" y="{HEIGHT - 10}" text-anchor="middle">{across}</text></svg>')
     Path(out).write_text("\n".join(parts))

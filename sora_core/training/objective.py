@@ -8,6 +8,7 @@ their scene and its caption.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from ..flow import logit_normal_sigma
 from ..shapes import PATCH, Strides
-from ..world import caption
+from ..world import Scene, caption
 from .bank import Shard
 
 SIGMA_MEAN, SIGMA_STD = 0.6, 1.0  # of the logit: sampling with a shifted schedule spends its steps at high noise
@@ -43,6 +44,11 @@ class Lesson:
     box: Tensor | None = None  # B F h/2 w/2 tokens, 1 where to be made; None for everywhere
 
     @property
+    def tokens(self) -> int:
+        batch, _, cells, h, w = self.latents.shape
+        return batch * cells * (h // PATCH) * (w // PATCH)
+
+    @property
     def token_sigma(self) -> Tensor:
         """Noise level of every token [B, F, h/2, w/2]."""
         return self.sigma[:, :, None, None] * self.box
@@ -59,6 +65,16 @@ class Lesson:
             return self.sigma[:, None, :, None, None]
         return self.token_sigma.repeat_interleave(PATCH, 2).repeat_interleave(PATCH, 3).unsqueeze(1)
 
+    @property
+    def repeats(self) -> int:
+        return len(self.latents) // len(self.records)
+
+    def part(self, first: int, last: int) -> Lesson:
+        """The records from `first` to before `last`, which may be none."""
+        rows = slice(first * self.repeats, last * self.repeats)
+        rest = {"unknown": self.unknown[rows], "sigma": self.sigma[rows], "box": None if self.box is None else self.box[rows]}
+        return replace(self, latents=self.latents[rows], records=self.records[first:last], **rest)
+
 
 def detail(latents: Tensor) -> Tensor:
     """How much is to be seen at each place of latents [B, C, F, h, w]: [B, 1, F, h, w], 0 for plain sky or ground, about 2 for a body.
@@ -70,21 +86,25 @@ def detail(latents: Tensor) -> Tensor:
     return F.interpolate(F.avg_pool2d(distance, PATCH), scale_factor=PATCH).clamp(max=2).view(b, 1, f, h, w)
 
 
-def choose_cells(shard: Shard, rng: np.random.Generator) -> list[int]:
-    """Which cells of the clips a batch sees, in order: all, a prefix, a window further in, or a strided subset with cell 0."""
+def choose_cells(shard: Shard, rng: np.random.Generator, most: int = 1000) -> list[int]:
+    """Which cells of the clips a batch sees, in order: all, a prefix, a window further in, or a strided subset with cell 0.
+
+    Of a video of more than `most` cells it sees that many at most, and instead of all cells such as are equally far apart.
+    """
     cells = shard.latents.shape[2]
-    if cells == 1:
-        return [0]
+    most = min(cells, max(2, most))
+    if cells < 3:
+        return list(range(cells))
     kind = rng.choice(4, p=(0.35, 0.35, 0.12, 0.18))
     if kind == 0:
-        return list(range(cells))
+        return np.linspace(0, cells - 1, most).round().astype(int).tolist()
     if kind == 1:
-        return list(range(rng.choice([n for n in (1, 3, 5, 7, 9) if n <= cells])))
+        return list(range(rng.choice([n for n in (1, 3, 5, 7, 9) if n <= most])))
     if kind == 2:
-        length = int(rng.integers(2, cells))
+        length = int(rng.integers(2, most)) if most > 2 else 2
         start = int(rng.integers(1, cells - length + 1))
         return list(range(start, start + length))
-    count = int(rng.integers(2, cells + 1))
+    count = int(rng.integers(2, most + 1))
     return [0, *sorted(1 + rng.choice(cells - 1, count - 1, replace=False))]
 
 
@@ -114,11 +134,15 @@ def choose_unknown(batch: int, cells: list[int], rng: np.random.Generator) -> Te
 
 
 def lesson(shard: Shard, tokens: int, native_fps: float, rng: np.random.Generator, sigma_mean: float = SIGMA_MEAN) -> Lesson:
-    """Draws one batch of about `tokens` tokens at most from a shard; `sigma_mean` is that of the noise levels' logit."""
+    """Draws one batch of about `tokens` tokens at most from a shard; `sigma_mean` is that of the noise levels' logit.
+
+    A shard of few records serves each of them more often, so that a step is as full as its budget allows.
+    """
     per_cell = shard.latents.shape[3] // PATCH * (shard.latents.shape[4] // PATCH)
-    cells = choose_cells(shard, rng)
+    cells = choose_cells(shard, rng, tokens // per_cell)
     repeats = REPEATS_STILL if len(cells) == 1 else REPEATS_CLIP
-    count = max(1, min(len(shard.scenes), tokens // (per_cell * len(cells) * repeats)))
+    room = tokens // (per_cell * len(cells))  # videos
+    count, repeats = fill(room, len(shard.scenes), repeats)
     records = rng.choice(len(shard.scenes), count, replace=False).tolist()
     rows = [record for record in records for _ in range(repeats)]
     # One cell is one step of position at the native rate; a clip at half the rate has its cells twice as far apart.
@@ -135,6 +159,12 @@ def lesson(shard: Shard, tokens: int, native_fps: float, rng: np.random.Generato
     if rng.random() < 0.05:
         made.box = draw_boxes(made, rng)
     return made
+
+
+def fill(room: int, records: int, repeats: int) -> tuple[int, int]:
+    """How many of `records` a batch with room for so many videos takes, and how often each, `repeats` times or more."""
+    count = max(1, min(records, room // repeats))
+    return count, max(1, room // count)
 
 
 def join_tail(shard: Shard, latents: Tensor, rows: list[int], unknown: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -164,7 +194,7 @@ def add_guides(made: Lesson, shard: Shard, position_per_frame: float, rng: np.ra
     chosen = sorted(rng.choice(shard.guides.shape[1], count, replace=False).tolist())
     batch = len(made.latents)
     guides = shard.guides[made.records][:, chosen, :, 0].transpose(1, 2).float()  # b C g h w
-    guides = guides.repeat_interleave(batch // len(made.records), 0)
+    guides = guides.repeat_interleave(made.repeats, 0)
     at = torch.tensor([shard.guide_frames[i] * position_per_frame for i in chosen])
     zeros = torch.zeros(batch, count)
     shots = made.shots and made.shots + [shard.shot_of(Strides().cell_of_frame(shard.guide_frames[i])) for i in chosen]
@@ -189,20 +219,33 @@ def draw_boxes(made: Lesson, rng: np.random.Generator) -> Tensor:
     return box
 
 
-def draw_captions(shard: Shard, made: Lesson, rng: np.random.Generator) -> list[list[str]]:
-    """Fresh words for a batch: for every record the global ones, and where there are several shots those of each.
+def draw_captions(shard: Shard, made: Lesson, rng: np.random.Generator, long_share: float = LONG_CAPTIONS) -> list[list[str]]:
+    """Fresh words for a batch: for every record the global ones, and where there are several shots those of each."""
+    return tell(*to_tell(shard, made), rng, long_share)
 
-    Captions are true for the seconds that the cells of a shot cover: mostly long, a quarter Chinese, some records empty for guidance. A
-    still is told as the beginning of its video, because a picture is what people animate.
+
+def to_tell(shard: Shard, made: Lesson) -> tuple[list[list[Scene | tuple[str, ...]]], list[tuple[float, float]]]:
+    """The shots of every record of a batch, and which seconds of each shot its cells cover: all that `tell` needs, and no tensor."""
+    return [shard.scenes[i] for i in made.records], [shard.span(made.cells, shot) for shot in range(1 + len(shard.cuts))]
+
+
+def tell(records: Sequence[Sequence[Scene | tuple[str, ...]]], spans: list[tuple[float, float]], rng: np.random.Generator,
+         long_share: float = LONG_CAPTIONS) -> list[list[str]]:  # fmt: skip
+    """Captions of some records, true for the seconds that the cells of a shot cover; some are empty, for guidance.
+
+    A scene of the world is told mostly in long captions, a quarter in Chinese, and a still as the beginning of its video, because a
+    picture is what people animate. Of a shot with written captions one is drawn.
     """
-    spans = [shard.span(made.cells, shot) for shot in range(1 + len(shard.cuts))]
     told: list[list[str]] = [[] for _ in spans]
-    for i in made.records:
-        length = "long" if rng.random() < LONG_CAPTIONS else "short"
+    for shots in records:
+        length = "long" if rng.random() < long_share else "short"
         language = "zh" if rng.random() < CHINESE else "en"
         silent = rng.random() < TEXT_DROPOUT
-        for texts, scene, (first, last) in zip(told, shard.scenes[i], spans, strict=True):
-            seconds = max(last - first, STILL_SECONDS)
-            text = caption(scene, length, language, int(rng.integers(2**31)), start=first, seconds=seconds)
+        for texts, shot, (first, last) in zip(told, shots, spans, strict=True):
+            draw = int(rng.integers(2**31))
+            if isinstance(shot, Scene):
+                text = caption(shot, length, language, draw, start=first, seconds=max(last - first, STILL_SECONDS))
+            else:
+                text = shot[draw % len(shot)]
             texts.append("" if silent else text)
-    return told if len(told) == 1 else [[""] * len(made.records), *told]
+    return told if len(told) == 1 else [[""] * len(records), *told]

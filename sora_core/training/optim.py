@@ -46,16 +46,16 @@ class Muon(torch.optim.Optimizer):
                 self._step_batch(params, rows, columns, group)
 
     def _step_batch(self, params: list[Tensor], rows: int, columns: int, group: dict) -> None:
-        updates = []
         for p in params:
-            grad = p.grad.reshape(rows, columns)
-            buffer = self.state[p].setdefault("momentum", torch.zeros_like(grad))
-            buffer.lerp_(grad, 1 - group["momentum"])
-            updates.append(grad.lerp(buffer, group["momentum"]))  # Nesterov
+            if "momentum" not in self.state[p]:
+                self.state[p]["momentum"] = torch.zeros_like(p.grad).reshape(rows, columns)
+        grads, buffers = [p.grad.reshape(rows, columns) for p in params], [self.state[p]["momentum"] for p in params]
+        torch._foreach_lerp_(buffers, grads, 1 - group["momentum"])
+        updates = orthogonalise(torch.stack(torch._foreach_lerp(grads, buffers, group["momentum"])))  # Nesterov
+        if group["weight_decay"]:
+            torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
         scale = 0.2 * math.sqrt(max(rows, columns))
-        for p, update in zip(params, orthogonalise(torch.stack(updates)), strict=True):
-            p.mul_(1 - group["lr"] * group["weight_decay"])
-            p.add_(update.reshape(p.shape), alpha=-group["lr"] * scale)
+        torch._foreach_add_(params, [u.reshape(p.shape) for u, p in zip(updates, params)], alpha=-group["lr"] * scale)
 
 
 class Optimizer:
@@ -64,34 +64,41 @@ class Optimizer:
     Args:
         model: every parameter of two or more dimensions whose name contains none of `adam_names` goes to Muon.
         muon_lr, adam_lr: peak learning rates.
-        steps: length of the whole run; the curve depends on nothing else, so a resumed run is the same run.
-        warmup: steps of warm-up. decay: fraction of `steps` that decays.
+        steps: length of the whole run; the curve depends on nothing else, so a resumed run is the same run. 0 when `step` is told how
+            much of the run is over.
+        warmup: steps of warm-up. decay: last share of the run that decays.
     """
 
-    def __init__(self, model: nn.Module, *, muon_lr: float, adam_lr: float, steps: int, warmup: int = 100, decay: float = 0.5,
+    def __init__(self, model: nn.Module, *, muon_lr: float, adam_lr: float, steps: int = 0, warmup: int = 100, decay: float = 0.5,
                  weight_decay: float = 0.0, adam_names: tuple[str, ...] = ()):  # fmt: skip
         matrices, rest = [], []
         for name, p in model.named_parameters():
             matrix = p.ndim >= 2 and min(p.shape[0], p.numel() // p.shape[0]) > 1 and not any(part in name for part in adam_names)
             (matrices if matrix else rest).append(p)
-        adam = torch.optim.AdamW(rest, adam_lr, betas=(0.9, 0.95), weight_decay=0.0)
-        self.parts = [Muon(matrices, muon_lr, weight_decay=weight_decay), adam]
-        self.peaks = [muon_lr, adam_lr]
+        adam = torch.optim.AdamW(rest, adam_lr, betas=(0.9, 0.95), weight_decay=0.0, fused=all(p.is_cuda for p in rest))
+        self.parts = [Muon(matrices, muon_lr, weight_decay=weight_decay), adam] if matrices else [adam]
+        self.peaks = [muon_lr, adam_lr][-len(self.parts) :]
         self.parameters = matrices + rest
         self.steps, self.warmup, self.decay = steps, warmup, decay
 
-    def factor(self, step: int) -> float:
-        """Share of the peak learning rate at `step`."""
-        return min(1.0, (step + 1) / max(1, self.warmup), max(0.0, (self.steps - step) / max(1.0, self.decay * self.steps)))
+    def factor(self, step: int, share: float | None = None) -> float:
+        """Part of the peak learning rate at `step`, when `share` of the run is over (default by `steps`)."""
+        share = step / self.steps if share is None else share
+        return min(1.0, (step + 1) / max(1, self.warmup), max(0.0, (1 - share) / max(self.decay, 1e-9)))
 
-    def step(self, step: int, clip: float = 1.0) -> float:
-        """One update; returns the norm of the gradient before clipping."""
-        norm = float(nn.utils.clip_grad_norm_(self.parameters, clip))
+    @torch.no_grad()
+    def step(self, step: int, share: float | None = None, clip: float = 1.0) -> Tensor:
+        """One update; returns the norm of the gradient before clipping, on its device, so that nothing waits for it."""
+        grads = [p.grad for p in self.parameters if p.grad is not None]
+        norm = nn.utils.get_total_norm(grads)
+        torch._foreach_mul_(grads, (clip / (norm + 1e-6)).clamp(max=1.0))
+        broken = ~norm.isfinite()
+        for grad in grads:  # one broken batch must not spoil the momentum of all later ones
+            grad.masked_fill_(broken, 0.0)
         for part, peak in zip(self.parts, self.peaks, strict=True):
             for group in part.param_groups:
-                group["lr"] = peak * self.factor(step)
-            if math.isfinite(norm):  # one broken batch must not spoil the momentum of all later ones
-                part.step()
+                group["lr"] = peak * self.factor(step, share)
+            part.step()
             part.zero_grad(set_to_none=True)
         return norm
 

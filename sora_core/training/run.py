@@ -1,15 +1,17 @@
-"""What every training run shares: its folder, exact resume, and a log that people and TensorBoard read."""
+"""What every training run shares: its folder, its budget, exact resume, and a log that people and TensorBoard read."""
 
 from __future__ import annotations
 
 import json
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from .group import ALONE, Group
 from .optim import Average, Optimizer
 
 
@@ -27,15 +29,49 @@ class Run:
     """A training run in `folder`: `state.pt` to resume from, `log.jsonl` with one line a report, and TensorBoard events if installed.
 
     The log is cut back to the resumed step, so that a killed and resumed run leaves the same file as an uninterrupted one.
+
+    Args:
+        steps: length of the run, or 0 if `minutes` say it.
+        minutes: of training, counted over all starts of the run. Such a run depends on the machine, one of `steps` does not.
+        save_every: seconds between two savings.
+        group: of several processes the first one writes, and its clock counts.
+        peak: FLOPs a second of the device, for the share of it that is used (speed.mfu); 0 if unknown.
     """
 
-    def __init__(self, folder: str | Path, steps: int, save_every: float = 60.0):
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, steps: int = 0, minutes: float = 0.0, *, save_every: float = 60.0, group: Group | None = None,
+                 peak: float = 0.0):  # fmt: skip
+        if not steps and not minutes:
+            raise ValueError("steps: 0 with no minutes: give one of the two, the length of the run")
+        self.folder, self.group = Path(folder), group or ALONE
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.steps, self.save_every = steps, save_every
-        self.started = self.saved = time.monotonic()
-        self.board = None
-        self.values: dict[str, list[float]] = {}
+        self.steps, self.seconds, self.save_every, self.peak = steps, 60 * minutes, save_every, peak
+        self.started = self.saved = self.reported = time.monotonic()
+        self.before, self.step, self.saved_step = 0.0, 0, -1
+        self.clock, self.board = 0.0, None
+        self._forget()
+
+    # -- budget --------------------------------------------------------------------------------------------------------------
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of this run, those before a resume included."""
+        return self.before + time.monotonic() - self.started
+
+    def share(self, step: int) -> float:
+        """How much of the budget is used before `step`, from 0 to 1; in a run of minutes as the last step began."""
+        return min(1.0, step / self.steps if self.steps else self.clock / self.seconds)
+
+    def budget(self, first: int) -> Iterator[tuple[int, float]]:
+        """(step, share of the budget) from step `first` on, until all is used."""
+        self.step, self.reported = first, time.monotonic()
+        while True:
+            self.clock = self.elapsed if self.steps else self.group.agree(self.elapsed)
+            if (share := self.share(self.step)) >= 1:
+                return
+            yield self.step, share
+            self.step += 1
+
+    # -- resume --------------------------------------------------------------------------------------------------------------
 
     def resume(self, model: nn.Module, optimizer: Optimizer, average: Average) -> int:
         """Brings all three to where the run was saved last; returns the number of steps done, 0 at the first start."""
@@ -46,34 +82,69 @@ class Run:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         average.weights = [w.to(live.device) for w, live in zip(state["average"], average.live, strict=True)]
+        self.step, self.before = state["step"], state.get("seconds", 0.0)
+        self.clock = self.before
         log = self.folder / "log.jsonl"
-        if log.exists():
+        if log.exists() and self.group.leads:
             kept = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= state["step"]]
             log.write_text("".join(line + "\n" for line in kept))
-        return state["step"]
+        return self.step
 
-    def save(self, step: int, model: nn.Module, optimizer: Optimizer, average: Average) -> None:
-        """Saves when it is time, and after the last step."""
-        if step < self.steps and time.monotonic() - self.saved < self.save_every:
+    @staticmethod
+    def seconds_done(folder: str | Path) -> float:
+        """Seconds that the run in `folder` had taken when it was saved last."""
+        path = Path(folder) / "state.pt"
+        return torch.load(path, weights_only=True, map_location="cpu", mmap=True).get("seconds", 0.0) if path.exists() else 0.0
+
+    def save(self, step: int, model: nn.Module, optimizer: Optimizer, average: Average, *, last: bool = False) -> None:
+        """Saves when it is time."""
+        last = last or step == self.steps
+        if not self.group.leads or step == self.saved_step or not last and time.monotonic() - self.saved < self.save_every:
             return
-        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average.weights, "step": step}
-        atomic_save(state, self.folder / "state.pt")
-        self.saved = time.monotonic()
+        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average.weights}
+        atomic_save(state | {"step": step, "seconds": self.elapsed}, self.folder / "state.pt")
+        self.saved, self.saved_step = time.monotonic(), step
 
-    def record(self, step: int, every: int, **values: float) -> None:
-        """Adds the values of one step; every `every` steps their means are printed and logged."""
+    def finish(self, model: nn.Module, optimizer: Optimizer, average: Average) -> None:
+        """After the last step: reports what is left, and saves."""
+        if self.values:
+            self._report(self.step)
+        self.save(self.step, model, optimizer, average, last=True)
+
+    # -- log -----------------------------------------------------------------------------------------------------------------
+
+    def record(self, step: int, every: int, *, tokens: int = 0, flops: float = 0.0, **values: float | Tensor) -> None:
+        """Adds the values of one step; every `every` steps their means are printed and logged.
+
+        Tensors stay on their device until then. `tokens` and `flops` of the step are reported as rates.
+        """
         for name, value in values.items():
-            self.values.setdefault(name, []).append(value)
-        if step % every and step != self.steps:
-            return
-        means = {name: sum(seen) / len(seen) for name, seen in self.values.items()}
-        seconds = time.monotonic() - self.started
-        line = {"step": step, "seconds": round(seconds, 1), **{name: round(value, 5) for name, value in means.items()}}
-        with (self.folder / "log.jsonl").open("a") as f:
-            f.write(json.dumps(line) + "\n")
-        print(f"step {step}/{self.steps}  " + "  ".join(f"{name} {value:.4g}" for name, value in means.items()), flush=True)
-        self._write_board(step, means)
-        self.values = {}
+            self.values.setdefault(name, []).append(value.detach() if isinstance(value, Tensor) else value)
+        self.tokens, self.flops = self.tokens + tokens, self.flops + flops
+        if step % every == 0 or step == self.steps:
+            self._report(step)
+
+    def _report(self, step: int) -> None:
+        means = {name: float(torch.stack([torch.as_tensor(v) for v in seen]).float().mean()) for name, seen in self.values.items()}
+        now = time.monotonic()
+        if self.tokens:
+            means["tokens_per_second"] = self.tokens / (now - self.reported)
+        if self.flops and self.peak:
+            means["mfu"] = self.flops / (now - self.reported) / self.peak
+        self.reported = now
+        spent = {"flops": self.flops} if self.flops else {}
+        if self.group.leads:
+            line = {"step": step, "seconds": round(self.elapsed, 1), **spent, **{name: round(value, 5) for name, value in means.items()}}
+            with (self.folder / "log.jsonl").open("a") as f:
+                f.write(json.dumps(line) + "\n")
+            whole = f"step {step}/{self.steps}" if self.steps else f"step {step}  {self.elapsed / 60:.1f} of {self.seconds / 60:g} minutes"
+            print(whole + "  " + "  ".join(f"{name} {value:.4g}" for name, value in means.items()), flush=True)
+            self._write_board(step, means)
+        self._forget()
+
+    def _forget(self) -> None:
+        self.values: dict[str, list[float | Tensor]] = {}
+        self.tokens, self.flops = 0, 0.0
 
     def _write_board(self, step: int, means: dict[str, float]) -> None:
         if self.board is None:

@@ -33,7 +33,7 @@ def preview_factors(vae: VideoVAE, scenes: int = 24) -> list[list[float]]:
     """Fits the live preview: latent cells of rendered stills against their mean colours."""
     latents, pixels = [], []
     for seed in range(scenes):
-        x = to_float(render(sample_scene(seed), [0.0], 128, 128))
+        x = to_float(render(sample_scene(seed), [0.0], 128, 128)[None])
         latents.append(normalise(vae.encode(x))[0, :, 0].flatten(1).T)
         pixels.append(F.avg_pool2d(x[:, :, 0], vae.strides.space)[0].flatten(1).T)
     return fit_preview(torch.cat(latents), torch.cat(pixels))

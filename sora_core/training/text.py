@@ -7,6 +7,8 @@ next to nothing (measured: after 1,100 steps the loss was the same to four digit
 
 from __future__ import annotations
 
+from concurrent.futures import Executor
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 
 from ..text import ByteTextEncoder
 from ..world import CAMERAS, COLOURS, MOTIONS, PLACES, SHAPES, SIZES, TIMES_OF_DAY, Scene, caption, facts
+from .feed import Feed, workers
 from .optim import Optimizer
 
 BATCH = {"short": 64, "long": 24}
@@ -75,18 +78,30 @@ def reading_loss(reader: Reader, prompts: list[str], targets: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(answers[rows], wanted[rows], pos_weight=wanted.new_tensor(TRUE_WEIGHT))
 
 
-def teach_reading(text: ByteTextEncoder, scenes: list[Scene], steps: int, seed: int = 0, log=print) -> None:
-    """Trains the encoder in place on captions of `scenes`, short and long, in both languages."""
+def write(scenes: list[Scene], kinds: list[tuple[str, str, int]]) -> list[str]:
+    """A caption of each scene, of the length, language and phrasing asked for."""
+    return [caption(scene, *kind) for scene, kind in zip(scenes, kinds, strict=True)]
+
+
+def teach_reading(text: ByteTextEncoder, scenes: list[Scene], steps: int, seed: int = 0, log=print, pool: Executor | None = None,
+                  ahead: int = 0) -> None:  # fmt: skip
+    """Trains the encoder in place on captions of `scenes`, short and long, in both languages; `pool` writes them `ahead` of it."""
     torch.manual_seed(seed)
     reader = Reader(text)
     optimizer = Optimizer(reader, muon_lr=2e-3, adam_lr=3e-3, steps=steps, warmup=20, adam_names=("embedding", "head"))
     targets = torch.stack([fact_vector(scene) for scene in scenes])
-    for step in range(steps):
+
+    def draw(step: int) -> tuple:
         rng = np.random.default_rng((seed, step))
         begin, end = SHORT_SHARE
         length = "short" if rng.random() < begin + (end - begin) * step / steps else "long"
         chosen = rng.choice(len(scenes), min(BATCH[length], len(scenes)), replace=False)
-        prompts = [caption(scenes[i], length, "zh" if rng.random() < 0.4 else "en", int(rng.integers(2**31))) for i in chosen]
+        kinds = [(length, "zh" if rng.random() < 0.4 else "en", int(rng.integers(2**31))) for _ in chosen]
+        return chosen, write, [scenes[i] for i in chosen], kinds
+
+    feed = Feed(draw, pool or workers(0), ahead)
+    for step in range(steps):
+        chosen, prompts = feed.next(step)
         loss = reading_loss(reader, prompts, targets[torch.from_numpy(chosen)])
         loss.backward()
         optimizer.step(step)

@@ -7,7 +7,9 @@ On two cores (no GPU) a step of 5,120 tokens takes one to two seconds.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +17,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..autoencoder import VideoVAE
 from ..config import ModelHeader, TextConfig, TransformerConfig, preset
 from ..generate import Pipeline
-from ..text import ByteTextEncoder
+from ..shapes import Strides, VideoShape
+from ..speed import peak_flops, transformer_flops
+from ..text import ByteTextEncoder, encode_bytes
 from ..transformer import PreparedText, SpacetimeTransformer
+from ..world import Scene
 from .bank import Bank, Shard
-from .objective import SIGMA_MEAN, Lesson, detail, draw_captions, lesson
+from .feed import AHEAD, Feed, workers
+from .group import ALONE, Group
+from .live import LiveBank
+from .lora import Adapter
+from .objective import LONG_CAPTIONS, SIGMA_MEAN, Lesson, detail, lesson, tell, to_tell
 from .optim import Average, Optimizer
 from .run import Run
+from .sheet import Sheets
 from .text import teach_reading
 
 NATIVE_FPS = 8.0
@@ -40,11 +51,20 @@ class Settings:
     words, which only count at high noise, before the details; bodies, which fill a tenth of a picture and most of a caption, before
     all else. The last `decay` of the run lowers the learning rate.
     `start` is what to go on from: a model file with its companions, or the folder of an earlier run. Before anything else the text
-    encoder reads for `reading_steps`.
+    encoder reads for `reading_steps`. With a file, an empty `size` is that of the file.
+
+    Args:
+        steps, minutes: length of the run, one of the two (run.py).
+        native_fps: frames a second at which one cell is one step of position.
+        lora: rank of an adapter, which is then trained in place of the weights; 0 for the weights.
+        workers: processes that write captions ahead; 0 for none.
+        sheets: how many sample sheets the run draws.
+        compile: whether the blocks are compiled, worth it on a GPU.
     """
 
     size: str = "mini"
     steps: int = 8000
+    minutes: float = 0.0
     tokens: int = 5120
     muon_lr: float = 2e-3
     adam_lr: float = 1.5e-3
@@ -53,7 +73,14 @@ class Settings:
     sigma_mean: tuple[float, float] = (2.0, SIGMA_MEAN)
     detail: tuple[float, float] = (4.0, 0.0)
     reading_steps: int = 1200
+    warmup: int = 50
+    long_captions: float = LONG_CAPTIONS
+    native_fps: float = NATIVE_FPS
     start: str = ""
+    lora: int = 0
+    workers: int = 0
+    sheets: int = 0
+    compile: bool = False
     seed: int = 0
 
 
@@ -64,86 +91,189 @@ class Student(nn.Module):
         super().__init__()
         self.text, self.transformer = ByteTextEncoder(text), SpacetimeTransformer(config)
 
-    def prepared_text(self, words: list[list[str]]) -> PreparedText:
-        """What the transformer's `prepare_text` gives for global words and those of each shot.
+    def prepared_text(self, words: list[list[str]], rows: list[int] | None = None) -> PreparedText:
+        """What the transformer's `prepare_text` gives for global words and those of each shot; `rows` of each are those of a larger batch.
 
         The zero columns of the text states are not multiplied here: that saves a fifth of a step on stills.
         """
         parts = []
-        for prompts in words:
+        for prompts, count in zip(words, rows or self.rows(words), strict=True):
             tokens, lengths = self.text.tokenize(prompts)
             states = self.text.states(tokens.to(self.text.device), lengths)
-            parts.append(F.pad(states, (0, 0, 0, self.text.rows(lengths) - states.shape[1])))
+            parts.append(F.pad(states, (0, 0, 0, count - states.shape[1])))
         states = torch.cat(parts, 1)
         first, activation, second = self.transformer.text_embedding
-        rows = second(activation(F.linear(states, first.weight[:, : states.shape[-1]], first.bias)))
+        embedded = second(activation(F.linear(states, first.weight[:, : states.shape[-1]], first.bias)))
         bounds = np.cumsum([part.shape[1] for part in parts]).tolist()
-        return PreparedText([block.cross_attn.keys_values(rows) for block in self.transformer.blocks], bounds)
+        return PreparedText([block.cross_attn.keys_values(embedded) for block in self.transformer.blocks], bounds)
 
-    def forward(self, noisy: Tensor, timestep: Tensor, words: list[list[str]], positions: Tensor, shots: list[int] | None = None) -> Tensor:
-        return self.transformer(noisy, timestep, text=self.prepared_text(words), positions=positions, shots=shots)
+    def rows(self, words: list[list[str]]) -> list[int]:
+        """Text rows of each list of words: padding is part of the model."""
+        return [self.text.rows([len(encode_bytes(prompt)) for prompt in prompts]) for prompts in words]
+
+    def forward(self, noisy: Tensor, timestep: Tensor, words: list[list[str]], positions: Tensor, shots: list[int] | None = None,
+                rows: list[int] | None = None) -> Tensor:  # fmt: skip
+        return self.transformer(noisy, timestep, text=self.prepared_text(words, rows), positions=positions, shots=shots)
 
 
-def velocity_loss(student: Student, made: Lesson, words: list[list[str]], seed: int, weight_of_detail: float = 0.0) -> Tensor:
+def velocity_loss(student: Student, made: Lesson, words: list[list[str]], seed: int, weight_of_detail: float = 0.0, *,
+                  group: Group = ALONE, adapter: Adapter | None = None) -> Tensor:  # fmt: skip
     """Mean squared error of the velocity n - x0 over the cells that are to be made (rectified flow, arXiv 2209.03003).
 
-    `words` are those of the distinct records of the batch. Where there is more to see (`detail`) the error may weigh more; that bends
-    what is learned towards such places, so it should end with 0.
+    Args:
+        words: those of the distinct records of the batch.
+        seed: of the noise.
+        weight_of_detail: how much more the error weighs where there is more to see (`detail`); that bends what is learned towards such
+            places, so it should end with 0.
+        group: of several processes each computes the part of the mean that its records are; the sum of all is the mean.
+        adapter: added to the student's weights.
     """
     device = next(student.parameters()).device
-    noise = torch.randn(made.latents.shape, generator=torch.Generator().manual_seed(seed))
-    sigma = made.pixel_sigma
-    noisy = made.latents.lerp(noise, sigma.expand_as(noise))
+    latents, rows = made.latents.to(device), student.rows(words)
+    noise = torch.randn(latents.shape, generator=torch.Generator(device).manual_seed(seed), device=device)
+    weight = (made.pixel_sigma.to(device) > 0).float().expand_as(latents[:, :1])
+    if weight_of_detail:
+        weight = weight * (1 + weight_of_detail * detail(latents))
+    total = weight.sum().clamp_min(1) * latents.shape[1]  # of the whole batch
+    first, last = group.bounds(len(made.records))
+    if first == last:  # more processes than records
+        return 0 * next((adapter or student).parameters()).sum()
+    if group.size > 1:
+        own = slice(first * made.repeats, last * made.repeats)
+        latents, noise, weight = latents[own], noise[own], weight[own]
+        made, words = made.part(first, last), [texts[first:last] for texts in words]
+    noisy = latents.lerp(noise, made.pixel_sigma.to(device).expand_as(noise))
     # A bfloat16 copy of all weights, made once a step: autocast would keep norms and modulations in float32 and cast at every layer.
-    halves = {name: p.to(torch.bfloat16) for name, p in student.named_parameters()}
-    inputs = (noisy.to(device, torch.bfloat16), made.timestep.to(device), words, made.positions.to(device), made.shots)
+    weights = dict(student.named_parameters())
+    halves = {name: p.to(torch.bfloat16) for name, p in (adapter.adapted(weights) if adapter else weights).items()}
+    inputs = (noisy.to(torch.bfloat16), made.timestep.to(device), words, made.positions.to(device), made.shots, rows)
     velocity = torch.func.functional_call(student, halves, inputs)
-    error = (velocity.float() - (noise - made.latents).to(device)).square()
-    weight = ((sigma > 0) * (1 + weight_of_detail * detail(made.latents))).to(error).expand_as(error)
-    return (error * weight).sum() / weight.sum().clamp_min(1)
+    error = (velocity.float() - (noise - latents)).square()
+    return (error * weight).sum() / total
 
 
-def choose_shard(bank: Bank, still_share: float, rng: np.random.Generator) -> Shard:
+def choose_shard(bank: Bank | LiveBank, still_share: float, rng: np.random.Generator) -> Shard:
     stills = [s for s in bank.shards if s.latents.shape[2] == 1]
     clips = [s for s in bank.shards if s.latents.shape[2] > 1]
     pool = stills if stills and (not clips or rng.random() < still_share) else clips
     return pool[rng.integers(len(pool))]
 
 
-def train_transformer(folder: str, bank_folder: str, settings: Settings) -> Student:
-    """Trains for `settings.steps`, resuming from `folder` if it was started there; returns the averaged weights on the CPU."""
-    run, bank = Run(folder, settings.steps), Bank(bank_folder)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+def step_flops(student: Student, made: Lesson) -> float:
+    """Useful FLOPs of one training step of the transformer; the text encoder's are left out."""
+    batch, _, cells, h, w = made.latents.shape
+    strides = Strides()
+    config = replace(student.transformer.config, text_dim=student.text.config.dim)  # zero columns are not multiplied
+    return 3 * batch * transformer_flops(config, VideoShape(w * strides.space, h * strides.space, cells))
+
+
+def train_transformer(folder: str, bank: str | Bank | LiveBank, settings: Settings, *, group: Group | None = None,
+                      vae: VideoVAE | None = None) -> Student | Adapter:  # fmt: skip
+    """Trains for the budget of `settings`, resuming from `folder` if it was started there.
+
+    Args:
+        bank: folder of a latent bank, or a bank.
+        vae: for sample sheets.
+
+    Returns:
+        what was trained, a Student or an Adapter, with its averaged weights, on the CPU.
+    """
+    group = group or ALONE
+    device = group.device
+    run = Run(folder, settings.steps, settings.minutes, group=group, peak=peak_flops(device))
+    bank = Bank(bank) if isinstance(bank, str) else bank
+    pool, ahead = workers(settings.workers), AHEAD * settings.workers
     torch.manual_seed(settings.seed)
-    student = Student(preset(settings.size), TextConfig()).to(device)
+    student = new_student(settings).to(device)
+    if settings.lora:
+        begin(student.requires_grad_(False), bank, settings)  # an adapter's run keeps the adapter alone
+    adapter = Adapter(student, settings.lora) if settings.lora else None
+    trained = adapter or student
     rates = {"muon_lr": settings.muon_lr, "adam_lr": settings.adam_lr}
-    optimizer = Optimizer(student, **rates, steps=settings.steps, warmup=50, decay=settings.decay, adam_names=ADAM_NAMES)
-    average = Average(student, 0.998)
-    first = run.resume(student, optimizer, average)
-    if first == 0:
-        begin(student, bank, settings)
+    adam_names = ("a.", "b.") if adapter else ADAM_NAMES
+    optimizer = Optimizer(trained, **rates, warmup=settings.warmup, decay=settings.decay, adam_names=adam_names)
+    average = Average(trained, 0.998)
+    first = run.resume(trained, optimizer, average)
+    bank.refresh(run.share(first))
+    if first == 0 and not adapter:
+        begin(student, bank, settings, pool, ahead)
         average.reset()
-    for step in range(first, settings.steps):
-        if step % 50 == 0:
-            bank.refresh()
+    group.share_weights(trained)
+
+    def draw(step: int) -> tuple:
         # The lesson of a step is drawn from the step alone, so a resumed run sees what an uninterrupted one would have seen.
-        rng = np.random.default_rng((settings.seed, step))
+        rng, share = np.random.default_rng((settings.seed, step)), run.share(step)
         curves = (settings.still_share, settings.sigma_mean, settings.detail)
-        still_share, sigma_mean, weight_of_detail = (a + (b - a) * step / settings.steps for a, b in curves)
+        still_share, sigma_mean, weight_of_detail = (a + (b - a) * share for a, b in curves)
         shard = choose_shard(bank, still_share, rng)
-        made = lesson(shard, settings.tokens, NATIVE_FPS, rng, sigma_mean)
-        loss = velocity_loss(student, made, draw_captions(shard, made, rng), int(rng.integers(2**62)), weight_of_detail)
+        made = lesson(shard, settings.tokens, settings.native_fps, rng, sigma_mean)
+        seed = int(rng.integers(2**62))
+        return (made, seed, weight_of_detail), tell, *to_tell(shard, made), rng, settings.long_captions
+
+    feed = Feed(draw, pool, ahead)
+    if settings.compile:
+        compile_blocks(student, lambda made, words: velocity_loss(student, made, words, 0, adapter=adapter), draw(first))
+        trained.zero_grad(set_to_none=True)
+    sheets = Sheets(run, settings.sheets, vae, settings.native_fps) if vae and settings.sheets else None
+    for step, share in run.budget(first):
+        bank.refresh(share)
+        (made, *drawn), words = feed.next(step)
+        loss = velocity_loss(student, made, words, *drawn, group=group, adapter=adapter)
         loss.backward()
-        norm = optimizer.step(step)
+        group.sum_gradients(optimizer.parameters)
+        norm = optimizer.step(step, share)
         average.update(step)
-        kind = "still" if shard.latents.shape[2] == 1 else "clip"
-        run.record(step + 1, 50, **{"loss": loss.item(), f"loss_{kind}": loss.item(), "grad": norm, "samples": len(made.latents)})
-        run.save(step + 1, student, optimizer, average)
+        loss = group.sum(loss.detach())
+        kind = "still" if len(made.cells) == 1 else "clip"
+        work = {"tokens": made.tokens, "flops": step_flops(student, made)}
+        run.record(step + 1, 50, **work, **{"loss": loss, f"loss_{kind}": loss, "grad": norm, "samples": len(made.latents)})
+        run.save(step + 1, trained, optimizer, average)
+        if sheets and group.leads:
+            sheets.draw(share, lambda: snapshot(student, adapter, average))
+    run.finish(trained, optimizer, average)
+    pool.shutdown(cancel_futures=True)
+    if sheets and group.leads:
+        sheets.draw(1.0, lambda: snapshot(student, adapter, average))
     average.swap()
-    return student.cpu().eval()
+    return trained.cpu().eval()
 
 
-def begin(student: Student, bank: Bank, settings: Settings) -> None:
+def compile_blocks(student: Student, loss: Callable[[Lesson, list[list[str]]], Tensor], drawn: tuple) -> None:
+    """Compiles the transformer's blocks for shapes of all kinds, if this machine can: a trial step decides."""
+    (made, *_), work, *args = drawn
+    blocks = student.transformer.blocks
+    torch._dynamo.config.recompile_limit = 64  # lone cells, clips, boxes and shots make graphs of their own
+    for block in blocks:
+        block.compile(dynamic=True)
+    try:
+        loss(made, work(*args)).backward()
+    except Exception as error:  # no compiler, or one that does not know this device: what it raises differs
+        for block in blocks:
+            block._compiled_call_impl = None
+        print(f"blocks run uncompiled: {type(error).__name__}: {str(error).splitlines()[0]}", flush=True)
+    student.zero_grad(set_to_none=True)
+
+
+@torch.no_grad()
+def snapshot(student: Student, adapter: Adapter | None, average: Average) -> Student:
+    """A copy of the model as it would be shipped now."""
+    average.swap()
+    weights = student.state_dict()
+    made = Student(student.transformer.config, student.text.config)
+    made.load_state_dict(adapter.adapted(weights) if adapter else weights)
+    average.swap()
+    return made.eval()
+
+
+def new_student(settings: Settings) -> Student:
+    """A model of the size of `settings`: by name, or that of the file to start from."""
+    if settings.size:
+        return Student(preset(settings.size), TextConfig())
+    pipeline = Pipeline.load(settings.start, torch.float32)
+    return Student(pipeline.transformer.config, pipeline.text.config)
+
+
+def begin(student: Student, bank: Bank | LiveBank, settings: Settings, pool: Executor | None = None, ahead: int = 0) -> None:
     """What a new run starts from: earlier weights, or none; a text encoder that can read, and cross-attention that can hear it."""
     if settings.start.endswith(".safetensors"):
         earlier = Pipeline.load(settings.start, torch.float32)
@@ -153,8 +283,9 @@ def begin(student: Student, bank: Bank, settings: Settings) -> None:
         student.text.load_state_dict(earlier.text.state_dict())
     elif settings.start:
         student.load_state_dict(averaged_student(settings.start, settings)[0].state_dict())
-    scenes = [shots[0] for shard in bank.shards for shots in shard.scenes]
-    teach_reading(student.text, scenes, settings.reading_steps, settings.seed)
+    scenes = [shots[0] for shard in bank.shards for shots in shard.scenes if isinstance(shots[0], Scene)]
+    if scenes:  # written captions have no facts to ask for
+        teach_reading(student.text, scenes, settings.reading_steps, settings.seed, pool=pool, ahead=ahead)
     if not settings.start:
         hear_anew(student)
 

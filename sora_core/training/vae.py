@@ -9,18 +9,21 @@ temporal receptive field (about 28 cells) are mixed in, because a causal VAE tha
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..autoencoder import VideoVAE
 from ..checkpoint import load_vae
 from ..config import LATENT_MEAN, LATENT_STD, VAEConfig
-from ..world import render, sample_scene
+from ..world import render_batch, sample_scene
+from .bank import to_float
+from .feed import workers
+from .group import ALONE, Group
 from .optim import Average, Optimizer
 from .run import Run
 
@@ -50,34 +53,32 @@ MIX = (
     Batch(33, 48, 2, 0.6, 0.2),
     Batch(129, 32, 1, 0.25, 0.3),
 )
+FOLDING = Batch(17, 128, 1, 1.0)  # what the statistics of the latents are taken from
 LATEST_START = max(kind.start for kind in MIX)
 
 
+CLIPS = {"stills": (2400, 1, 128), "normal": (240, 33, 128), "long": (16, 129, 64)}  # clips, frames, pixels on a side
+FIRST_SEEDS = {"stills": 1_000_000, "normal": 1_100_000, "long": 1_200_000}  # seeds below are left to tests and sheets
+RATES = (8.0, 8.0, 4.0, 16.0)  # frames a second of the clips, in turn
+RENDERED_AT_ONCE = 512  # frames
+
+
 class FramePool:
-    """Rendered clips kept as uint8 files, made at the first start and read by memory mapping afterwards.
+    """Rendered clips to cut training batches from, uint8 [n, T, H, W, 3]: `stills`, `normal` ones and `long` ones."""
 
-    `normal` [n, 33, 128, 128, 3], `long` [m, 129, 64, 64, 3] and `stills` [k, 1, 128, 128, 3]. Seeds below `first_seed` are left to tests.
-    """
+    def __init__(self, stills: Tensor, normal: Tensor, long: Tensor):
+        self.stills, self.normal, self.long = stills, normal, long
 
-    def __init__(self, folder: Path, clips: int = 240, long: int = 16, stills: int = 2400, first_seed: int = 1_000_000):
+    @classmethod
+    def on_disk(cls, folder: Path) -> FramePool:
+        """Made at the first start, and read by memory mapping afterwards."""
         folder.mkdir(parents=True, exist_ok=True)
-        self.stills = self._load(folder / "stills.npy", stills, 1, 128, first_seed)
-        self.normal = self._load(folder / "normal.npy", clips, 33, 128, first_seed + 100_000)
-        self.long = self._load(folder / "long.npy", long, 129, 64, first_seed + 200_000)
+        return cls(**{name: torch.from_numpy(_file(folder / f"{name}.npy", name)) for name in CLIPS})
 
-    @staticmethod
-    def _load(path: Path, count: int, frames: int, size: int, seed: int) -> np.ndarray:
-        if not path.exists():
-            part = path.with_suffix(".part.npy")
-            data = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=(count, frames, size, size, 3))
-            started = time.monotonic()
-            for i in range(count):
-                fps = (8.0, 8.0, 4.0, 16.0)[i % 4]
-                data[i] = render(sample_scene(seed + i), [k / fps for k in range(frames)], size, size).numpy()
-            data.flush()
-            part.replace(path)
-            print(f"{path.name}: {count * frames / (time.monotonic() - started):.0f} frames rendered a second", flush=True)
-        return np.load(path, mmap_mode="r")
+    @classmethod
+    def on_device(cls, device: str, pool: Executor, times: int = 2) -> FramePool:
+        """Rendered into the memory of a GPU, `times` as many clips; `pool` samples the scenes."""
+        return cls(**{name: _render(name, device, pool, times * count) for name, (count, _, _) in CLIPS.items()})
 
     def batch(self, kind: Batch, rng: np.random.Generator) -> Tensor:
         """[count, 3, frames, size, size] in -1..1, at random places, mostly where there is something, and half the time mirrored."""
@@ -85,22 +86,46 @@ class FramePool:
         clips = []
         for _ in range(kind.count):
             tries = DETAIL_TRIES if rng.random() < DETAIL_SHARE else 1
-            clip = max((self._crop(source, kind, rng) for _ in range(tries)), key=_detail) if tries > 1 else self._crop(source, kind, rng)
-            clips.append(clip[:, :, ::-1] if rng.random() < 0.5 else clip)
-        return torch.from_numpy(np.stack(clips)).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+            crops = torch.stack([self._crop(source, kind, rng) for _ in range(tries)])
+            clip = crops.index_select(0, _detail(crops[:, -1]).argmax(0, keepdim=True))
+            clips.append(clip.flip(3) if rng.random() < 0.5 else clip)
+        return to_float(torch.cat(clips))
 
     @staticmethod
-    def _crop(source: np.ndarray, kind: Batch, rng: np.random.Generator) -> np.ndarray:
+    def _crop(source: Tensor, kind: Batch, rng: np.random.Generator) -> Tensor:
         n, t, h, w, _ = source.shape
         i, start = rng.integers(n), rng.integers(t - kind.frames + 1)
         y, x = rng.integers(h - kind.size + 1), rng.integers(w - kind.size + 1)
         return source[i, start : start + kind.frames, y : y + kind.size, x : x + kind.size]
 
 
-def _detail(clip: np.ndarray) -> float:
-    """Mean square difference of neighbouring pixels in the last frame of uint8 [T, H, W, 3]."""
-    frame = clip[-1].astype(np.float32)
-    return float(np.square(np.diff(frame, axis=0)).mean() + np.square(np.diff(frame, axis=1)).mean())
+def _file(path: Path, name: str) -> np.ndarray:
+    if not path.exists():
+        part = path.with_suffix(".part.npy")
+        started, clips = time.monotonic(), _render(name, "cpu", workers(0), CLIPS[name][0])
+        np.save(part, clips.numpy())
+        part.replace(path)
+        print(f"{path.name}: {len(clips) * clips.shape[1] / (time.monotonic() - started):.0f} frames rendered a second", flush=True)
+    return np.load(path, mmap_mode="c")
+
+
+def _render(name: str, device: str, pool: Executor, count: int) -> Tensor:
+    """The first `count` clips of a kind."""
+    _, frames, side = CLIPS[name]
+    scenes = [pool.submit(sample_scene, FIRST_SEEDS[name] + i) for i in range(count)]
+    clips = torch.empty(count, frames, side, side, 3, dtype=torch.uint8, device=device)
+    at_once = max(1, RENDERED_AT_ONCE // frames) if device != "cpu" else 1
+    for first in range(0, count, at_once):
+        some = range(first, min(first + at_once, count))
+        times = [[k / RATES[i % len(RATES)] for k in range(frames)] for i in some]
+        clips[first : some.stop] = torch.stack(render_batch([scenes[i].result() for i in some], times, side, side, device))
+    return clips
+
+
+def _detail(frames: Tensor) -> Tensor:
+    """Mean square difference of neighbouring pixels of uint8 [n, H, W, 3]: [n]."""
+    x = frames.float()
+    return sum(x.diff(dim=axis).square().mean((1, 2, 3)) for axis in (1, 2))
 
 
 def reconstruction_loss(x: Tensor, y: Tensor) -> Tensor:
@@ -113,9 +138,9 @@ def reconstruction_loss(x: Tensor, y: Tensor) -> Tensor:
     return loss
 
 
-def psnr(x: Tensor, y: Tensor) -> float:
+def psnr(x: Tensor, y: Tensor) -> Tensor:
     """Peak signal-to-noise ratio in dB of frames in -1..1."""
-    return float(-10 * torch.log10((x.clamp(-1, 1) - y.clamp(-1, 1)).square().mean() / 4))
+    return -10 * torch.log10((x.clamp(-1, 1) - y.clamp(-1, 1)).square().mean() / 4)
 
 
 @torch.no_grad()
@@ -141,30 +166,48 @@ def fold_statistics(vae: VideoVAE, clips: list[Tensor]) -> None:
     vae.conv1.bias[:channels].mul_(scale).add_(shift)
 
 
-def train_vae(folder: str, steps: int, seed: int = 0, start: str = "", muon_lr: float = 2.5e-3, adam_lr: float = 2e-3) -> VideoVAE:
-    """Trains for `steps`, resuming from `folder` if it was started there; returns the averaged, folded VAE on the CPU.
+@dataclass(frozen=True)
+class VAESettings:
+    """Length, rates and size of the batches of a training of the VAE.
 
-    `start` is the file of an earlier VAE to go on from: the stills alone at the beginning are then left out.
+    Args:
+        steps, minutes: length of the run, one of the two (run.py).
+        start: file of an earlier VAE to go on from: the stills alone at the beginning are then left out.
+        batch: times the clips of every kind in MIX.
+        workers: processes that sample scenes, where a GPU renders them.
     """
-    run, pool = Run(folder, steps), FramePool(Path(folder) / "frames")
-    torch.manual_seed(seed)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+
+    steps: int = 0
+    minutes: float = 0.0
+    start: str = ""
+    muon_lr: float = 2.5e-3
+    adam_lr: float = 2e-3
+    batch: int = 1
+    workers: int = 0
+    seed: int = 0
+
+
+def train_vae(folder: str, settings: VAESettings, group: Group = ALONE) -> VideoVAE:
+    """Trains for the budget of `settings`, resuming from `folder` if it was started there; returns the averaged, folded VAE on the CPU."""
+    run, device = Run(folder, settings.steps, settings.minutes, group=group), group.device
+    torch.manual_seed(settings.seed)
     vae = VideoVAE(VAEConfig()).init_weights()
-    if start:
-        vae.load_state_dict(load_vae(start).state_dict())
+    if settings.start:
+        vae.load_state_dict(load_vae(settings.start).state_dict())
         unfold_statistics(vae)
     vae = vae.channels_last().to(device)
-    optimizer = Optimizer(vae, muon_lr=muon_lr, adam_lr=adam_lr, steps=steps, decay=0.5)
+    optimizer = Optimizer(vae, muon_lr=settings.muon_lr, adam_lr=settings.adam_lr, decay=0.5)
     average = Average(vae, 0.998)
     first = run.resume(vae, optimizer, average)
-    for step in range(first, steps):
-        rng = np.random.default_rng((seed, step))  # the batch of a step does not depend on restarts
-        torch.manual_seed(seed * 1_000_003 + step)
-        done = max(step / steps, LATEST_START) if start else step / steps
-        open_kinds = [kind for kind in MIX if kind.start <= done < kind.end]
-        weights = np.array([kind.weight for kind in open_kinds])
-        kind = open_kinds[rng.choice(len(open_kinds), p=weights / weights.sum())]
-        x = pool.batch(kind, rng).to(device, memory_format=torch.channels_last_3d)
+    with workers(settings.workers) as others:
+        pool = FramePool.on_disk(Path(folder) / "frames") if device == "cpu" else FramePool.on_device(device, others)
+    torch.backends.cudnn.benchmark = True  # a dozen shapes come again and again
+    for step, share in run.budget(first):
+        rng = np.random.default_rng((settings.seed, step))  # what a step draws does not depend on restarts
+        kind = choose_kind(max(share, LATEST_START) if settings.start else share, rng)
+        rng = np.random.default_rng((settings.seed, step, group.rank)) if group.rank else rng
+        torch.manual_seed(settings.seed * 1_000_003 + step * group.size + group.rank)
+        x = pool.batch(replace(kind, count=kind.count * settings.batch), rng).to(device, memory_format=torch.channels_last_3d)
         with torch.autocast(device, torch.bfloat16):
             mean, log_variance = vae.moments(x)
             mean, log_variance = mean.float(), log_variance.float().clamp(-20, 10)
@@ -172,13 +215,22 @@ def train_vae(folder: str, steps: int, seed: int = 0, start: str = "", muon_lr: 
             y = vae.decoder(vae.conv2(z)).float()
         kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
         loss = reconstruction_loss(x, y) + KL_WEIGHT * kl
-        loss.backward()
-        norm = optimizer.step(step)
+        (loss / group.size).backward()
+        group.sum_gradients(optimizer.parameters)
+        norm = optimizer.step(step, share)
         average.update(step)
-        run.record(step + 1, 50, loss=loss.item(), kl=kl.item(), psnr=psnr(x, y.detach()), grad=norm)
+        run.record(step + 1, 50, loss=loss, kl=kl, psnr=psnr(x, y.detach()), grad=norm)
         run.save(step + 1, vae, optimizer, average)
+    run.finish(vae, optimizer, average)
     average.swap()
     vae = vae.to("cpu").eval()
-    rng = np.random.default_rng((seed, steps))
-    fold_statistics(vae, [F.interpolate(pool.batch(Batch(17, 128, 1, 1.0), rng), scale_factor=1) for _ in range(12)])
+    rng = np.random.default_rng((settings.seed, run.step))
+    fold_statistics(vae, [pool.batch(FOLDING, rng).cpu() for _ in range(12)])
     return vae
+
+
+def choose_kind(share: float, rng: np.random.Generator) -> Batch:
+    """A kind of batch that is open when `share` of the run is over."""
+    kinds = [kind for kind in MIX if kind.start <= share < kind.end]
+    weights = np.array([kind.weight for kind in kinds])
+    return kinds[rng.choice(len(kinds), p=weights / weights.sum())]

@@ -380,6 +380,24 @@ def test_lora_loader_reaches_model_and_words(graph):
     assert torch.equal(again["samples"], plain["samples"]), "the LoRA left nothing behind"
 
 
+def test_lora_of_our_trainer_loads_whole(graph, caplog):
+    """Every adapter of training/lora.py finds its layer in the host, in MODEL and CLIP."""
+    import folder_paths
+
+    from sora_pack.sora_core.config import TextConfig, preset
+    from sora_pack.sora_core.training.lora import Adapter
+    from sora_pack.sora_core.training.transformer import Student
+
+    adapter = Adapter(Student(preset("tiny"), TextConfig(dim=64, num_layers=1, num_heads=1)), 2)
+    adapter.save(Path(folder_paths.get_folder_paths("loras")[0]) / "trained_lora.safetensors")
+    folder_paths.filename_list_cache.pop("loras", None)
+    strengths = {"strength_model": 1.0, "strength_clip": 1.0}
+    loader = node("LoraLoader", model=["load", 0], clip=["load", 1], lora_name="trained_lora.safetensors", **strengths)
+    model, clip = graph.run({**BEGIN, "lora": loader}, ["lora", 0], ["lora", 1])
+    assert len(model.patches) + len(clip.patcher.patches) == len(adapter.names) == 24
+    assert "lora key not loaded" not in caplog.text
+
+
 def test_easy_cache(graph):
     cached = {"cached": node("EasyCache", model=["load", 0], reuse_threshold=0.2, start_percent=0.15, end_percent=0.95, verbose=False)}
     made = graph.run({**BEGIN, **cached, **sample(model=("cached", 0), steps=6)}, ["sample", 0])

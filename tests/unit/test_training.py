@@ -1,5 +1,9 @@
 """Training: the objective keeps the lattice's rules, the optimiser does what it says, a killed run resumes to the same weights."""
 
+import json
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +20,7 @@ from sora_pack.sora_core.training.objective import draw_captions, lesson
 from sora_pack.sora_core.training.optim import Muon, Optimizer, orthogonalise
 from sora_pack.sora_core.training.ship import half_precision
 from sora_pack.sora_core.world import is_held_out
+from sora_pack.tests.tiny_model import write_tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +31,7 @@ def bank(tmp_path_factory) -> Bank:
     vae = VideoVAE(VAEConfig(dim=8)).channels_last()
     small = {0: Shape(1, 8.0, 32, 32), 1: Shape(41, 8.0, 32, 32, tails=True), 2: Shape(17, 8.0, 32, 32, cuts=(3,))}
     with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
-        patch.setattr("sora_pack.sora_core.training.bank.plan", small.__getitem__)
+        patch.setattr("sora_pack.sora_core.training.bank.plan", lambda index, stage: small[index])
         for index in small:
             assert make_shard(folder, index, vae)
             assert not make_shard(folder, index, vae), "a shard that is there is not made again"
@@ -39,7 +44,7 @@ def test_plan_mixes_shapes_and_leaves_out_what_is_held_out():
     assert {len(s.cuts) for s in shapes} == {0, 1, 3}
     assert {s.fps for s in shapes} == {4.0, 8.0, 16.0}
     assert len({(s.width, s.height) for s in shapes}) == 3
-    scenes = scenes_of(3)
+    scenes = scenes_of(3, cuts=0)
     assert len(scenes) == SHARD and not any(is_held_out(shot) for shots in scenes for shot in shots)
 
 
@@ -185,6 +190,26 @@ def test_a_killed_run_resumes_to_the_same_weights(bank, tmp_path, monkeypatch):
     averaged, step = trainer.averaged_student(tmp_path / "killed", tiny)
     assert step == 6
     assert all(torch.equal(a, b) for a, b in zip(averaged.state_dict().values(), whole.state_dict().values(), strict=True))
+
+
+def test_two_processes_train_as_one(bank, tmp_path, root):
+    """The same command under torchrun, with gloo on the CPU: the same loss and, but for rounding, the same weights."""
+    model = write_tiny_model(tmp_path / "models")
+    settings = trainer.Settings(size="", steps=3, tokens=128, reading_steps=0, start=str(model))
+    alone = trainer.train_transformer(str(tmp_path / "one"), str(bank.folder), settings)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--", "sora_core.training"]
+    options = {"folder": tmp_path / "two", "bank": bank.folder, "start": model, "size": ""}
+    options |= {"steps": 3, "tokens": 128, "reading-steps": 0, "workers": 0}
+    command += ["transformer", *(str(part) for name, value in options.items() for part in (f"--{name}", value))]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    one, two = (json.loads((tmp_path / name / "log.jsonl").read_text()) for name in ("one", "two"))
+    assert two["loss"] == pytest.approx(one["loss"], rel=2e-3) and two["step"] == 3
+    assert two["tokens_per_second"] > 0
+    state = torch.load(tmp_path / "two" / "state.pt", weights_only=True)
+    assert state["model"].keys() == alone.state_dict().keys()
+    error = max((a - b).abs().max().item() for a, b in zip(state["average"], alone.parameters(), strict=True))
+    assert error < 2e-3, f"max_diff {error}"
 
 
 def test_half_precision_keeps_what_bfloat16_would_hurt():

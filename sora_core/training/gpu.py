@@ -1,0 +1,98 @@
+"""One process that renders, encodes and trains on one GPU (or several by torchrun) for some minutes, and writes a model.
+
+    python -m sora_core.training run --folder runs/gpu --minutes 9 --vae sora_core/weights/vae/sora_mini_vae.safetensors --out made
+
+Nothing is read but the files named, nothing but checkpoints, logs, sheets and the model is written. The same command goes on.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from ..autoencoder import VideoVAE
+from ..checkpoint import load_vae, save_vae
+from .feed import AHEAD, workers
+from .group import Group
+from .live import LiveBank
+from .run import Run
+from .ship import ship
+from .transformer import Settings, train_transformer
+from .vae import VAESettings, train_vae
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is made in how much time.
+
+    Args:
+        minutes: of training, all starts together; starting, compiling and writing come on top (about one minute).
+        vae_minutes: of these for the VAE; 0 takes `vae` as it is.
+        vae: file of a VAE to use, or to go on from.
+        bank_share: of the transformer's time, for rendering and encoding.
+        stage: a name in bank.STAGES.
+        out: folder for the files of the pack; empty for none.
+        name: of the model.
+    """
+
+    minutes: float
+    vae_minutes: float = 0.0
+    vae: str = ""
+    bank_share: float = 0.3
+    stage: str = "S2"
+    out: str = ""
+    name: str = "sora_mini"
+
+
+def run_all(folder: str, plan: Plan, settings: Settings) -> list[Path]:
+    """Trains VAE and transformer and writes the model; returns its files.
+
+    Raises:
+        ValueError: no VAE, or more minutes for it than there are.
+    """
+    if not plan.vae and not plan.vae_minutes:
+        raise ValueError("vae: name a file, or give vae-minutes to train one")
+    if plan.vae_minutes >= plan.minutes:
+        near = f"use {plan.minutes / 3:g}"
+        raise ValueError(f"vae-minutes {plan.vae_minutes:g} leaves none of {plan.minutes:g} minutes for the transformer: {near}")
+    group = Group.join()
+    torch.set_float32_matmul_precision("high")
+    vae_path = _train_vae(Path(folder) / "vae", plan, settings, group) if plan.vae_minutes else Path(plan.vae)
+    vae = load_vae(vae_path, torch.bfloat16, group.device).channels_last()
+    settings = replace(settings, steps=0, minutes=plan.minutes - plan.vae_minutes)
+    part = str(Path(folder) / "transformer")
+    with workers(settings.workers) as pool:
+        bank = _live_bank(part, vae, plan, settings, group, pool)
+        train_transformer(part, bank, settings, group=group, vae=vae)
+    if not plan.out or not group.leads:
+        return []
+    return ship(part, str(vae_path), settings.size, plan.name, plan.out)
+
+
+def _train_vae(folder: Path, plan: Plan, settings: Settings, group: Group) -> Path:
+    path = folder / "vae.safetensors"
+    if not path.exists():
+        batch = 8 if group.device == "cuda" else 1
+        vae = VAESettings(minutes=plan.vae_minutes, start=plan.vae, batch=batch, workers=settings.workers, seed=settings.seed)
+        made = train_vae(str(folder), vae, group)
+        if group.leads:
+            save_vae(path, made)
+        group.agree(0.0)  # the others wait for the file
+    return path
+
+
+def _live_bank(folder: str, vae: VideoVAE, plan: Plan, settings: Settings, group: Group, pool) -> LiveBank:
+    """A bank with the time that is left; after a resume with scenes that no earlier start has had."""
+    before = Run.seconds_done(folder)
+    seconds = plan.bank_share * max(0.0, 60 * settings.minutes - before)
+    ahead = AHEAD * settings.workers
+    return LiveBank(vae, settings.tokens, plan.stage, seconds=seconds, first=12 * int(before), pool=pool, ahead=ahead, group=group)
+
+
+def default_workers() -> int:
+    """Half of the processors, up to eight, write captions, and as many sample scenes; none where there are few."""
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, processors // 2) if processors >= 8 else 0

@@ -1,0 +1,94 @@
+"""A latent bank in the memory of the device that trains: rendered and encoded there while training goes on, never on a disk."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from concurrent.futures import Executor, Future
+from dataclasses import replace
+
+import torch
+
+from ..autoencoder import VideoVAE
+from ..shapes import PATCH, Strides
+from .bank import SHARD, Shape, Shard, encode, film, guide_frames, plan, scenes_of
+from .feed import workers
+from .group import ALONE, Group
+from .objective import REPEATS_CLIP, REPEATS_STILL
+
+FIRST_SHARDS = 12  # all shapes of the plan's first turn, before training begins
+PIXELS_AT_ONCE = 1024 * 128 * 128  # rendered and encoded in one piece: about 4 GB in bfloat16
+
+
+class LiveBank:
+    """Grows along with the budget of a run, quickly at first.
+
+    Args:
+        vae: on the device, ready to encode.
+        tokens: of a training step; a shard has as many records as fill one.
+        stage: a name in bank.STAGES.
+        seconds: of rendering and encoding, over the whole run.
+        first: index of the first shard; another one gives other scenes.
+        scale: of width and height.
+        pool: samples the scenes ahead; default this process, when they are needed.
+    """
+
+    def __init__(self, vae: VideoVAE, tokens: int, stage: str = "S2", *, seconds: float = 0.0, first: int = 0, scale: float = 1.0,
+                 pool: Executor | None = None, ahead: int = 0, group: Group | None = None):  # fmt: skip
+        plan(0, stage)  # an unknown stage is refused here
+        self.vae, self.tokens, self.stage, self.seconds, self.scale = vae, tokens, stage, seconds, scale
+        self.pool, self.ahead, self.group = pool or workers(0), ahead, group or ALONE
+        self.next, self.spent, self.began = first, 0.0, None
+        self.shards: list[Shard] = []
+        self.waiting: deque[tuple[int, Future]] = deque()
+
+    def refresh(self, share: float) -> None:
+        """Makes what should be there when `share` of the run's budget is used: a tenth at once, all at three fifths."""
+        self.began = share if self.began is None else self.began
+        done = (share - self.began) / max(1e-9, 1 - self.began)
+        due = self.seconds * min(1.0, 0.1 + 1.5 * done)
+        while len(self.shards) < FIRST_SHARDS or self.group.agree(self.spent) < due:
+            self.group.wait()
+            started = time.monotonic()
+            self.shards.append(self.make())
+            self.group.wait()
+            self.spent += time.monotonic() - started
+
+    def shape(self, index: int) -> Shape:
+        shape, multiple = plan(index, self.stage), Strides().size_multiple
+        width, height = (max(multiple, round(side * self.scale / multiple) * multiple) for side in (shape.width, shape.height))
+        return replace(shape, width=width, height=height)
+
+    def records(self, shape: Shape) -> int:
+        """How many records fill a step, a multiple of the processes."""
+        strides = Strides()
+        per_cell = shape.width * shape.height // (strides.space * PATCH) ** 2
+        repeats = REPEATS_STILL if shape.frames == 1 else REPEATS_CLIP
+        count = self.tokens // (per_cell * strides.cells(shape.frames) * repeats)
+        return -(-max(2, min(count, 8 * SHARD)) // self.group.size) * self.group.size
+
+    def scenes(self) -> tuple[int, list]:
+        """Index and scenes of the next shard, while the pool is at those after it."""
+        while len(self.waiting) <= self.ahead:
+            shape = self.shape(self.next)
+            job = self.pool.submit(scenes_of, self.next, len(shape.cuts), self.records(shape), self.stage)
+            self.waiting.append((self.next, job))
+            self.next += 1
+        index, job = self.waiting.popleft()
+        return index, job.result()
+
+    @torch.inference_mode()
+    def make(self) -> Shard:
+        """The next shard; of several processes each renders its part of it."""
+        index, scenes = self.scenes()
+        shape = self.shape(index)
+        guides_at = guide_frames(index, shape)
+        first, last = self.group.bounds(len(scenes))
+        own = scenes[first:last]
+        at_once = max(1, PIXELS_AT_ONCE // (shape.frames * shape.width * shape.height))
+        if self.group.device == "cpu":
+            at_once = 1  # what fits in a cache is faster there
+        parts = [own[i : i + at_once] for i in range(0, len(own), at_once)]
+        records = [encode(self.vae, film(part, shape, self.group.device), guides_at, shape.tails) for part in parts]
+        shard = Shard.of(records, shape.fps, guides_at, scenes, list(shape.cuts))
+        return replace(shard, **{name: self.group.gather(t) for name, t in shard.tensors.items()})

@@ -1,0 +1,60 @@
+"""Sample sheets while a run goes on: the same few prompts, the same noise, as the weights of the moment make them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..autoencoder import VideoVAE, denormalise
+from ..config import ModelHeader
+from ..generate import generate
+from ..shapes import VideoShape
+from ..video_file import contact_sheet
+from ..world import caption, sample_scene
+
+if TYPE_CHECKING:
+    from .run import Run
+    from .transformer import Student
+
+CELLS, SIDE, SHOWN = 5, 128, 3  # two seconds at 8 frames a second; moments of each video on the sheet
+STEPS, GUIDANCE = 16, 4.0
+
+
+def world_prompts(count: int = 6) -> list[str]:
+    """Long captions of held-out scenes, every third one Chinese."""
+    return [caption(sample_scene(seed, held_out=True), "long", "zh" if seed % 3 == 2 else "en", seed) for seed in range(count)]
+
+
+@torch.inference_mode()
+def videos(student: Student, vae: VideoVAE, prompts: list[str], shift: float, native_fps: float, side: int = 0) -> torch.Tensor:
+    """Frames uint8 [n, T, H, W, 3] of two seconds for each prompt, in bfloat16."""
+    device = vae.conv2.weight.device
+    student = student.to(device, torch.bfloat16)
+    shape = VideoShape(side or SIDE, side or SIDE, CELLS, native_fps)
+    words = student.text.encode(prompts).to(torch.bfloat16)
+    z = generate(student.transformer, ModelHeader(shift=shift, native_fps=native_fps), words, shape, steps=STEPS, guidance=GUIDANCE)
+    frames = vae.decode(denormalise(z).to(vae.conv2.weight.dtype)).float().clamp(-1, 1)
+    return frames.add(1).mul(127.5).round().byte().movedim(1, -1).cpu()
+
+
+class Sheets:
+    """Draws `count` sheets over a run, the last at its end, into its folder."""
+
+    def __init__(self, run: Run, count: int, vae: VideoVAE, native_fps: float, prompts: list[str] | None = None):
+        self.run, self.count, self.vae, self.native_fps = run, count, vae, native_fps
+        self.prompts = prompts or world_prompts()
+        self.drawn = int(run.share(run.step) * count)
+
+    def draw(self, share: float, model: Callable[[], Student]) -> None:
+        """Draws a sheet if one is due; `model` gives what to show."""
+        if int(share * self.count) <= self.drawn:
+            return
+        from .transformer import SHIFT
+
+        self.drawn = int(share * self.count)
+        made = videos(model(), self.vae, self.prompts, SHIFT, self.native_fps)
+        moments = torch.linspace(0, made.shape[1] - 1, SHOWN).round().long()
+        path = self.run.folder / f"sheet_{round(100 * share):03d}.png"
+        contact_sheet([frame for video in made for frame in video[moments]], path, columns=SHOWN, labels=self.prompts)

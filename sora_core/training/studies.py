@@ -1,0 +1,121 @@
+"""Two small studies of what makes a model better: more compute, and long captions.
+
+    python -m sora_core.training scaling --vae vae.safetensors --folder runs/scaling --steps 4000
+    python -m sora_core.training recaptioning --vae vae.safetensors --folder runs/recaptioning --steps 4000
+
+The models of a study see the same lessons in the same order, at 64 pixels; the same command goes on. An hour or less on a GPU.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..autoencoder import VideoVAE
+from ..video_file import contact_sheet
+from ..world import caption
+from .curve import draw, read_log
+from .group import Group
+from .live import LiveBank
+from .objective import Lesson, draw_captions, lesson
+from .sheet import videos, world_prompts
+from .transformer import SHIFT, Settings, Student, averaged_student, train_transformer, velocity_loss
+
+SCALE = 0.5  # of the sizes of a stage's plan: 64 pixels
+SIZES = ("scale-1x", "scale-4x", "scale-32x")  # by compute for a token
+CAPTIONS = {"long captions": 1.0, "short captions": 0.0}
+UNSEEN = 100_000  # first shard of scenes that no training of a study reaches
+UNSEEN_SHARDS = 12
+LESSONS = 16
+HIGH_NOISE = 0.97  # where only the words tell what to make
+
+
+def study_bank(vae: VideoVAE, tokens: int, shards: int, stage: str, first: int = 0) -> LiveBank:
+    bank = LiveBank(vae, tokens, stage, first=first, scale=SCALE)
+    while len(bank.shards) < shards:
+        bank.shards.append(bank.make())
+    return bank
+
+
+def scaling(folder: str, vae: VideoVAE, settings: Settings, *, shards: int = 48, stage: str = "S2", sizes: tuple[str, ...] = SIZES) -> Path:
+    """Trains one model of each size on equal data; draws loss against compute, and the same prompts by all.
+
+    Returns:
+        scaling.json: parameters, FLOPs and loss on unseen scenes of every size; scaling.svg and scaling.png are beside it.
+    """
+    bank, unseen = study_bank(vae, settings.tokens, shards, stage), study_bank(vae, settings.tokens, UNSEEN_SHARDS, stage, UNSEEN)
+    curves, rows, shown, prompts = {}, [], [], world_prompts(4)
+    for size in sizes:
+        student = _train(f"{folder}/{size}", bank, replace(settings, size=size))
+        spent = list(itertools.accumulate(flops for _, flops in read_log(f"{folder}/{size}", "flops")))
+        losses = [loss for _, loss in read_log(f"{folder}/{size}", "loss")]
+        curves[size] = [(float(np.log10(flops)), loss) for flops, loss in zip(spent, losses)]
+        parameters = sum(p.numel() for p in student.transformer.parameters())
+        rows.append({"size": size, "parameters": parameters, "flops": spent[-1], "loss": unseen_loss(student, unseen)})
+        shown += [video[-1] for video in videos(student, vae, prompts, SHIFT, settings.native_fps, round(128 * SCALE))]
+    draw(curves, Path(folder) / "scaling.svg", "loss against training compute", across="log10 of FLOPs", begin=None)
+    contact_sheet(shown, Path(folder) / "scaling.png", columns=len(prompts), labels=list(sizes))
+    return _write(Path(folder) / "scaling.json", rows)
+
+
+def recaptioning(folder: str, vae: VideoVAE, settings: Settings, *, shards: int = 48, stage: str = "S2") -> Path:
+    """Trains one model on long captions and one on short ones; asks both how much captions of either kind tell them.
+
+    Returns:
+        recaptioning.json: for every model and kind of caption the loss at high noise on unseen scenes with the right words, with
+        another scene's, and with none. What words are worth is how much the first lies below the last.
+    """
+    bank, unseen = study_bank(vae, settings.tokens, shards, stage), study_bank(vae, settings.tokens, UNSEEN_SHARDS, stage, UNSEEN)
+    rows = []
+    for name, share in CAPTIONS.items():
+        student = _train(f"{folder}/{name.split()[0]}", bank, replace(settings, long_captions=share))
+        for length in ("long", "short"):
+            rows.append({"trained on": name, "asked with": f"{length} captions", **worth_of_words(student, unseen, length)})
+    return _write(Path(folder) / "recaptioning.json", rows)
+
+
+def _train(folder: str, bank: LiveBank, settings: Settings) -> Student:
+    train_transformer(folder, bank, settings)
+    return averaged_student(folder, settings)[0].to(Group().device)
+
+
+def _write(path: Path, rows: list[dict]) -> Path:
+    for row in rows:
+        print("  ".join(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}" for name, value in row.items()))
+    path.write_text(json.dumps({"rows": rows}, indent=1))
+    return path
+
+
+@torch.no_grad()
+def unseen_loss(student: Student, bank: LiveBank) -> float:
+    """Mean loss over fixed lessons of scenes that were never trained on."""
+    losses = []
+    for i in range(LESSONS):
+        rng, shard = np.random.default_rng(i), bank.shards[i % len(bank.shards)]
+        made = lesson(shard, bank.tokens, 8.0, rng)
+        losses.append(float(velocity_loss(student, made, draw_captions(shard, made, rng), i)))
+    return sum(losses) / len(losses)
+
+
+@torch.no_grad()
+def worth_of_words(student: Student, bank: LiveBank, length: str) -> dict[str, float]:
+    """Mean loss of stills at high noise with the right captions, with those of the next record, and with none."""
+    kinds: dict[str, Callable[[list[str]], list[str]]] = {
+        "right words": lambda told: told,
+        "another's": lambda told: told[1:] + told[:1],
+        "no words": lambda told: [""] * len(told),
+    }
+    losses: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for i, shard in enumerate(s for s in bank.shards if s.latents.shape[2] == 1):
+        ones = torch.ones(len(shard.scenes), 1)
+        made = Lesson(shard.latents.float(), torch.zeros(1), ones, HIGH_NOISE * ones, list(range(len(ones))), [0])
+        told = [caption(shots[0], length, "en", i) for shots in shard.scenes]
+        for kind, change in kinds.items():
+            losses[kind].append(float(velocity_loss(student, made, [change(told)], i)))
+    return {kind: sum(values) / len(values) for kind, values in losses.items()}

@@ -1,0 +1,73 @@
+"""Fine-tunes a model on a user's own folder of videos: all of its weights, or a LoRA.
+
+    python -m sora_core.training tune --videos my_videos --folder runs/mine --lora 16 --steps 400
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from ..checkpoint import model_header, save_model
+from ..generate import Pipeline
+from .bank import Bank
+from .clips import make_clip_bank
+from .group import ALONE, Group
+from .lora import Adapter
+from .ship import half_precision
+from .transformer import Settings, Student, train_transformer
+
+DONE = "bank.txt"  # written when the folder's bank is whole
+
+
+def tune(videos: str, folder: str, settings: Settings, *, area: int, whole_files: bool = False, group: Group = ALONE) -> list[Path]:
+    """Makes the bank unless it is there, trains for the budget of `settings`, and writes what was learned into `folder`.
+
+    Args:
+        videos: folder of videos with captions (clips.py).
+        settings: `start` is the model file to tune; with `lora` an adapter of that rank.
+        area: pixels of a frame, about.
+
+    Returns:
+        the files written: one LoRA, or a transformer and a text encoder.
+
+    Raises:
+        FileNotFoundError: nothing to train on. CheckpointError: what is wrong with the model file.
+    """
+    start, bank = Path(settings.start), Path(folder) / "bank"
+    facts = model_header(start)
+    if group.leads and not (Path(folder) / DONE).exists():
+        vae = Pipeline.load(start, torch.bfloat16, group.device).vae
+        report = make_clip_bank(videos, bank, vae, fps=facts.native_fps, area=area, whole_files=whole_files)
+        text = report.text(settings.tokens)
+        print(text, flush=True)
+        (Path(folder) / DONE).write_text(text, encoding="utf-8")
+    group.agree(0.0)  # the others wait for the bank
+    settings = replace(settings, size="", native_fps=facts.native_fps)
+    trained = train_transformer(folder, str(bank), settings, group=group)
+    if isinstance(trained, Adapter):
+        path = Path(folder) / "lora.safetensors"
+        trained.save(path)
+        return [path]
+    return _write_model(trained, folder, start, bank)
+
+
+def _write_model(student: Student, folder: str, start: Path, bank: Path) -> list[Path]:
+    """Transformer and text encoder beside each other; the VAE is that of the model it began with, named in the header."""
+    facts = model_header(start)
+    texts = [text for shard in Bank(bank).shards for shots in shard.scenes for text in shots[0]]
+    words = tuple(sorted({*facts.words, *words_of(texts)}))
+    name = "tuned"
+    facts = replace(facts, name=name, text=f"{name}_text.safetensors", words=words)
+    files = {f"{name}.safetensors": student.transformer, f"{name}_text.safetensors": student.text}
+    for file, model in files.items():
+        save_model(Path(folder) / file, half_precision(model.state_dict()), facts)
+    return [Path(folder) / file for file in files]
+
+
+def words_of(texts: list[str]) -> set[str]:
+    """The words of some captions, as the header of a model lists them: English words, and characters of other scripts."""
+    return {word for text in texts for word in re.findall(r"[a-z]+(?:'[a-z]+)?|[^\W\d_a-z]", text.lower())}

@@ -1,0 +1,137 @@
+"""A user's folder of videos: what is read, what is passed over, and what a fine-tuning makes of it."""
+
+import json
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sora_pack.sora_core.checkpoint import model_header
+from sora_pack.sora_core.generate import Pipeline
+from sora_pack.sora_core.shapes import Strides
+from sora_pack.sora_core.training import clips
+from sora_pack.sora_core.training import transformer as trainer
+from sora_pack.sora_core.training.bank import Bank
+from sora_pack.sora_core.training.tune import tune, words_of
+from sora_pack.sora_core.video_file import write_video
+from sora_pack.tests.tiny_model import write_tiny_model
+
+AREA = 48 * 48
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    """Three videos that can be used, one of them listed with two captions, one torn and one without words."""
+    folder = tmp_path_factory.mktemp("videos")
+    torch.manual_seed(0)
+    for name, (height, width), frames in (("wide", (36, 64), 40), ("tall", (64, 36), 20), ("square", (50, 50), 6), ("mute", (48, 48), 6)):
+        moving = torch.randint(0, 255, (1, height, width, 3), dtype=torch.uint8).repeat(frames, 1, 1, 1)
+        write_video(folder / f"{name}.mp4", [moving], 16)
+    (folder / "torn.mp4").write_bytes((folder / "wide.mp4").read_bytes()[:700])
+    for name in ("wide", "tall", "square", "torn"):
+        (folder / f"{name}.txt").write_text(f"a {name} thing\n它在动\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_tiny_model(tmp_path_factory.mktemp("models"))
+
+
+def settings_for(model, **more):
+    return trainer.Settings(steps=3, tokens=200, start=str(model), warmup=1, adam_lr=1e-2, muon_lr=1e-2, **more)
+
+
+def test_captions_come_from_text_files_or_from_a_list(videos, tmp_path):
+    sources, broken = clips.find_sources(videos)
+    assert [s.path.name for s in sources] == ["square.mp4", "tall.mp4", "torn.mp4", "wide.mp4"]
+    assert sources[0].captions == ("a square thing", "它在动")
+    assert broken == ["mute.mp4: it has no caption; write one into mute.txt"]
+    (tmp_path / "a.mp4").write_bytes(b"")
+    lines = ['{"file": "a.mp4", "captions": ["one", "two"]}', "", '{"file": "b.mp4", "caption": "x"}', '{"name": "a.mp4"}']
+    lines.append(json.dumps({"file": "a.mp4", "caption": "red " * 300}))
+    (tmp_path / "list.jsonl").write_text("\n".join(lines))
+    sources, broken = clips.find_sources(tmp_path)
+    assert [s.captions for s in sources] == [("one", "two")]
+    assert broken[0] == "b.mp4: there is no such file" and broken[1].startswith("list.jsonl, line 4: must be")
+    assert broken[2].startswith("a.mp4: the prompt has 1,199 bytes")
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        clips.find_sources(tmp_path / "none")
+    (tmp_path / "list.jsonl").write_text("")
+    with pytest.raises(FileNotFoundError, match="no video with a caption"):
+        clips.find_sources(tmp_path)
+
+
+SHAPES = [(1920, 1080, (176, 96)), (1080, 1920, (96, 176)), (512, 512, (128, 128)), (640, 480, (144, 112))]
+
+
+@pytest.mark.parametrize("width, height, size", SHAPES)
+def test_a_video_keeps_its_shape(width, height, size):
+    assert clips.nearest_size(width, height, 128 * 128) == size
+
+
+@pytest.mark.parametrize("frames", [1, 4, 5, 17, 40, 41, 100, 333])
+def test_clips_fill_their_cells_and_lose_little(frames):
+    found = clips.cut(frames)
+    used = sum(Strides().frames(cells) for _, cells in found)
+    assert used <= frames and frames - used < 5
+    assert all(b >= a + Strides().frames(cells) for (a, cells), (b, _) in zip(found, found[1:]))
+
+
+def test_a_folder_becomes_a_bank_of_native_shapes(videos, model, tmp_path):
+    vae = Pipeline.load(model, torch.float32).vae
+    report = clips.make_clip_bank(videos, tmp_path, vae, fps=8.0, area=AREA, whole_files=True)
+    shapes = {shard.latents.shape[1:]: shard for shard in Bank(tmp_path).shards}
+    # 40 frames at 16 a second are 20 at 8: a clip of 17, and what is left is too short for another
+    assert set(shapes) == {(16, 5, 4, 8), (16, 3, 8, 4), (16, 1, 6, 6)}
+    assert shapes[16, 5, 4, 8].scenes == [[("a wide thing", "它在动")]]
+    assert shapes[16, 5, 4, 8].guides.shape == (1, 2, 16, 1, 4, 8)
+    text = report.text(512)
+    assert "padding 0 %" in text and "passed over: torn.mp4:" in text and "passed over: mute.mp4:" in text
+    assert 0 < report.kept < report.read
+    assert report.filled(512) > 0.9
+    told = [trainer.tell(s.scenes, [(0.0, 1.0)], np.random.default_rng(k)) for s in shapes.values() for k in range(9)]
+    assert {"它在动", ""} < {text for words in told for texts in words for text in texts}
+
+
+def test_cutting_needs_an_optional_package(videos, model, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "scenedetect", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install scenedetect\[opencv-headless\], or give --whole-files"):
+        clips.make_clip_bank(videos, tmp_path, Pipeline.load(model, torch.float32).vae, fps=8.0, area=AREA)
+
+
+def test_shots_are_found_where_the_picture_changes(tmp_path):
+    pytest.importorskip("scenedetect", reason="PySceneDetect, an optional extra, is not installed")
+    colours = torch.tensor([[200, 30, 30], [20, 40, 220]], dtype=torch.uint8)
+    frames = torch.cat([c.view(1, 1, 1, 3).expand(20, 64, 64, 3) for c in colours])
+    write_video(tmp_path / "cut.mp4", [frames], 20)
+    assert clips.find_shots(tmp_path / "cut.mp4") == [(0.0, 1.0), (1.0, 2.0)]
+
+
+def test_all_weights_are_tuned_into_a_model_that_opens(videos, model, tmp_path):
+    files = tune(str(videos), str(tmp_path), settings_for(model), area=AREA, whole_files=True)
+    assert [path.name for path in files] == ["tuned.safetensors", "tuned_text.safetensors"]
+    facts, before = model_header(files[0]), model_header(model)
+    assert set(facts.words) == {*before.words, "wide", "tall", "square", "thing", *"它在动"}
+    assert replace(facts, name="", text="", words=()) == replace(before, name="", text="", words=())
+    (tmp_path / facts.vae).write_bytes((model.parent.parent / "vae" / facts.vae).read_bytes())
+    tuned, plain = (Pipeline.load(path, torch.float32).transformer.head.head.weight for path in (files[0], model))
+    assert (tuned - plain).abs().max() > 1e-3
+    assert json.loads((tmp_path / "log.jsonl").read_text())["step"] == 3
+
+
+def test_a_lora_is_what_was_learned(videos, model, tmp_path):
+    files = tune(str(videos), str(tmp_path), settings_for(model, lora=2), area=AREA, whole_files=True)
+    tensors = load_file(files[0])
+    layers = sum("lora_A" in name for name in tensors)
+    assert layers == 2 * 10 + 1 * 4, "every linear layer of two blocks of the transformer and one of the text encoder"
+    assert tensors["diffusion_model.blocks.0.ffn.0.lora_A.weight"].shape == (2, 128)
+    assert tensors["text_encoders.sora.transformer.blocks.0.out.lora_B.weight"].shape == (64, 2)
+    assert any(t.any() for name, t in tensors.items() if "lora_B" in name)
+
+
+def test_words_of_captions():
+    assert words_of(["A dog's tail, 2 红 balls!"]) == {"a", "dog's", "tail", "红", "balls"}

@@ -77,7 +77,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _add_stage(part: argparse.ArgumentParser) -> None:
-    stages = "S1 one mover and a still camera, S2 all motions and cameras and 5 s, S4 shots and parts of a minute"
+    stages = "S1 one mover and a still camera, S2 all motions and cameras and 5 s, S3 stories, S4 shots and parts of a minute"
     part.add_argument("--stage", default="S2", choices=list(STAGES), help=stages)
 
 
@@ -105,6 +105,7 @@ def _add_tools(parts: argparse._SubParsersAction) -> None:
     ship.add_argument("--size", default="mini")
     ship.add_argument("--name", default="sora_mini")
     ship.add_argument("--out", required=True, help="folder that gets diffusion_models/, vae/ and text_encoders/")
+    _add_stage(ship)
     probe = parts.add_parser("probe", help="measure this machine before sizes are fixed")
     probe.add_argument("--size", default="mini")
     curve = parts.add_parser("curve", help="draw the log of a run as an SVG picture")
@@ -196,7 +197,7 @@ def _print_files(paths: list[Path]) -> None:
 def _ship(args: argparse.Namespace) -> None:
     from .ship import ship
 
-    _print_files(ship(args.folder, args.vae, args.size, args.name, args.out))
+    _print_files(ship(args.folder, args.vae, args.size, args.name, args.out, args.stage))
 
 
 def _probe(args: argparse.Namespace) -> None:

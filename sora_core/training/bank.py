@@ -11,9 +11,8 @@ from __future__ import annotations
 import bisect
 import contextlib
 import json
-import random
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -24,7 +23,7 @@ from torch import Tensor
 from ..autoencoder import VideoVAE, normalise
 from ..canvas import encode_span
 from ..shapes import Strides
-from ..world import CAMERAS, PLACES, TIMES_OF_DAY, Scene, is_held_out, render_batch, sample_scene, scene_for
+from ..world import Scene, is_held_out, render_batch, sample_shots
 
 SHARD = 32
 GUIDES = 2
@@ -58,14 +57,10 @@ MINUTE = (Shape(481, 8.0, 128, 128),)  # batches see parts and strided subsets o
 
 @dataclass(frozen=True)
 class Stage:
-    """What a stage of training sees: which scenes, and which shapes. Of twelve shards eight are stills, three are `clips`, one is `rare`.
-
-    `world` are arguments of `sample_scene`.
-    """
+    """The shapes of a stage of training; its scenes are the world's. Eight of twelve shards are stills, three `clips`, one `rare`."""
 
     clips: tuple[Shape, ...]
     rare: tuple[Shape, ...]
-    world: dict = field(default_factory=dict)
 
 
 def _in_turn(*kinds: tuple[Shape, ...]) -> tuple[Shape, ...]:
@@ -74,9 +69,10 @@ def _in_turn(*kinds: tuple[Shape, ...]) -> tuple[Shape, ...]:
 
 
 STAGES = {
-    "S1": Stage(SECONDS_2, SECONDS_2, {"max_movers": 1, "cameras": ("static",)}),
+    "S1": Stage(SECONDS_2, SECONDS_2),
     "S2": Stage(SECONDS_2, _in_turn(SECONDS_5, SECONDS_5[1:], RARE + SHOTS)),
-    "S4": Stage(SECONDS_2, _in_turn(SECONDS_5, SHOTS, RARE + MINUTE)),
+    "S3": Stage(_in_turn(SECONDS_2, SECONDS_5[1:]), SECONDS_5),  # an event and what it leaves take their time
+    "S4": Stage(_in_turn(SECONDS_2, SECONDS_5[1:]), _in_turn(SECONDS_5, SHOTS, RARE + MINUTE)),
 }
 
 
@@ -105,20 +101,11 @@ def scenes_of(index: int, cuts: int, count: int = SHARD, stage: str = "S2") -> l
     records, seed = [], FIRST_SEED + index * 10_000
     while len(records) < count:
         seed += 1
-        shots = [sample_scene(seed, **STAGES[stage].world)]
         with contextlib.suppress(ValueError):  # this cast cannot be filmed so
-            shots += [next_shot(shots[0], seed * 10 + k) for k in range(cuts)]
+            shots = sample_shots(seed, 1 + cuts, stage=stage, held_out=False)
             if not any(map(is_held_out, shots)):
                 records.append(shots)
     return records
-
-
-def next_shot(scene: Scene, seed: int) -> Scene:
-    """The same characters with the same motions, at another place, time of day and camera. Raises ValueError where that is impossible."""
-    rng = random.Random(seed)
-    cast = [(body.colour, body.shape, body.motion, body.size) for body in scene.objects]
-    place = rng.choice([p for p in PLACES if p != scene.place])
-    return scene_for(cast, place, rng.choice(TIMES_OF_DAY), rng.choice(CAMERAS), seed)
 
 
 def to_float(frames: Tensor) -> Tensor:

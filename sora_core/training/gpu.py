@@ -69,7 +69,7 @@ def run_all(folder: str, plan: Plan, settings: Settings) -> list[Path]:
         train_transformer(part, bank, settings, group=group, vae=vae)
     if not plan.out or not group.leads:
         return []
-    return ship(part, str(vae_path), settings.size, plan.name, plan.out)
+    return ship(part, str(vae_path), settings.size, plan.name, plan.out, plan.stage)
 
 
 def _train_vae(folder: Path, plan: Plan, settings: Settings, group: Group) -> Path:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..flow import logit_normal_sigma
 from ..shapes import PATCH, Strides
-from ..world import Scene, caption
+from ..world import Scene, caption, introduce
 from .bank import Shard
 
 SIGMA_MEAN, SIGMA_STD = 0.6, 1.0  # of the logit: sampling with a shifted schedule spends its steps at high noise
@@ -27,6 +27,7 @@ INDEPENDENT = 0.15  # share of batches with an own noise level for every cell
 TEXT_DROPOUT = 0.1
 LONG_CAPTIONS = 0.8
 CHINESE = 0.25
+TYPOS = 0.1  # of short English captions
 STILL_SECONDS = 2.0
 
 
@@ -237,15 +238,19 @@ def tell(records: Sequence[Sequence[Scene | tuple[str, ...]]], spans: list[tuple
     picture is what people animate. Of a shot with written captions one is drawn.
     """
     told: list[list[str]] = [[] for _ in spans]
+    common = []  # who the named characters are
     for shots in records:
         length = "long" if rng.random() < long_share else "short"
         language = "zh" if rng.random() < CHINESE else "en"
         silent = rng.random() < TEXT_DROPOUT
+        who = introduce(shots, language, int(rng.integers(2**31))) if len(spans) > 1 else ""
+        common.append("" if silent else who)
         for texts, shot, (first, last) in zip(told, shots, spans, strict=True):
             draw = int(rng.integers(2**31))
             if isinstance(shot, Scene):
-                text = caption(shot, length, language, draw, start=first, seconds=max(last - first, STILL_SECONDS))
+                text = caption(shot, length, language, draw, start=first, seconds=max(last - first, STILL_SECONDS),
+                               typos=TYPOS, introduced=bool(who))  # fmt: skip
             else:
                 text = shot[draw % len(shot)]
             texts.append("" if silent else text)
-    return told if len(told) == 1 else [[""] * len(records), *told]
+    return told if len(told) == 1 else [common, *told]

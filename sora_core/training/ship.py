@@ -39,11 +39,11 @@ def preview_factors(vae: VideoVAE, scenes: int = 24) -> list[list[float]]:
     return fit_preview(torch.cat(latents), torch.cat(pixels))
 
 
-def ship(folder: str, vae_path: str, size: str, name: str, out: str) -> list[Path]:
+def ship(folder: str, vae_path: str, size: str, name: str, out: str, stage: str = "S2") -> list[Path]:
     """Writes diffusion_models/NAME.safetensors, vae/NAME_vae.safetensors and text_encoders/NAME_text.safetensors below `out`."""
     student, step = averaged_student(folder, Settings(size=size))
     vae = load_vae(vae_path)
-    facts = header(name, tuple(sorted(vocabulary())), preview_factors(vae))
+    facts = header(name, tuple(sorted(vocabulary(stage))), preview_factors(vae))
     plain = ModelHeader(name=name, native_fps=facts.native_fps)
     files = {
         f"diffusion_models/{name}.safetensors": (half_precision(student.transformer.state_dict()), facts),

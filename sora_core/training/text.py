@@ -15,7 +15,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..text import ByteTextEncoder
-from ..world import CAMERAS, COLOURS, MOTIONS, PLACES, SHAPES, SIZES, TIMES_OF_DAY, Scene, caption, facts
+from ..world import (
+    CAMERAS,
+    COLOURS,
+    EVENTS,
+    MOTIONS,
+    PLACES,
+    SHAPES,
+    SIZES,
+    STORY_CAMERAS,
+    STORY_MOTIONS,
+    STORY_SHAPES,
+    TIMES_OF_DAY,
+    Scene,
+    caption,
+    facts,
+)
 from .feed import Feed, workers
 from .optim import Optimizer
 
@@ -25,6 +40,7 @@ BATCH = {"short": 64, "long": 24}
 SHORT_SHARE = (0.9, 0.3)
 """Of the steps, at the start and at the end."""
 
+MOST_BODIES = 6
 TRUE_WEIGHT = 4.0
 """A scene has one in twenty facts; without this the answer no to all is a place to rest."""
 
@@ -34,10 +50,12 @@ def fact_names() -> list[str]:
 
     Single words are asked for too: what is red *and* a ball is found much later by an encoder that does not yet know red.
     """
-    words = (*SHAPES, *SIZES, *MOTIONS)
+    words = (*SHAPES, *STORY_SHAPES, *SIZES, *MOTIONS, *STORY_MOTIONS, *(f"{first}{event}" for event in EVENTS for first in ("", "first ")))
+    words = tuple(dict.fromkeys(words))  # a fall is a motion and an event
     of_bodies = [f"{c} {word}" for c in COLOURS for word in words]
     places = [f"{a} left of {b}" for a in COLOURS for b in COLOURS]
-    return [*COLOURS, *words, *of_bodies, *places, *PLACES, *TIMES_OF_DAY, *CAMERAS, "1 bodies", "2 bodies", "3 bodies"]
+    cameras = [word for kind in (*CAMERAS, *STORY_CAMERAS) for word in (kind, f"then {kind}")]
+    return [*COLOURS, *words, *of_bodies, *places, *PLACES, *TIMES_OF_DAY, *cameras, *(f"{n} bodies" for n in range(MOST_BODIES + 1))]
 
 
 COLUMN = {name: i for i, name in enumerate(fact_names())}
@@ -45,12 +63,16 @@ COLUMN = {name: i for i, name in enumerate(fact_names())}
 
 def fact_vector(scene: Scene) -> Tensor:
     """1 for every fact of a scene, float32 [facts]."""
-    colours = [body.colour for body in scene.objects]
-    names = [f"{len(colours)} bodies", scene.place, scene.time_of_day, scene.camera.kind]
-    for body in scene.objects:
+    colours, told = [body.colour for body in scene.objects], facts(scene)
+    shown = [scene.objects[fact.value[0]] for fact in told if fact.kind == "colour"]
+    names = [f"{len(shown)} bodies", scene.place, scene.time_of_day, scene.camera.kind]
+    for body in shown:
         words = (body.shape, body.size, body.motion)
         names += [body.colour, *words, *(f"{body.colour} {word}" for word in words)]
-    names += [f"{colours[i]} left of {colours[j]}" for kind, (i, j) in (f for f in facts(scene) if f.kind == "left of")]
+    names += [f"{colours[i]} left of {colours[j]}" for kind, (i, j) in (f for f in told if f.kind == "left of")]
+    for first, events in (("", [f.value for f in told if f.kind == "event"]), ("first ", [f.value[0] for f in told if f.kind == "order"])):
+        names += [name for event in events for name in (f"{first}{event.kind}", f"{colours[event.body]} {first}{event.kind}")]
+    names += [f"then {fact.value}" for fact in told if fact.kind == "camera then"]
     vector = torch.zeros(len(COLUMN))
     vector[[COLUMN[name] for name in names]] = 1
     return vector

@@ -88,7 +88,8 @@ class SoraPlaceVideo(io.ComfyNode):
         frame = frame_at(second, given)
         grid = clip.grid(0)
         if grid is not None:
-            frame = at_cells(frame, grid, shape.strides.time, given.canvas.timeline.frames)
+            s = shape.strides.time
+            frame = at_cells(frame, (grid - given.canvas.offset) % s, s, given.canvas.timeline.frames)
         count = min(clip.frames, given.canvas.timeline.frames - frame)
         canvas = place(given.canvas, frame, len(given.sources), count)
         span = f"frames {frame} to {frame + count - 1} of {canvas.timeline.frames}, from {frame / shape.fps:g} s on"

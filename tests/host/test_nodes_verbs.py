@@ -195,6 +195,15 @@ def test_latents_are_not_encoded_again(graph, encoded, name, as_video):
         at += piece.count
 
 
+def test_a_placed_clip_that_holds_latents_lands_on_cells(graph, encoded):
+    """On an extended video, whose lattice begins somewhere in it: the clip's own cells are known there as they are."""
+    made = {"first": canvas(1.0, **SIZE)["canvas"], "made": sample("first", steps=1, guidance=1.0, seed=51)["sample"]}
+    put = {"put": node("SoraPlaceVideo", vae=["load", 2], latent=["canvas", 0], video=["made", 0], second=3.0, fit="cover")}
+    latent, placed = graph.run({**BEGIN, **made, **clip(), **extend(seconds=3.0), **put}, ["made", 0], ["put", 0])
+    (span,) = [span for span in placed["sora"].canvas.spans if span.source == 1]
+    assert torch.equal(placed["samples"][:, :, span.cell : span.cell + span.cells], latent["samples"][:, :, 1:])
+
+
 def test_extending_four_times_leaves_what_was_made(graph, encoded):
     """Forward and backward in turn: the frames of every step are frames of the last one, and nothing but guides is encoded."""
     prompt = {**BEGIN, "first": canvas(2.0, **SIZE)["canvas"], "step0": sample("first", steps=1, guidance=1.0)["sample"]}

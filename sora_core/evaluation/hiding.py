@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ..shapes import Strides
 from ..world import COLOURS, SHAPES, Scene, render, sample_scene
 from ..world.camera import pose, project
 from ..world.motion import positions
@@ -102,5 +103,5 @@ def quadruple(scene: Scene, what: str, frames: int, fps: float, size: int) -> tu
     """(two possible clips, two impossible ones), each uint8 [frames, size, size, 3]; the exchange is at a cell's border."""
     times = [k / fps for k in range(frames)]
     a, b = (render(s, times, size, size) for s in (scene, broken(scene, what)))
-    half = 1 + 4 * ((frames - 1) // 8)
+    half = Strides().frames(1 + Strides().cells(frames) // 2)
     return [a, b], [torch.cat([a[:half], b[half:]]), torch.cat([b[:half], a[half:]])]

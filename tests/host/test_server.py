@@ -40,12 +40,11 @@ def inputs_of(info):
     return list(walk(info["input"], ""))
 
 
-def test_import_is_whole_and_fast(server):
-    log = server.log_text()
-    line = re.search(rf"([\d.]+) seconds( \(IMPORT FAILED\))?: .*custom_nodes\W+{PACK_NAME}\s", log)
+def test_import_is_whole(server):
+    """How long it takes is a row of benchmarks/speed.py, against the clock of a quiet machine."""
+    line = re.search(rf"([\d.]+) seconds( \(IMPORT FAILED\))?: .*custom_nodes\W+{PACK_NAME}\s", server.log_text())
     assert line, f"the server did not report the pack:\n{server.log_tail()}"
     assert line[2] is None, f"the pack failed to load:\n{server.log_tail(40)}"
-    assert float(line[1]) < 0.5, f"the pack delays the host's start by {line[1]} s; 0.5 s is the limit"
 
 
 def test_every_node_is_registered(described):

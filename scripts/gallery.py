@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import imageio.v3
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,6 +22,7 @@ from sora_core.world import caption, is_held_out, render, scene_for  # noqa: E40
 
 SIZES = {"1:1": (128, 128), "16:9": (176, 96), "9:16": (96, 176)}
 SHOWN = 6  # moments of a video on its sheet
+MOVING = (0, 1, 6, 7, 12, 13, 18, 19)  # prompts of the README's moving picture, all square
 
 # objects (colour, shape, motion), place, time of day, camera
 SCENES = (
@@ -67,18 +69,28 @@ def moments(frames: torch.Tensor) -> list[torch.Tensor]:
     return [frames[round(k * (len(frames) - 1) / (SHOWN - 1))] for k in range(SHOWN)]
 
 
+def moving_picture(videos: list[torch.Tensor], path: Path, fps: float) -> None:
+    """Videos [T, H, W, 3] of one size, side by side in two rows, as a GIF that loops."""
+    half = len(videos) // 2
+    rows = [torch.cat(videos[:half], 2), torch.cat(videos[half:], 2)]
+    imageio.v3.imwrite(path, torch.cat(rows, 1).numpy(), duration=1000 / fps, loop=0)
+
+
 def main() -> None:
     folder = ROOT / "docs" / "gallery"
     folder.mkdir(parents=True, exist_ok=True)
     pipeline, started = Pipeline.load(), time.monotonic()
     how = "Made by `python scripts/gallery.py`, the first result of each (seed = number). No training clip had these combinations."
-    lines = ["# What the shipped model makes", "", how, ""]
+    lines, shown = ["# What the shipped model makes", "", how, ""], []
     for i, (prompt, aspect) in enumerate(prompts()):
         width, height = SIZES[aspect]
         frames = pipeline.video(prompt, seconds=2.0, width=width, height=height, seed=i)
         contact_sheet(moments(frames), folder / f"{i:02d}.png")
+        if i in MOVING:
+            shown.append(frames)
         lines += [f"**{i}.** {prompt} ({aspect}, 2 s)", "", f"![{i}](gallery/{i:02d}.png)", ""]
         print(f"{i + 1}/{len(SCENES)}  {time.monotonic() - started:.0f} s", flush=True)
+    moving_picture(shown, folder / "moving.gif", pipeline.header.native_fps)
     lines += ["## Animated pictures", "", "The first frame is given, a rendered picture that no training clip had; the rest is made.", ""]
     for i, (objects, place, time_of_day, camera) in enumerate(SCENES[1::4]):
         scene = scene_for(objects, place, time_of_day, camera, seed=100 + i)

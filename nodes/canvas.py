@@ -6,6 +6,7 @@ A LATENT of ours carries one extra entry, `Given`. Many host nodes copy it while
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -30,7 +31,7 @@ ROUNDING = 1e-3
 # -- what a LATENT carries -----------------------------------------------------------------------------------------------------------
 
 
-class Media:
+class Media(ABC):
     """Something given: frames of one size and rate, read when they are needed. nodes/media.py has the kinds.
 
     Attributes:
@@ -47,9 +48,9 @@ class Media:
     batch: int = 1
     sound: dict | None = None
 
+    @abstractmethod
     def read(self, batch_index: int, start: int, count: int) -> Iterator[Tensor]:
         """Chunks [n, H, W, 3] in 0..1, the same at every reading. A video beyond the batch is the last one."""
-        raise NotImplementedError
 
     def cells(self, frame: int, count: int) -> Tensor | None:
         """`count` raw latent cells [B, C, count, h, w], the first of them ending with `frame`, if it still holds those."""

@@ -29,6 +29,11 @@ PREVIEW_CELLS = 4
 PREVIEW_SIZE = 512
 
 
+def seed_input(tooltip: str):
+    fixed = io.ControlAfterGenerate.fixed
+    return io.Int.Input("seed", default=0, min=0, max=MAX_SEED, control_after_generate=fixed, tooltip=tooltip)
+
+
 class SoraSampler(io.ComfyNode):
     @classmethod
     def define_schema(cls):
@@ -45,14 +50,7 @@ class SoraSampler(io.ComfyNode):
                 ),
                 io.Conditioning.Input("positive", tooltip="What the video shows."),
                 io.Latent.Input("latent", tooltip="The canvas."),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=MAX_SEED,
-                    control_after_generate=io.ControlAfterGenerate.fixed,
-                    tooltip="Chooses the noise. The same seed gives the same video, and the same moments in a longer one.",
-                ),
+                seed_input("Chooses the noise. The same seed gives the same video, and the same moments in a longer one."),
                 io.Int.Input(
                     "steps",
                     default=20,
@@ -179,14 +177,7 @@ class SoraNoise(io.ComfyNode):
             search_aliases=["sora noise", "random noise", "seed"],
             inputs=[
                 io.Latent.Input("latent", tooltip="The canvas; its frames a second say which moment a latent cell is."),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=MAX_SEED,
-                    control_after_generate=io.ControlAfterGenerate.fixed,
-                    tooltip="Chooses the noise. Sora Sampler draws the same from the same seed.",
-                ),
+                seed_input("Chooses the noise. Sora Sampler draws the same from the same seed."),
             ],
             outputs=[io.Noise.Output(tooltip="For SamplerCustomAdvanced.")],
         )

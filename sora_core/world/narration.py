@@ -82,6 +82,11 @@ class Teller:
     def when(self) -> str:
         return self.pick("when", self.scene.time_of_day)
 
+    def gist(self) -> list[str]:
+        """Who is there, two motions and three events: the sentences of a medium caption, before that of the camera."""
+        who = [self.there(0.5), *self._motions(0.2)[:2]]  # first: an event may call "it" who was just told of
+        return [*who, self.ordered(self.happenings(self.events[:3]))] if self.events else who
+
     def happenings(self, events: list[Event]) -> list[str]:
         """A clause for each event; who has just been told of alone may be "it" in the next."""
         clauses, last = [], None
@@ -207,9 +212,7 @@ class English(Teller):
     def medium(self) -> str:
         if not self.shown and not self.walls:
             return self.short()
-        parts = [self.there(0.5), *self._motions(0.2)[:2]]
-        if self.events:
-            parts.append(self.ordered(self.happenings(self.events[:3])))
+        parts = self.gist()
         if self.chance(0.6):
             parts.append(self.film())
         return " ".join(filter(None, parts))
@@ -280,9 +283,7 @@ class Chinese(Teller):
     def medium(self) -> str:
         if not self.shown and not self.walls:
             return self.short()
-        parts = [self.there(0.5), *self._motions(0.2)[:2]]
-        if self.events:
-            parts.append(self.ordered(self.happenings(self.events[:3])))
+        parts = self.gist()
         film = self.film().rstrip("。")
         return "".join([*parts, film + "。" if film and self.chance(0.6) else ""])
 

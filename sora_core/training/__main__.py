@@ -41,6 +41,7 @@ def _arguments() -> argparse.Namespace:
     transformer.add_argument("--folder", required=True)
     transformer.add_argument("--bank", required=True)
     transformer.add_argument("--steps", type=int, default=8000)
+    transformer.add_argument("--minutes", type=float, default=0.0, help="in place of steps: of training, over all starts")
     transformer.add_argument("--vae", default="", help="file of the VAE, for sample sheets")
     _add_settings(transformer, size="mini", tokens=5120, sheets=0)
     run = parts.add_parser("run", help="render, encode and train for some minutes in one process, for a GPU")
@@ -152,7 +153,11 @@ def _transformer(args: argparse.Namespace) -> None:
 
     group = Group.join()
     vae = load_vae(args.vae, torch.bfloat16, group.device).channels_last() if args.vae else None
-    train_transformer(args.folder, args.bank, _settings(args, steps=args.steps), group=group, vae=vae)
+    train_transformer(args.folder, args.bank, _settings(args, **_length(args)), group=group, vae=vae)
+
+
+def _length(args: argparse.Namespace) -> dict[str, float]:
+    return {"steps": 0, "minutes": args.minutes} if args.minutes else {"steps": args.steps}
 
 
 def _run(args: argparse.Namespace) -> None:

@@ -1,8 +1,10 @@
 """The nodes through the host's real executor: words, canvases and pictures; all that is refused, in one sentence."""
 
 import json
+import os
 import pickle
 import struct
+from pathlib import Path
 
 import pytest
 import torch
@@ -172,9 +174,7 @@ def model_file(graph, host):
     """Puts bytes into models/diffusion_models under a name, and takes them away again."""
     import folder_paths
 
-    folder = next(
-        p for p in map(__import__("pathlib").Path, folder_paths.get_folder_paths("diffusion_models")) if (p / "tiny.safetensors").exists()
-    )
+    folder = next(p for p in map(Path, folder_paths.get_folder_paths("diffusion_models")) if (p / "tiny.safetensors").exists())
     written = []
 
     def write(name, data=None, tensors=None, metadata=None):
@@ -189,7 +189,7 @@ def model_file(graph, host):
 
     write.folder = folder
     yield write
-    for path in written:
+    for path in set(written):
         path.unlink()
     folder_paths.filename_list_cache.pop("diffusion_models", None)
 
@@ -255,6 +255,32 @@ def test_only_files_of_our_format_are_listed(graph, host, model_file):
     model_file("other.safetensors", tensors={"a": torch.zeros(1)})
     options = host.NODE_CLASS_MAPPINGS["SoraLoadModel"].INPUT_TYPES()["required"]["model"][1]["options"]
     assert "tiny.safetensors" in options and "other.safetensors" not in options
+
+
+def test_foreign_files_are_read_once(graph, host, model_file, monkeypatch):
+    """A folder of public models has megabytes of headers, and the host asks for a schema several times in a run."""
+    from sora_pack.nodes import load_model
+
+    read, inner = [], load_model.read_header
+    monkeypatch.setattr(load_model, "read_header", lambda path: read.append(path.name) or inner(path))
+    names = [model_file("foreign.safetensors", tensors={"a": torch.zeros(1)}), model_file("broken.safetensors", b"<html>")]
+    for _ in range(3):
+        host.NODE_CLASS_MAPPINGS["SoraLoadModel"].INPUT_TYPES()
+    assert sorted(name for name in read if name in names) == sorted(names)
+    model_file(names[1], tensors={"other": torch.zeros(5)})
+    host.NODE_CLASS_MAPPINGS["SoraLoadModel"].INPUT_TYPES()
+    assert read.count(names[1]) == 2, "a file that has changed is read again"
+
+
+def test_a_changed_companion_is_loaded_anew(graph, host, model_file):
+    loader = host.NODE_CLASS_MAPPINGS["SoraLoadModel"]
+    vae = model_file.folder.parent / "vae/tiny_vae.safetensors"
+    before, times = loader.fingerprint_inputs("tiny.safetensors", "auto"), vae.stat()
+    assert before == loader.fingerprint_inputs("tiny.safetensors", "auto")
+    os.utime(vae, ns=(times.st_atime_ns, times.st_mtime_ns + 10**9))
+    assert before != loader.fingerprint_inputs("tiny.safetensors", "auto")
+    os.utime(vae, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert loader.fingerprint_inputs(None, "auto") == "auto", "a linked name is no constant"
 
 
 def test_shipped_files_come_first(graph, host, root):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import comfy.ldm.wan.vae
@@ -21,6 +22,9 @@ from .host import compute_dtype
 
 ACTIVATIONS = 12
 """Largest layers that are alive at once while a chunk is walked. At 256 x 256 the estimate is 480 MiB in bfloat16; a walk takes 450."""
+
+TILE = 256
+"""Side in pixels, where decoding has to be done in tiles."""
 
 
 class HostVAE(VideoVAE):
@@ -164,7 +168,10 @@ class VideoCoder:
         return torch.cat([self.vae.encode(clip) for clip in pixels])
 
     def decode_chunks(self, z: Tensor, batch_index: int) -> Iterator[Tensor]:
-        """Frames [n, H, W, 3] in 0..1 on the host's output device, of one video of a batch; some cells at a time where it can."""
+        """Frames [n, H, W, 3] in 0..1 on the host's output device, of one video of a batch; some cells at a time where it can.
+
+        Where the device runs out of memory, the rest is decoded in tiles, as the host does it: all at once, but to an end.
+        """
         vae, z = self.vae, z[batch_index : batch_index + 1]
         network = vae.first_stage_model
         if isinstance(network, HostVAE):
@@ -175,13 +182,25 @@ class VideoCoder:
             frames = vae.decode(z)
             yield from frames[0].split(self.strides.time * DEFAULT_CHUNK)
             return
-        memory = vae.memory_used_decode(z.shape, vae.vae_dtype)
-        comfy.model_management.load_models_gpu([vae.patcher], memory_required=memory)
-        with comfy.model_management.cuda_device_context(vae.device):
-            for part in walk(z.to(vae.device, vae.vae_dtype)):
-                comfy.model_management.throw_exception_if_processing_interrupted()
-                part = vae.process_output(part.to(vae.output_device, vae.vae_output_dtype()))
-                yield part[0].movedim(0, -1)  # t h w c
+        done, full = 0, False
+        try:
+            memory = vae.memory_used_decode(z.shape, vae.vae_dtype)
+            comfy.model_management.load_models_gpu([vae.patcher], memory_required=memory)
+            with comfy.model_management.cuda_device_context(vae.device):
+                for part in walk(z.to(vae.device, vae.vae_dtype)):
+                    comfy.model_management.throw_exception_if_processing_interrupted()
+                    part = vae.process_output(part.to(vae.output_device, vae.vae_output_dtype()))
+                    done += part.shape[2]
+                    yield part[0].movedim(0, -1)  # t h w c
+        except Exception as error:
+            comfy.model_management.raise_non_oom(error)
+            full = True
+        if full:  # out here, where the exception no longer holds what was computed
+            comfy.model_management.soft_empty_cache()
+            logging.warning(f"Sora: out of memory while decoding, after {done} frames: the rest is decoded in tiles")
+            tile = TILE // self.strides.space
+            frames = vae.decode_tiled(z, tile_x=tile, tile_y=tile, overlap=tile // 4)
+            yield from frames[0, done:].split(self.strides.time * DEFAULT_CHUNK)
 
 
 def _wan_chunks(network, z: Tensor) -> Iterator[Tensor]:

@@ -1,6 +1,6 @@
 """Words to video without the host: the core's own loop, for scripts, sheets and tests.
 
-    python -m sora_core.generate "a red ball bounces on the beach at sunset" --seconds 2 --out ball.mp4
+python -m sora_core.generate "a red ball bounces on the beach at sunset" --seconds 2 --out ball.mp4
 """
 
 from __future__ import annotations

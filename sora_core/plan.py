@@ -240,9 +240,9 @@ MADE, SEEN, ABSENT = "#", "o", "."
 def picture(plan: Plan, rows: int = 24) -> str:
     """The plan as text: a row a pass, a sign a cell (# made, o seen, . not there), at most so many rows.
 
-        0 sketch #.......#.......#
-        1 gap    o#######o.......o
-        2 gap    o.......o#######o
+    0 sketch #.......#.......#
+    1 gap    o#######o.......o
+    2 gap    o.......o#######o
     """
     lines = list(itertools.islice(_rows(plan), rows))
     if len(plan.passes) > rows:

@@ -354,7 +354,8 @@ def progress(model, steps: int):
 
     def step(i: int, x0: Tensor, x: Tensor, _: int) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        picture = ("JPEG", preview(x0[0], form), PREVIEW_SIZE) if form.latent_rgb_factors else None
+        factors = form.latent_rgb_factors or ()
+        picture = ("JPEG", preview(x0[0], form), PREVIEW_SIZE) if len(factors) == x0.shape[1] else None
         bar.update_absolute(i + 1, steps, picture)
 
     return step

@@ -83,8 +83,8 @@ class HostVAE(VideoVAE):
 
     def encode_tiled(self, x, tile_x=256, tile_y=256, overlap=64, tile_t=None, overlap_t=None):
         s, space = self.strides, self.strides.space
-        frames = s.frames(1 + (x.shape[2] - 1) // s.time)
-        scale = (lambda frames: 1 + (frames - 1) // s.time, space, space)
+        frames = s.frames(s.whole_cells(x.shape[2]))
+        scale = (s.whole_cells, space, space)
         return comfy.utils.tiled_scale_multidim(
             x[:, :, :frames],
             self.encode,
@@ -109,7 +109,7 @@ class SoraVAE(comfy.sd.VAE):
         s = model.strides
         self.latent_channels, self.latent_dim, self.output_channels = s.channels, 3, 3
         self.upscale_ratio = (lambda cells: max(0, s.frames(cells)), s.space, s.space)
-        self.downscale_ratio = (lambda frames: max(0, 1 + (frames - 1) // s.time), s.space, s.space)
+        self.downscale_ratio = (lambda frames: max(0, s.whole_cells(frames)), s.space, s.space)
         self.upscale_index_formula = self.downscale_index_formula = (s.time, s.space, s.space)
         self.handles_tiling, self.disable_offload, self.size = True, False, None
         self.pad_channel_value = 1.0

@@ -296,7 +296,7 @@ class VideoVAE(nn.Module):
         `chunk` is the number of cells walked at once, None for all; the result is the same.
         """
         s = self.strides.time
-        frames = self.strides.frames(1 + (x.shape[2] - 1) // s)
+        frames = self.strides.frames(self.strides.whole_cells(x.shape[2]))
         if not chunk or frames <= self.strides.frames(1 + chunk):
             return self.moments(_channels_last(x[:, :, :frames]))[0]  # one piece needs no memory
         return torch.cat(list(self.encode_chunks(_slices(x, frames, 1, s * chunk))), 2)

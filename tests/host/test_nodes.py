@@ -56,6 +56,20 @@ def test_long_prompt(graph):
     graph.run({**load(), **words("a" * 1024)}, ["words", 0])
 
 
+def test_a_long_prompt_for_another_encoder(pack):
+    """That of Wan reads 512 tokens, more than our 1,024 bytes."""
+    from sora_pack.nodes.encode_prompt import SoraPrompt
+
+    class OtherClip:
+        def tokenize(self, text):
+            return text
+
+        def encode_from_tokens_scheduled(self, tokens):
+            return [[tokens, {}]]
+
+    assert SoraPrompt.execute(OtherClip(), "a " * 900).result[0] == [["a " * 900, {}]]
+
+
 # -- canvas --------------------------------------------------------------------------------------------------------------------------
 
 

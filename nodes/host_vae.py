@@ -33,7 +33,7 @@ class HostVAE(VideoVAE):
     The two convolutions at the latents stay in float32: in bfloat16 they cost 0.01 in normalised latents.
     """
 
-    comfy_has_chunked_io = True  # decode writes into the host's buffer, so only the host's own copy of the frames grows with the length
+    comfy_has_chunked_io = True  # the host keeps the frames, and gives and takes them as they are walked
 
     def __init__(self, config: VAEConfig, dtype: torch.dtype):
         super().__init__(config, operations=comfy.ops.manual_cast)
@@ -41,10 +41,6 @@ class HostVAE(VideoVAE):
 
     def moments(self, x, cache=None):
         return self.conv1(self.encoder(x.to(self.dtype), cache).float()).chunk(2, dim=1)
-
-    def encode(self, x, chunk=DEFAULT_CHUNK, device=None):
-        """Frames [B, 3, T, H, W] in -1..1 -> raw latents; `device` says where to work when the host keeps the frames elsewhere."""
-        return super().encode(x.to(device=device or x.device, dtype=self.dtype), chunk)
 
     def decode_chunks(self, z, chunk=DEFAULT_CHUNK):
         cache = {} if z.shape[2] > 1 + chunk else None  # one piece needs no memory

@@ -25,6 +25,15 @@ def test_every_node_has_its_pages(root, nodes):
     assert pages == set(nodes), "a page of a node that is gone"
 
 
+def test_a_help_page_explains_every_field(root):
+    for name, words in json.loads((root / "locales/en/nodeDefs.json").read_text(encoding="utf-8")).items():
+        # those of a dynamic field begin with its name and are explained with it
+        fields = [field for field in words["inputs"] if not any(field.startswith(f"{other}_") for other in words["inputs"])]
+        for page in (f"{name}.md", f"{name}/zh.md"):
+            text = (root / "web/docs" / page).read_text(encoding="utf-8")
+            assert [field for field in fields if not re.search(rf"\b{field}\b", text, re.ASCII)] == [], page
+
+
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_translations_are_whole(root, nodes, language):
     words = json.loads((root / f"locales/{language}/nodeDefs.json").read_text(encoding="utf-8"))

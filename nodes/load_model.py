@@ -29,7 +29,7 @@ class SoraLoadModel(io.ComfyNode):
                     "model",
                     options=model_files(),
                     tooltip="A model file of this pack's format in models/diffusion_models. Its text encoder and VAE are found by the "
-                    "names in it. Public Wan 2.1 files open with the host's own loaders.",
+                    "names in it. Public Wan 2.1 files open with ComfyUI's own loaders.",
                 ),
                 io.Combo.Input(
                     "precision",
@@ -44,7 +44,7 @@ class SoraLoadModel(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Model.Output(tooltip="The transformer. Works with Sora Sampler and with every sampler of the host."),
+                io.Model.Output(tooltip="The transformer. Works with Sora Sampler and with every sampler of ComfyUI."),
                 io.Clip.Output(tooltip="The text encoder, for Sora Prompt or CLIP Text Encode."),
                 io.Vae.Output(tooltip="Turns frames into latents and back."),
             ],

@@ -69,7 +69,7 @@ class SoraSampler(io.ComfyNode):
                     ),
                 ),
                 io.Combo.Input(
-                    "sampler_name", options=comfy.samplers.SAMPLER_NAMES, default="euler", tooltip="The solver, from the host's list."
+                    "sampler_name", options=comfy.samplers.SAMPLER_NAMES, default="euler", tooltip="The solver, from ComfyUI's list."
                 ),
                 io.Combo.Input(
                     "scheduler", options=comfy.samplers.SCHEDULER_NAMES, default="simple", tooltip="How the noise levels are spaced."
@@ -171,7 +171,7 @@ class SoraNoise(io.ComfyNode):
             display_name="Sora Noise",
             category="Sora/sampling",
             description=(
-                "The noise of Sora Sampler for the host's own samplers (SamplerCustomAdvanced): each moment has its own, whatever the "
+                "The noise of Sora Sampler for ComfyUI's own samplers (SamplerCustomAdvanced): each moment has its own, whatever the "
                 "length."
             ),
             search_aliases=["sora noise", "random noise", "seed"],

@@ -34,6 +34,13 @@ def test_a_help_page_explains_every_field(root):
             assert [field for field in fields if not re.search(rf"\b{field}\b", text, re.ASCII)] == [], page
 
 
+def test_users_read_of_comfyui(root):
+    """What this repository calls the host has a name of its own."""
+    pages = [root / "README.md", root / "locales/en/nodeDefs.json"]
+    pages += [*(root / "web/docs").rglob("*.md"), *(root / "workflows").glob("*.json")]
+    assert [str(page) for page in pages if re.search(r"\bhost\b", page.read_text(encoding="utf-8"))] == []
+
+
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_translations_are_whole(root, nodes, language):
     words = json.loads((root / f"locales/{language}/nodeDefs.json").read_text(encoding="utf-8"))

@@ -1,6 +1,6 @@
 """Plans: in which passes the cells of a lattice are made, as plain data.
 
-A *pass* makes some cells and sees others, which are given or were made by passes before it. Three kinds of plan (DESIGN §5):
+A *pass* makes some cells and sees others, which are given or were made by passes before it. Three kinds of plan:
 
     single      everything in one pass
     rollout     window after window, each seeing the last cells of the one before; every model can do it

@@ -79,7 +79,7 @@ class VideoShape:
         return self.cells * self.tokens_per_cell
 
     def positions(self, native_fps: float) -> list[float]:
-        """Position of every cell: seconds * native_fps / s (DESIGN §3), so 4 fps on a native 8 gives 0, 2, 4, ..."""
+        """Position of every cell: seconds * native_fps / s, so 4 fps on a native 8 gives 0, 2, 4, ..."""
         return [k * native_fps / self.fps for k in range(self.cells)]
 
 

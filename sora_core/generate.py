@@ -248,6 +248,8 @@ def main() -> None:
     parser.add_argument("--model", default=str(SHIPPED))
     parser.add_argument("--out", default="sora.mp4")
     args = parser.parse_args()
+    if Path(args.out).exists():
+        sys.exit(f"--out: {args.out} is there already: choose another name")
 
     def show(done: dict) -> None:
         sys.stderr.write(f"\rstep {done['step'] + 1}/{done['steps']}" + "\n" * (done["step"] + 1 == done["steps"]))

@@ -216,7 +216,7 @@ def _canvas(given: Given | None) -> Canvas | None:
 
 def check(model, positive, negative, latent: dict) -> None:
     """Refuses, before any work, what does not belong together. Raises ValueError naming the input."""
-    from .host_models import takes_pictures
+    from .host_models import fits_vae, takes_pictures
 
     samples, form = samples_of(latent), model.get_model_object("latent_format")
     if form.latent_dimensions != 3:
@@ -232,6 +232,8 @@ def check(model, positive, negative, latent: dict) -> None:
             f"latent: its VAE has strides {strides.space} and {strides.time}, the MODEL needs {form.spacial_downscale_ratio} and "
             f"{form.temporal_downscale_ratio}: use the VAE that belongs to the MODEL"
         )
+    if given and not fits_vae(model, given.vae):
+        raise ValueError("latent: the VAE of its canvas is that of another model: use the VAE that belongs to the MODEL")
     if samples.shape[-1] % PATCH or samples.shape[-2] % PATCH:
         raise ValueError(f"latent: its sides are {samples.shape[-1]} and {samples.shape[-2]} cells, they must be even: use 'Sora Canvas'")
     if given and takes_pictures(model) and not (given.canvas.spans or given.canvas.guides or "concat_latent_image" in positive[0][1]):

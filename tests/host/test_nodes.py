@@ -10,6 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from sora_pack.sora_core.autoencoder import VideoVAE
+from sora_pack.sora_core.checkpoint import save_vae
+from sora_pack.sora_core.config import VAEConfig
 from sora_pack.tests.host.executor import refusal
 from sora_pack.tests.host.prompts import canvas, decode, frames, ksample, load, node, picture, place, sample, save, words
 
@@ -318,6 +321,31 @@ def test_latent_of_another_vae(graph):
     prompt = {**load(), **words(), "canvas": latent, **sample()}
     sentence = refusal(graph, prompt, ["sample", 0])
     assert "12 channels" in sentence and "needs 16" in sentence
+
+
+def test_vae_of_another_model_of_the_same_shape(graph, model_file, monkeypatch):
+    """Latents of Wan's VAE and of ours have one shape, and mean other things."""
+    import folder_paths
+
+    from sora_pack.nodes import host_models
+
+    other = model_file.folder.parent / "vae/narrow.safetensors"
+    save_vae(other, VideoVAE(VAEConfig(dim=8)))
+    folder_paths.filename_list_cache.pop("vae", None)
+    try:
+        narrow = {**load(), **words(), **canvas(), **sample(), "vae": node("VAELoader", vae_name=other.name)}
+        narrow["canvas"]["inputs"]["vae"] = ["vae", 0]
+        assert "VAE that belongs to the MODEL" in refusal(graph, narrow, ["sample", 0])
+    finally:
+        other.unlink()
+        folder_paths.filename_list_cache.pop("vae", None)
+    name = model_file("public.safetensors", tensors=tiny(model_file.folder)[0])
+    public = {**load(), **words(), **canvas(), **sample(model=("unet", 0), steps=1)}
+    public["unet"] = node("UNETLoader", unet_name=name, weight_dtype="default")
+    graph.run(public, ["sample", 0])  # narrow enough to be one of ours that has lost its header
+    monkeypatch.setattr(host_models, "PUBLIC_WIDTH", 128)
+    public["sample"]["inputs"]["seed"] = 8
+    assert "VAE that belongs to the MODEL" in refusal(graph, public, ["sample", 0])
 
 
 def test_words_of_another_encoder(graph):

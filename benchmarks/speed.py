@@ -269,6 +269,16 @@ def show(row: Row) -> None:
     print(row, flush=True)
 
 
+def rows_apart(part: str, args: argparse.Namespace) -> list[Row]:
+    """A part in a process of its own: the host is on the CPU or on the GPU for the whole of a process."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "rows.json"
+        command = [sys.executable, "-m", "benchmarks.speed", part, "--repeats", str(args.repeats), "--json", str(path)]
+        subprocess.run(command, cwd=ROOT)  # its status is that of the ratios, which are looked at here
+        kept = json.loads(path.read_text())["rows"]
+    return [Row(**{name: value for name, value in row.items() if name != "reached"}) for row in kept]
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("parts", nargs="*", help="step, decode, memory, start, gpu; all that this machine can run by default")
@@ -293,12 +303,12 @@ def main() -> int:
         "decode": lambda: decode_rows(args.seconds, args.repeats),
         "memory": memory_rows,
         "start": import_rows,
-        "gpu": lambda: gpu_rows(args.repeats),
+        "gpu": lambda: gpu_rows(args.repeats) if parts == ["gpu"] else rows_apart("gpu", args),
     }
     if unknown := [part for part in parts if part not in work]:
         print(f"unknown part {unknown[0]!r}: use some of {', '.join(work)}", file=sys.stderr)
         return 2
-    prepare_host(cpu="gpu" not in parts)
+    prepare_host(cpu=parts != ["gpu"])
     print(f"{'':40s} {'ours':>9s} {'host':>9s}")
     rows = []
     with torch.inference_mode():

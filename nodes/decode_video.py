@@ -232,7 +232,7 @@ class SoraDecode(io.ComfyNode):
                 io.Combo.Input("seam", options=list(SEAMS), default="carry", tooltip=SEAM_TOOLTIP),
             ],
             outputs=[
-                io.Video.Output(is_output_list=True, tooltip="One video for each of the batch, for Save Video and the host's video nodes.")
+                io.Video.Output(is_output_list=True, tooltip="One video for each of the batch, for Save Video and ComfyUI's video nodes.")
             ],
             hidden=[io.Hidden.unique_id],
         )
@@ -252,7 +252,7 @@ class SoraDecodeFrames(io.ComfyNode):
             display_name="Sora Decode Frames",
             category="Sora/decode",
             description=(
-                "Turns latents, all or a part, into an IMAGE of all frames, for the host's picture nodes. Long videos go through Sora "
+                "Turns latents, all or a part, into an IMAGE of all frames, for ComfyUI's picture nodes. Long videos go through Sora "
                 "Decode."
             ),
             search_aliases=["sora frames", "VAE decode", "latent to image", "frames"],

@@ -32,25 +32,19 @@ class SoraPrompt(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, text=None):
-        return length_error(text) or True
-
-    @classmethod
     def execute(cls, clip, text) -> io.NodeOutput:
-        if error := length_error(text):
-            raise ValueError(error)
+        check_length(clip, text)
         conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(text))
         note = note_on_words(clip, text)
         show_on_node(cls, note)
         return io.NodeOutput(conditioning, ui=ui.PreviewText(note) if note else None)
 
 
-def length_error(text) -> str | None:
-    """A sentence when a prompt is longer than the encoder reads."""
-    size = len(text.encode("utf-8", "replace")) if isinstance(text, str) else 0
-    if size > MAX_PROMPT_BYTES:
-        return f"text is {size:,} bytes long: use at most {MAX_PROMPT_BYTES:,} (an English letter is 1, a Chinese character 3)"
-    return None
+def check_length(clip, text: str) -> None:
+    """Raises ValueError when a prompt is longer than our encoder reads; another CLIP has a limit of its own."""
+    size = len(text.encode("utf-8", "replace"))
+    if hasattr(clip, "header") and size > MAX_PROMPT_BYTES:
+        raise ValueError(f"text is {size:,} bytes long: use at most {MAX_PROMPT_BYTES:,} (an English letter is 1, a Chinese character 3)")
 
 
 def note_on_words(clip, text: str) -> str:

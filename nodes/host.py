@@ -21,6 +21,7 @@ from ..sora_core.checkpoint import HEADER_KEY, CheckpointError, model_header, re
 from ..sora_core.config import TEXT_ROW_MULTIPLE, ModelHeader, TransformerConfig
 from ..sora_core.flow import mix
 from ..sora_core.shapes import PATCH
+from ..sora_core.speed import fast_dtype
 from ..sora_core.storyboard import shots_at
 from ..sora_core.transformer import SpacetimeTransformer
 
@@ -35,10 +36,8 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
     if precision in PRECISIONS:
         return PRECISIONS[precision]
     if comfy.model_management.is_device_cpu(device):
-        # The host runs float32 on every CPU; with these instructions bfloat16 is 4 to 20 times as fast.
-        cpu = torch.cpu
-        fast = any(getattr(cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-        return torch.bfloat16 if fast and not comfy.model_management.FORCE_FP32 else torch.float32
+        # The host itself runs float32 on every CPU.
+        return torch.float32 if comfy.model_management.FORCE_FP32 else fast_dtype(device)
     return torch.bfloat16 if comfy.model_management.should_use_bf16(device) else torch.float32
 
 

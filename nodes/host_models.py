@@ -6,15 +6,23 @@ LTX-Video), and as noisy as the rest to the others. Image-to-video models of Wan
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import comfy.ldm.wan.vae
 import comfy.model_base
 import torch
 from torch import Tensor
 
-from ..sora_core.config import TEXT_DIM, TEXT_ROW_MULTIPLE
+from ..sora_core.checkpoint import CheckpointError, detect_vae, read_layout
+from ..sora_core.config import TEXT_DIM, TEXT_ROW_MULTIPLE, preset
 from .canvas import Given
-from .host import SoraModel
-from .host_vae import VideoCoder
+from .host import SoraModel, header_of
+from .host_vae import HostVAE, VideoCoder
 from .known import pixels_of
+from .load_model import companion
+
+PUBLIC_WIDTH, PUBLIC_VAE_WIDTH = preset("wan-1.3b").dim, 96
+"""Of the narrowest public Wan 2.1 model and of its VAE."""
 
 
 def empty_prompt(model, positive: list) -> list:
@@ -24,6 +32,22 @@ def empty_prompt(model, positive: list) -> list:
     rows, facts = positive[0]
     pooled = facts.get("pooled_output")
     return [[torch.zeros_like(rows), {**facts, "pooled_output": None if pooled is None else torch.zeros_like(pooled)}]]
+
+
+def fits_vae(model, vae) -> bool:
+    """Whether a canvas' VAE can be that of a MODEL, as far as files tell: those of Wan 2.1 and of this pack have latents of one shape,
+    and other widths."""
+    network = getattr(vae, "first_stage_model", None)
+    if not isinstance(model.model, comfy.model_base.WAN21) or not isinstance(network, HostVAE | comfy.ldm.wan.vae.WanVAE):
+        return True
+    width, named = network.encoder.conv1.out_channels, header_of(model).vae
+    if not named:
+        return width >= PUBLIC_VAE_WIDTH or model.model.model_config.unet_config.get("dim", 0) < PUBLIC_WIDTH
+    try:
+        file = companion(Path(model.cached_patcher_init[1][0]), "vae", named)
+        return width == detect_vae({name: info.shape for name, info in read_layout(file)[1].items()}, file.name).dim
+    except CheckpointError:
+        return True
 
 
 def conditions(model, given: Given | None) -> dict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import comfy.ldm.wan.vae
@@ -22,6 +23,9 @@ from .host import compute_dtype
 ACTIVATIONS = 12
 """Largest layers that are alive at once while a chunk is walked. At 256 x 256 the estimate is 480 MiB in bfloat16; a walk takes 450."""
 
+TILE = 256
+"""Side in pixels, where decoding has to be done in tiles."""
+
 
 class HostVAE(VideoVAE):
     """VideoVAE as the host calls it. In and out are float32; the walk between runs in `dtype`.
@@ -29,7 +33,7 @@ class HostVAE(VideoVAE):
     The two convolutions at the latents stay in float32: in bfloat16 they cost 0.01 in normalised latents.
     """
 
-    comfy_has_chunked_io = True  # decode writes into the host's buffer, so only the host's own copy of the frames grows with the length
+    comfy_has_chunked_io = True  # the host keeps the frames, and gives and takes them as they are walked
 
     def __init__(self, config: VAEConfig, dtype: torch.dtype):
         super().__init__(config, operations=comfy.ops.manual_cast)
@@ -37,10 +41,6 @@ class HostVAE(VideoVAE):
 
     def moments(self, x, cache=None):
         return self.conv1(self.encoder(x.to(self.dtype), cache).float()).chunk(2, dim=1)
-
-    def encode(self, x, chunk=DEFAULT_CHUNK, device=None):
-        """Frames [B, 3, T, H, W] in -1..1 -> raw latents; `device` says where to work when the host keeps the frames elsewhere."""
-        return super().encode(x.to(device=device or x.device, dtype=self.dtype), chunk)
 
     def decode_chunks(self, z, chunk=DEFAULT_CHUNK):
         cache = {} if z.shape[2] > 1 + chunk else None  # one piece needs no memory
@@ -79,8 +79,8 @@ class HostVAE(VideoVAE):
 
     def encode_tiled(self, x, tile_x=256, tile_y=256, overlap=64, tile_t=None, overlap_t=None):
         s, space = self.strides, self.strides.space
-        frames = s.frames(1 + (x.shape[2] - 1) // s.time)
-        scale = (lambda frames: 1 + (frames - 1) // s.time, space, space)
+        frames = s.frames(s.whole_cells(x.shape[2]))
+        scale = (s.whole_cells, space, space)
         return comfy.utils.tiled_scale_multidim(
             x[:, :, :frames],
             self.encode,
@@ -105,7 +105,7 @@ class SoraVAE(comfy.sd.VAE):
         s = model.strides
         self.latent_channels, self.latent_dim, self.output_channels = s.channels, 3, 3
         self.upscale_ratio = (lambda cells: max(0, s.frames(cells)), s.space, s.space)
-        self.downscale_ratio = (lambda frames: max(0, 1 + (frames - 1) // s.time), s.space, s.space)
+        self.downscale_ratio = (lambda frames: max(0, s.whole_cells(frames)), s.space, s.space)
         self.upscale_index_formula = self.downscale_index_formula = (s.time, s.space, s.space)
         self.handles_tiling, self.disable_offload, self.size = True, False, None
         self.pad_channel_value = 1.0
@@ -164,7 +164,10 @@ class VideoCoder:
         return torch.cat([self.vae.encode(clip) for clip in pixels])
 
     def decode_chunks(self, z: Tensor, batch_index: int) -> Iterator[Tensor]:
-        """Frames [n, H, W, 3] in 0..1 on the host's output device, of one video of a batch; some cells at a time where it can."""
+        """Frames [n, H, W, 3] in 0..1 on the host's output device, of one video of a batch; some cells at a time where it can.
+
+        Where the device runs out of memory, the rest is decoded in tiles, as the host does it: all at once, but to an end.
+        """
         vae, z = self.vae, z[batch_index : batch_index + 1]
         network = vae.first_stage_model
         if isinstance(network, HostVAE):
@@ -175,13 +178,25 @@ class VideoCoder:
             frames = vae.decode(z)
             yield from frames[0].split(self.strides.time * DEFAULT_CHUNK)
             return
-        memory = vae.memory_used_decode(z.shape, vae.vae_dtype)
-        comfy.model_management.load_models_gpu([vae.patcher], memory_required=memory)
-        with comfy.model_management.cuda_device_context(vae.device):
-            for part in walk(z.to(vae.device, vae.vae_dtype)):
-                comfy.model_management.throw_exception_if_processing_interrupted()
-                part = vae.process_output(part.to(vae.output_device, vae.vae_output_dtype()))
-                yield part[0].movedim(0, -1)  # t h w c
+        done, full = 0, False
+        try:
+            memory = vae.memory_used_decode(z.shape, vae.vae_dtype)
+            comfy.model_management.load_models_gpu([vae.patcher], memory_required=memory)
+            with comfy.model_management.cuda_device_context(vae.device):
+                for part in walk(z.to(vae.device, vae.vae_dtype)):
+                    comfy.model_management.throw_exception_if_processing_interrupted()
+                    part = vae.process_output(part.to(vae.output_device, vae.vae_output_dtype()))
+                    done += part.shape[2]
+                    yield part[0].movedim(0, -1)  # t h w c
+        except Exception as error:
+            comfy.model_management.raise_non_oom(error)
+            full = True
+        if full:  # out here, where the exception no longer holds what was computed
+            comfy.model_management.soft_empty_cache()
+            logging.warning(f"Sora: out of memory while decoding, after {done} frames: the rest is decoded in tiles")
+            tile = TILE // self.strides.space
+            frames = vae.decode_tiled(z, tile_x=tile, tile_y=tile, overlap=tile // 4)
+            yield from frames[0, done:].split(self.strides.time * DEFAULT_CHUNK)
 
 
 def _wan_chunks(network, z: Tensor) -> Iterator[Tensor]:

@@ -29,7 +29,7 @@ class SoraLoadModel(io.ComfyNode):
                     "model",
                     options=model_files(),
                     tooltip="A model file of this pack's format in models/diffusion_models. Its text encoder and VAE are found by the "
-                    "names in it. Public Wan 2.1 files open with the host's own loaders.",
+                    "names in it. Public Wan 2.1 files open with ComfyUI's own loaders.",
                 ),
                 io.Combo.Input(
                     "precision",
@@ -44,7 +44,7 @@ class SoraLoadModel(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Model.Output(tooltip="The transformer. Works with Sora Sampler and with every sampler of the host."),
+                io.Model.Output(tooltip="The transformer. Works with Sora Sampler and with every sampler of ComfyUI."),
                 io.Clip.Output(tooltip="The text encoder, for Sora Prompt or CLIP Text Encode."),
                 io.Vae.Output(tooltip="Turns frames into latents and back."),
             ],
@@ -61,18 +61,17 @@ class SoraLoadModel(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, model=None, precision=None):
-        stat = find(model).stat()
-        return model, precision, stat.st_mtime_ns, stat.st_size
+        if model is None:  # linked: the host knows what is above it
+            return precision
+        return precision, *((str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in files_of(find(model)))
 
     @classmethod
     def execute(cls, model, precision="auto") -> io.NodeOutput:
         from . import host, host_text, host_vae
 
-        path = find(model)
-        header = header_of_file(path)
-        vae, text = companion(path, "vae", header.vae), companion(path, "text_encoders", header.text)
+        transformer, vae, text = files_of(find(model))
         return io.NodeOutput(
-            host.load_model(str(path), {"sora_precision": precision}),
+            host.load_model(str(transformer), {"sora_precision": precision}),
             host_text.load_clip(str(text)),
             host_vae.load_vae(str(vae), precision),
         )
@@ -98,14 +97,21 @@ def find(name: str) -> Path:
 def header_of_file(path: Path) -> ModelHeader:
     """The header of a model file of our format. Raises CheckpointError: a pickle, torn, or of another model."""
     stat = path.stat()
-    return _header(path, stat.st_mtime_ns, stat.st_size)
+    found = _header(path, stat.st_mtime_ns, stat.st_size)
+    if isinstance(found, str):
+        raise CheckpointError(found)
+    return found
 
 
-@lru_cache(maxsize=256)
-def _header(path: Path, time_ns: int, size: int) -> ModelHeader:
-    if HEADER_KEY not in read_header(path):
-        raise CheckpointError(f"{path.name} is not a model of this pack: open it with 'Load Diffusion Model', or choose another")
-    return model_header(path)
+@lru_cache(maxsize=4096)
+def _header(path: Path, time_ns: int, size: int) -> ModelHeader | str:
+    """The header, or what is wrong. Both are kept: the host asks for the list of models many times in a run, and most are of others."""
+    try:
+        if HEADER_KEY not in read_header(path):
+            return f"{path.name} is not a model of this pack: open it with 'Load Diffusion Model', or choose another"
+        return model_header(path)
+    except CheckpointError as error:
+        return str(error)
 
 
 def _is_ours(name: str) -> bool:
@@ -113,6 +119,12 @@ def _is_ours(name: str) -> bool:
         return name.endswith(".safetensors") and bool(header_of_file(find(name)).text)
     except (CheckpointError, OSError):
         return False
+
+
+def files_of(path: Path) -> tuple[Path, Path, Path]:
+    """A model file with its VAE and its text encoder. Raises CheckpointError."""
+    header = header_of_file(path)
+    return path, companion(path, "vae", header.vae), companion(path, "text_encoders", header.text)
 
 
 def companion(path: Path, kind: str, name: str) -> Path:

@@ -69,7 +69,7 @@ class SoraSampler(io.ComfyNode):
                     ),
                 ),
                 io.Combo.Input(
-                    "sampler_name", options=comfy.samplers.SAMPLER_NAMES, default="euler", tooltip="The solver, from the host's list."
+                    "sampler_name", options=comfy.samplers.SAMPLER_NAMES, default="euler", tooltip="The solver, from ComfyUI's list."
                 ),
                 io.Combo.Input(
                     "scheduler", options=comfy.samplers.SCHEDULER_NAMES, default="simple", tooltip="How the noise levels are spaced."
@@ -171,7 +171,7 @@ class SoraNoise(io.ComfyNode):
             display_name="Sora Noise",
             category="Sora/sampling",
             description=(
-                "The noise of Sora Sampler for the host's own samplers (SamplerCustomAdvanced): each moment has its own, whatever the "
+                "The noise of Sora Sampler for ComfyUI's own samplers (SamplerCustomAdvanced): each moment has its own, whatever the "
                 "length."
             ),
             search_aliases=["sora noise", "random noise", "seed"],
@@ -216,7 +216,7 @@ def _canvas(given: Given | None) -> Canvas | None:
 
 def check(model, positive, negative, latent: dict) -> None:
     """Refuses, before any work, what does not belong together. Raises ValueError naming the input."""
-    from .host_models import takes_pictures
+    from .host_models import fits_vae, takes_pictures
 
     samples, form = samples_of(latent), model.get_model_object("latent_format")
     if form.latent_dimensions != 3:
@@ -232,6 +232,8 @@ def check(model, positive, negative, latent: dict) -> None:
             f"latent: its VAE has strides {strides.space} and {strides.time}, the MODEL needs {form.spacial_downscale_ratio} and "
             f"{form.temporal_downscale_ratio}: use the VAE that belongs to the MODEL"
         )
+    if given and not fits_vae(model, given.vae):
+        raise ValueError("latent: the VAE of its canvas is that of another model: use the VAE that belongs to the MODEL")
     if samples.shape[-1] % PATCH or samples.shape[-2] % PATCH:
         raise ValueError(f"latent: its sides are {samples.shape[-1]} and {samples.shape[-2]} cells, they must be even: use 'Sora Canvas'")
     if given and takes_pictures(model) and not (given.canvas.spans or given.canvas.guides or "concat_latent_image" in positive[0][1]):
@@ -354,7 +356,8 @@ def progress(model, steps: int):
 
     def step(i: int, x0: Tensor, x: Tensor, _: int) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        picture = ("JPEG", preview(x0[0], form), PREVIEW_SIZE) if form.latent_rgb_factors else None
+        factors = form.latent_rgb_factors or ()
+        picture = ("JPEG", preview(x0[0], form), PREVIEW_SIZE) if len(factors) == x0.shape[1] else None
         bar.update_absolute(i + 1, steps, picture)
 
     return step

@@ -28,6 +28,7 @@ def main() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("prompt", nargs="?", help="what the video shows, in English or Chinese (default: the workflow's own)")
     prompt = options.parse_args().prompt
+    sys.stdout.reconfigure(errors="replace")  # a Chinese prompt names the file, and not every terminal can show that
     try:
         environment.enter(environment.ready())
     except environment.SetupError as error:

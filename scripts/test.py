@@ -24,14 +24,17 @@ def main() -> int:
         print(error, file=sys.stderr)  # the browser tests will fail with this sentence; the others are worth running
 
     variables, root = environment.child_variables(), environment.ROOT
-    print(f"environment: {python}\nruff check", flush=True)
-    lint = subprocess.run([python, "-m", "ruff", "check", "."], cwd=root, env=variables).returncode
+    print(f"environment: {python}\nruff", flush=True)
+    lint = [
+        subprocess.run([python, "-m", "ruff", *check, "."], cwd=root, env=variables).returncode
+        for check in (["check"], ["format", "--check"])
+    ]
     arguments = sys.argv[1:] or ["tests"]
     if not any((root / argument.split("::")[0]).exists() for argument in arguments):
         arguments.append("tests")
     # -P: without it the root would be on sys.path, and its nodes/ would hide the host's nodes.py.
     suite = subprocess.run([python, "-P", "-m", "pytest", *arguments], cwd=root, env=variables).returncode
-    return lint or suite
+    return next((status for status in (*lint, suite) if status), 0)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,9 @@ from torch import Tensor
 
 ROTARY_BASE = 10000.0
 
+HAVE_FLOAT64 = ("cpu", "cuda", "meta")
+"""Kinds of devices. Apple's have none, DirectML's and Intel's not all."""
+
 PIECE = 2**21
 """Scores computed at once by `by_products`: 4 MB in bfloat16, about what a cache holds."""
 
@@ -27,9 +30,9 @@ def rotary_axes(head_dim: int) -> tuple[int, int, int]:
 def turns(positions: Tensor, width: int) -> Tensor:
     """Cosine and sine of every position [...] for `width` channels: float32 [..., width / 2, 2].
 
-    The angles are float64 where the device has it: at position 480 (a minute) float32 angles are off by 3e-5.
+    The angles are float64 where every device of the kind has it: at position 480 (a minute) float32 angles are off by 3e-5.
     """
-    exact = torch.float32 if positions.device.type == "mps" else torch.float64
+    exact = torch.float64 if positions.device.type in HAVE_FLOAT64 else torch.float32
     steps = torch.arange(0, width, 2, dtype=exact, device=positions.device) / width
     angles = positions.to(exact).unsqueeze(-1) * ROTARY_BASE**-steps
     return torch.stack([angles.cos(), angles.sin()], dim=-1).float()
@@ -65,14 +68,20 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
     return torch.stack([a * cos - b * sin, a * sin + b * cos], dim=-1).flatten(-2).to(x.dtype)
 
 
+def cpu_bfloat16() -> tuple[bool, bool]:
+    """How this CPU multiplies bfloat16 in hardware: by dot products (AVX512-BF16), by tiles (AMX). No, where torch cannot tell."""
+    dot, tiles = (getattr(torch.cpu, name, bool) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return dot(), tiles()
+
+
 def _products_are_faster() -> bool:
     """Whether this CPU multiplies bfloat16 matrices fast (AVX512-BF16) but has no tiles (AMX), which torch's CPU kernel needs to do so.
 
     Measured with AVX512-BF16 (320 tokens, head dim 128): forward and backward 37 ms by the kernel, 18 ms by products; 2048 tokens,
     forward: 171 and 95 ms. With AMX the kernel reaches 400 GFLOP/s and is left alone.
     """
-    dot, tiles = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    return bool(dot and tiles and dot() and not tiles())
+    dot, tiles = cpu_bfloat16()
+    return dot and not tiles
 
 
 PRODUCTS_ARE_FASTER = _products_are_faster()

@@ -38,7 +38,7 @@ MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 FOREIGN_STARTS = (
     (b"PK\x03\x04", "is a PyTorch pickle (.pt, .pth or .ckpt), which can run code when it is opened: get or make the safetensors version"),
     (b"\x80", "is a PyTorch pickle (.pt, .pth or .ckpt), which can run code when it is opened: get or make the safetensors version"),
-    (b"GGUF", "is a GGUF file: open it with a GGUF loader node of the host, whose MODEL works here"),
+    (b"GGUF", "is a GGUF file: open it with a GGUF loader node, whose MODEL works here"),
     (b"version https://git-lfs", "is only a Git LFS pointer, not the model itself: run 'git lfs pull' in its repository"),
     (b"<", "is a web page, not a model: the download went wrong, fetch the file again"),
 )
@@ -51,9 +51,9 @@ FOREIGN_TRANSFORMERS = (
     ("control_adapter.", "is a Wan camera-control model"),
     ("ref_conv.", "is a Wan reference-image model"),
     (".attn1.to_q.", "is in diffusers' layout: get the file in the original Wan 2.1 layout"),
-    ("lora_", "is a LoRA: open it with the host's LoRA loader"),
-    (".scale_weight", "holds scaled fp8 weights: open it with the host's 'Load Diffusion Model', whose MODEL works here"),
-    ("scaled_fp8", "holds scaled fp8 weights: open it with the host's 'Load Diffusion Model', whose MODEL works here"),
+    ("lora_", "is a LoRA: open it with ComfyUI's LoRA loader"),
+    (".scale_weight", "holds scaled fp8 weights: open it with ComfyUI's 'Load Diffusion Model', whose MODEL works here"),
+    ("scaled_fp8", "holds scaled fp8 weights: open it with ComfyUI's 'Load Diffusion Model', whose MODEL works here"),
     ("decoder.upsamples.", "is a VAE"),
     ("piece_embedding.", "is a text encoder of this pack"),
     ("shared.weight", "is a T5 text encoder"),
@@ -186,7 +186,7 @@ def _read(path: Path, layout: dict[str, TensorInfo], prefix: str, model: nn.Modu
     for name, info in own.items():
         if info.dtype not in DTYPES:
             known = ", ".join(DTYPES)
-            raise CheckpointError(f"{path.name}: '{name}' is stored as {info.dtype}; this pack reads {known}, the host's own loader more")
+            raise CheckpointError(f"{path.name}: '{name}' is stored as {info.dtype}; this pack reads {known}, ComfyUI's own loader more")
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(prefix + name) for name in own}
     for name, tensor in tensors.items():

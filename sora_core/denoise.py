@@ -1,7 +1,7 @@
 """Solvers from noise to latents, and guidance. Every solver has one signature; progress and cancelling come in as a callback.
 
-    velocity = guided(model, text, negative, scale=4.0, positions=positions)
-    latents = second_order(velocity, noise, schedule(20, shift=3.0), mask, callback)
+velocity = guided(model, text, negative, scale=4.0, positions=positions)
+latents = second_order(velocity, noise, schedule(20, shift=3.0), mask, callback)
 """
 
 from __future__ import annotations

@@ -85,11 +85,6 @@ def x0_from_velocity(x: Tensor, velocity: Tensor, sigma) -> Tensor:
     return x - over_latents(sigma, x) * velocity
 
 
-def noise_from_velocity(x: Tensor, velocity: Tensor, sigma) -> Tensor:
-    """The noise that a point x at `sigma` and its velocity speak of."""
-    return x + (1 - over_latents(sigma, x)) * velocity
-
-
 def logit_normal_sigma(n: int, mean: float = 0.0, std: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
     """n training levels, sigmoid of a normal variable (arXiv 2403.03206, section 3.1): float32 [n], never exactly 0 or 1."""
     sigma = torch.sigmoid(mean + std * torch.randn(n, generator=generator))

@@ -1,6 +1,6 @@
 """Words to video without the host: the core's own loop, for scripts, sheets and tests.
 
-    python -m sora_core.generate "a red ball bounces on the beach at sunset" --seconds 2 --out ball.mp4
+python -m sora_core.generate "a red ball bounces on the beach at sunset" --seconds 2 --out ball.mp4
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from .jobs import SAVE_SECONDS, Job, Progress, content_hash
 from .passes import known_cells, mask_of, run_plan
 from .plan import Lattice, Pass, Plan, PlanSettings, single, window_of
 from .shapes import VideoShape, check_size, frames_for_seconds
+from .speed import fast_dtype
 from .text import ByteTextEncoder
 from .transformer import PreparedText, SpacetimeTransformer
 
@@ -165,12 +166,16 @@ class Pipeline:
     vae: VideoVAE
 
     @classmethod
-    def load(cls, path: str | Path = SHIPPED, dtype: torch.dtype = torch.bfloat16, device: str = "cpu") -> Pipeline:
+    def load(cls, path: str | Path = SHIPPED, dtype: torch.dtype | None = None, device: str = "cpu") -> Pipeline:
         """Opens a model file and the companions that its header names, beside it or in the folders of the pack.
+
+        Args:
+            dtype: of the arithmetic; None for what is fast on the device (speed.fast_dtype).
 
         Raises:
             CheckpointError: what is wrong with a file. FileNotFoundError: a companion that is nowhere.
         """
+        dtype = dtype or fast_dtype(device)
         transformer, header = load_transformer(path, dtype, device)
         text = load_text(_companion(Path(path), header, "text"), dtype, device)
         vae = load_vae(_companion(Path(path), header, "vae"), dtype, device)
@@ -243,13 +248,18 @@ def main() -> None:
     parser.add_argument("--model", default=str(SHIPPED))
     parser.add_argument("--out", default="sora.mp4")
     args = parser.parse_args()
-    pipeline = Pipeline.load(args.model)
+    if Path(args.out).exists():
+        sys.exit(f"--out: {args.out} is there already: choose another name")
 
     def show(done: dict) -> None:
         sys.stderr.write(f"\rstep {done['step'] + 1}/{done['steps']}" + "\n" * (done["step"] + 1 == done["steps"]))
 
     options = {"seed": args.seed, "steps": args.steps, "guidance": args.guidance, "callback": show}
-    frames = pipeline.video(args.prompt, args.seconds, args.width, args.height, **options)
+    try:
+        pipeline = Pipeline.load(args.model)
+        frames = pipeline.video(args.prompt, args.seconds, args.width, args.height, **options)
+    except (ValueError, FileNotFoundError) as error:  # of words, sizes and files; each is a sentence
+        sys.exit(str(error))
     write_video(args.out, iter([frames]), pipeline.header.native_fps)
 
 

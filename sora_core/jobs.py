@@ -1,4 +1,4 @@
-"""Jobs: what a pass made is kept, so that a crash, a kill or a change costs only what it touches (DESIGN §7).
+"""Jobs: what a pass made is kept, so that a crash, a kill or a change costs only what it touches.
 
     folder/<job>.json                     what the job is and which passes it has, for people
     folder/passes/<key>.safetensors       what a pass made

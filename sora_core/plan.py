@@ -1,6 +1,6 @@
 """Plans: in which passes the cells of a lattice are made, as plain data.
 
-A *pass* makes some cells and sees others, which are given or were made by passes before it. Three kinds of plan (DESIGN §5):
+A *pass* makes some cells and sees others, which are given or were made by passes before it. Three kinds of plan:
 
     single      everything in one pass
     rollout     window after window, each seeing the last cells of the one before; every model can do it
@@ -240,9 +240,9 @@ MADE, SEEN, ABSENT = "#", "o", "."
 def picture(plan: Plan, rows: int = 24) -> str:
     """The plan as text: a row a pass, a sign a cell (# made, o seen, . not there), at most so many rows.
 
-        0 sketch #.......#.......#
-        1 gap    o#######o.......o
-        2 gap    o.......o#######o
+    0 sketch #.......#.......#
+    1 gap    o#######o.......o
+    2 gap    o.......o#######o
     """
     lines = list(itertools.islice(_rows(plan), rows))
     if len(plan.passes) > rows:

@@ -32,6 +32,10 @@ class Strides:
         """Latent cells that hold `frames` pixel frames: the first cell holds one, each later one `time`. Rounds up."""
         return 1 + math.ceil((frames - 1) / self.time)
 
+    def whole_cells(self, frames: int) -> int:
+        """Latent cells that `frames` pixel frames fill. Rounds down: a VAE leaves out the frames beyond."""
+        return 1 + (frames - 1) // self.time
+
     def frames(self, cells: int) -> int:
         """Pixel frames of `cells` latent cells that begin with the one-frame cell 0."""
         return 1 + self.time * (cells - 1)
@@ -75,7 +79,7 @@ class VideoShape:
         return self.cells * self.tokens_per_cell
 
     def positions(self, native_fps: float) -> list[float]:
-        """Position of every cell: seconds * native_fps / s (DESIGN §3), so 4 fps on a native 8 gives 0, 2, 4, ..."""
+        """Position of every cell: seconds * native_fps / s, so 4 fps on a native 8 gives 0, 2, 4, ..."""
         return [k * native_fps / self.fps for k in range(self.cells)]
 
 

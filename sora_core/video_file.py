@@ -243,12 +243,16 @@ def _to_uint8(chunk: Tensor | np.ndarray) -> np.ndarray:
 
 
 def video_facts(path: str | Path) -> VideoFacts:
-    """Size, rate and number of frames. Raises ValueError if the file is no video."""
+    """Size as it is shown, rate and number of frames. Raises ValueError if the file is no video."""
     with _open_video(path) as (file, stream):
         frames = stream.frames
         if not frames:  # webm does not say; its packets are counted without decoding them
             frames = sum(packet.pts is not None for packet in file.demux(stream))
-        return VideoFacts(stream.width, stream.height, Fraction(stream.average_rate), frames)
+            file.seek(0)
+        width, height = stream.width, stream.height
+        if (first := next(file.decode(stream), None)) is not None and first.rotation % 180:
+            width, height = height, width
+        return VideoFacts(width, height, Fraction(stream.average_rate), frames)
 
 
 def frame_times(source, start: float = 0.0, duration: float = 0.0) -> tuple[list[int], Fraction]:
@@ -270,7 +274,8 @@ def frame_times(source, start: float = 0.0, duration: float = 0.0) -> tuple[list
 def read_frames(path: str | Path, start: int = 0, end: int | None = None, chunk: int = 16) -> Iterator[Tensor]:
     """Yields the frames start..end-1 (all by default) as uint8 tensors [n, H, W, 3] with n up to `chunk`.
 
-    Frames are found by their time, counted at the average rate of the file. Raises ValueError if the file is no video.
+    They are upright: a telephone films lying down and writes the turn beside. Frames are found by their time, counted at the average
+    rate of the file. Raises ValueError if the file is no video.
     """
     if start < 0 or (end is not None and end < start):
         raise ValueError(f"frames {start} to {end} cannot be read: start must be 0 or more, end not below start")
@@ -287,7 +292,7 @@ def read_frames(path: str | Path, start: int = 0, end: int | None = None, chunk:
             if index < start:
                 continue
             picture = frame.to_ndarray(format="rgb24", interpolation=EXACT, src_color_range=frame.color_range, dst_color_range="JPEG")
-            held.append(torch.from_numpy(picture))
+            held.append(torch.from_numpy(np.ascontiguousarray(np.rot90(picture, frame.rotation // 90))))
             if len(held) == chunk:
                 yield torch.stack(held)
                 held = []

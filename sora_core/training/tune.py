@@ -1,6 +1,6 @@
 """Fine-tunes a model on a user's own folder of videos: all of its weights, or a LoRA.
 
-    python -m sora_core.training tune --videos my_videos --folder runs/mine --lora 16 --steps 400
+python -m sora_core.training tune --videos my_videos --folder runs/mine --lora 16 --steps 400
 """
 
 from __future__ import annotations

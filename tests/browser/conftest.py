@@ -1,5 +1,6 @@
 """A headless Chromium that shows the real server's page."""
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -31,19 +32,37 @@ def browser():
         browser.close()
 
 
-@pytest.fixture
-def page(browser, server):
-    """The page, loaded, with a clean profile; uncaught errors of the page fail the test."""
+@pytest.fixture(scope="module")
+def context(browser):
+    """One profile, so that the page's scripts are fetched and compiled once; each page begins without what an earlier one left in it."""
     context = browser.new_context(viewport={"width": 1600, "height": 1000})
-    page = context.new_page()
-    page.set_default_timeout(TIMEOUT)
-    errors = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.goto(server.url)
-    page.wait_for_function(LOADED)
-    yield page
+    context.add_init_script("localStorage.clear()")
+    yield context
     context.close()
-    assert not errors, f"the page reported: {errors}"
+
+
+@pytest.fixture(scope="module")
+def open_page(context, server):
+    """A context manager: the page, loaded; uncaught errors of it fail the test."""
+
+    @contextlib.contextmanager
+    def opened():
+        page, errors = context.new_page(), []
+        page.set_default_timeout(TIMEOUT)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(server.url)
+        page.wait_for_function(LOADED)
+        yield page
+        page.close()
+        assert not errors, f"the page reported: {errors}"
+
+    return opened
+
+
+@pytest.fixture
+def page(open_page):
+    with open_page() as page:
+        yield page
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import TimeoutError, expect
 
+from sora_pack.scripts.environment import host_folder
 from sora_pack.scripts.server import PACK_NAME
 from sora_pack.scripts.workflow_api import to_api
 
@@ -100,17 +101,24 @@ def run_and_watch(page):
     return page.evaluate("() => ['duration', 'videoWidth', 'videoHeight'].map(name => document.querySelector('video')[name])")
 
 
-@pytest.fixture
-def example(server, host):
-    """The picture that every ComfyUI has in its input folder, and that the template names."""
-    from sora_pack.scripts.environment import host_folder
+@pytest.fixture(scope="module")
+def template(request, open_page, server):
+    """A template, opened in a page of its own: (its name, the page). The tests of one template share it, one after the other."""
+    # The picture that every ComfyUI has in its input folder, and that templates name.
+    server.upload(host_folder() / "input" / "example.png")
+    with open_page() as page:
+        open_template(page, request.param)
+        yield request.param, page
 
-    return server.upload(host_folder() / "input" / "example.png")
+
+def of(names):
+    """Parameters for `template`, which pytest then takes one after the other, all tests of a template together."""
+    return pytest.mark.parametrize("template", names, indirect=True, scope="module")
 
 
-@pytest.mark.parametrize("name", TEMPLATES)
-def test_template_opens_whole(page, server, picture, example, name):
-    open_template(page, name)
+@of(TEMPLATES)
+def test_template_opens_whole(template, picture):
+    name, page = template
     unknown = page.evaluate("() => app.graph.nodes.map(node => node.type).filter(type => !LiteGraph.registered_node_types[type])")
     assert unknown == [] or set(unknown) <= {"Note", "MarkdownNote"}
     errors = page.evaluate("() => app.graph.nodes.filter(node => node.has_errors).map(node => node.type)")
@@ -120,21 +128,21 @@ def test_template_opens_whole(page, server, picture, example, name):
     picture(page, f"template_{name}")
 
 
-@pytest.mark.parametrize("name", TEMPLATES)
-def test_conversion_agrees_with_the_page(page, server, name):
-    saved = json.loads(WORKFLOWS[name])
-    theirs = page.evaluate("async saved => { await app.loadGraphData(saved); return (await app.graphToPrompt()).output }", saved)
+@of(TEMPLATES)
+def test_conversion_agrees_with_the_page(template, server):
+    name, page = template
+    theirs = page.evaluate("async () => (await app.graphToPrompt()).output")
     for node in theirs.values():
         node.pop("_meta")
-    assert to_api(saved, server.get("/object_info")) == theirs
+    assert to_api(json.loads(WORKFLOWS[name]), server.get("/object_info")) == theirs
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in TEMPLATES if name != "text_to_image" and "UNETLoader" not in WORKFLOWS[name]])
-def test_page_queues_and_plays(page, picture, example, name):
-    open_template(page, name)
+@of([name for name in TEMPLATES if name != "text_to_image" and "UNETLoader" not in WORKFLOWS[name]])
+def test_page_queues_and_plays(template, picture):
+    name, page = template
     if name != "text_to_video":  # one whole run is enough
-        page.evaluate(SET_STEPS, 4)
+        page.evaluate(SET_STEPS, 1)
     seconds, width, height = run_and_watch(page)
     assert seconds > 0.5 and width > 0 and height > 0
     picture(page, f"video_{name}")

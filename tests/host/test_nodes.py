@@ -1,13 +1,18 @@
 """The nodes through the host's real executor: words, canvases and pictures; all that is refused, in one sentence."""
 
 import json
+import os
 import pickle
 import struct
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from sora_pack.sora_core.autoencoder import VideoVAE
+from sora_pack.sora_core.checkpoint import save_vae
+from sora_pack.sora_core.config import VAEConfig
 from sora_pack.tests.host.executor import refusal
 from sora_pack.tests.host.prompts import canvas, decode, frames, ksample, load, node, picture, place, sample, save, words
 
@@ -52,6 +57,20 @@ def test_long_prompt(graph):
     linked = {**load(), "host": node("CLIPTextEncode", clip=["load", 1], text="a " * 50_000)}
     assert "1,024" in refusal(graph, linked, ["host", 0])
     graph.run({**load(), **words("a" * 1024)}, ["words", 0])
+
+
+def test_a_long_prompt_for_another_encoder(pack):
+    """That of Wan reads 512 tokens, more than our 1,024 bytes."""
+    from sora_pack.nodes.encode_prompt import SoraPrompt
+
+    class OtherClip:
+        def tokenize(self, text):
+            return text
+
+        def encode_from_tokens_scheduled(self, tokens):
+            return [[tokens, {}]]
+
+    assert SoraPrompt.execute(OtherClip(), "a " * 900).result[0] == [["a " * 900, {}]]
 
 
 # -- canvas --------------------------------------------------------------------------------------------------------------------------
@@ -172,9 +191,7 @@ def model_file(graph, host):
     """Puts bytes into models/diffusion_models under a name, and takes them away again."""
     import folder_paths
 
-    folder = next(
-        p for p in map(__import__("pathlib").Path, folder_paths.get_folder_paths("diffusion_models")) if (p / "tiny.safetensors").exists()
-    )
+    folder = next(p for p in map(Path, folder_paths.get_folder_paths("diffusion_models")) if (p / "tiny.safetensors").exists())
     written = []
 
     def write(name, data=None, tensors=None, metadata=None):
@@ -189,7 +206,7 @@ def model_file(graph, host):
 
     write.folder = folder
     yield write
-    for path in written:
+    for path in set(written):
         path.unlink()
     folder_paths.filename_list_cache.pop("diffusion_models", None)
 
@@ -257,6 +274,32 @@ def test_only_files_of_our_format_are_listed(graph, host, model_file):
     assert "tiny.safetensors" in options and "other.safetensors" not in options
 
 
+def test_foreign_files_are_read_once(graph, host, model_file, monkeypatch):
+    """A folder of public models has megabytes of headers, and the host asks for a schema several times in a run."""
+    from sora_pack.nodes import load_model
+
+    read, inner = [], load_model.read_header
+    monkeypatch.setattr(load_model, "read_header", lambda path: read.append(path.name) or inner(path))
+    names = [model_file("foreign.safetensors", tensors={"a": torch.zeros(1)}), model_file("broken.safetensors", b"<html>")]
+    for _ in range(3):
+        host.NODE_CLASS_MAPPINGS["SoraLoadModel"].INPUT_TYPES()
+    assert sorted(name for name in read if name in names) == sorted(names)
+    model_file(names[1], tensors={"other": torch.zeros(5)})
+    host.NODE_CLASS_MAPPINGS["SoraLoadModel"].INPUT_TYPES()
+    assert read.count(names[1]) == 2, "a file that has changed is read again"
+
+
+def test_a_changed_companion_is_loaded_anew(graph, host, model_file):
+    loader = host.NODE_CLASS_MAPPINGS["SoraLoadModel"]
+    vae = model_file.folder.parent / "vae/tiny_vae.safetensors"
+    before, times = loader.fingerprint_inputs("tiny.safetensors", "auto"), vae.stat()
+    assert before == loader.fingerprint_inputs("tiny.safetensors", "auto")
+    os.utime(vae, ns=(times.st_atime_ns, times.st_mtime_ns + 10**9))
+    assert before != loader.fingerprint_inputs("tiny.safetensors", "auto")
+    os.utime(vae, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert loader.fingerprint_inputs(None, "auto") == "auto", "a linked name is no constant"
+
+
 def test_shipped_files_come_first(graph, host, root):
     shipped = sorted((root / "sora_core/weights/diffusion_models").glob("*.safetensors"))
     options = host.NODE_CLASS_MAPPINGS["SoraLoadModel"].INPUT_TYPES()["required"]["model"][1]["options"]
@@ -278,6 +321,31 @@ def test_latent_of_another_vae(graph):
     prompt = {**load(), **words(), "canvas": latent, **sample()}
     sentence = refusal(graph, prompt, ["sample", 0])
     assert "12 channels" in sentence and "needs 16" in sentence
+
+
+def test_vae_of_another_model_of_the_same_shape(graph, model_file, monkeypatch):
+    """Latents of Wan's VAE and of ours have one shape, and mean other things."""
+    import folder_paths
+
+    from sora_pack.nodes import host_models
+
+    other = model_file.folder.parent / "vae/narrow.safetensors"
+    save_vae(other, VideoVAE(VAEConfig(dim=8)))
+    folder_paths.filename_list_cache.pop("vae", None)
+    try:
+        narrow = {**load(), **words(), **canvas(), **sample(), "vae": node("VAELoader", vae_name=other.name)}
+        narrow["canvas"]["inputs"]["vae"] = ["vae", 0]
+        assert "VAE that belongs to the MODEL" in refusal(graph, narrow, ["sample", 0])
+    finally:
+        other.unlink()
+        folder_paths.filename_list_cache.pop("vae", None)
+    name = model_file("public.safetensors", tensors=tiny(model_file.folder)[0])
+    public = {**load(), **words(), **canvas(), **sample(model=("unet", 0), steps=1)}
+    public["unet"] = node("UNETLoader", unet_name=name, weight_dtype="default")
+    graph.run(public, ["sample", 0])  # narrow enough to be one of ours that has lost its header
+    monkeypatch.setattr(host_models, "PUBLIC_WIDTH", 128)
+    public["sample"]["inputs"]["seed"] = 8
+    assert "VAE that belongs to the MODEL" in refusal(graph, public, ["sample", 0])
 
 
 def test_words_of_another_encoder(graph):

@@ -245,6 +245,32 @@ def test_our_decoder_streams_the_hosts_vae(graph):
     assert torch.allclose(streamed, whole, atol=1e-5)
 
 
+@pytest.mark.parametrize("whose", ["ours", "host"])
+def test_a_full_device_does_not_lose_the_video(graph, monkeypatch, caplog, whose):
+    """Out of memory after some frames: they stay, the rest comes in tiles (here one, so all is as it would have been)."""
+    import comfy.model_management
+
+    from sora_pack.nodes import host_vae
+
+    hosts = {"vae": node("VAELoader", vae_name="tiny_vae.safetensors")}
+    prompt = {**load(), **words(), **canvas(seconds=3.5), **sample(), **hosts}
+    vae = ("vae", 0) if whose == "host" else ("load", 2)
+    whole = graph.run({**prompt, "whole": node("VAEDecode", samples=["sample", 0], vae=list(vae))}, ["whole", 0])
+    owner, name = (host_vae, "_wan_chunks") if whose == "host" else (host_vae.HostVAE, "decode_chunks")
+    inner, calls = getattr(owner, name), []
+
+    def full(*args):
+        calls.append(1)
+        for number, part in enumerate(inner(*args)):
+            if len(calls) == 1 and number == 1:
+                raise comfy.model_management.OOM_EXCEPTION("no memory is left")
+            yield part
+
+    monkeypatch.setattr(owner, name, full)
+    streamed = graph.run({**prompt, **frames(vae=vae)}, ["frames", 0])
+    assert torch.allclose(streamed, whole, atol=1e-5) and "decoded in tiles" in caplog.text
+
+
 @pytest.mark.parametrize("second", [0.0, 0.7])
 def test_pictures_on_the_hosts_model_of_our_file(graph, second):
     """The host's WanModel does not know cells of other levels by itself, nor guides; our sampler teaches it what it can."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sora_pack.sora_core.autoencoder import RMSNorm, VideoVAE, denormalise, normalise
 from sora_pack.sora_core.config import LATENT_MEAN, LATENT_STD, VAEConfig
@@ -53,6 +54,24 @@ def test_streams(vae):
     assert torch.allclose(torch.cat(list(vae.encode_chunks(pieces)), 2), z, atol=1e-5)
     chunks = list(vae.decode_chunks(z, 2))
     assert [c.shape[2] for c in chunks] == [9, 8, 4]
+
+
+def test_frames_kept_elsewhere_are_moved_as_they_are_walked():
+    moved = []
+
+    class Moves(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            out = function(*args, **(kwargs or {}))
+            here = args and isinstance(args[0], torch.Tensor) and args[0].device.type == "cpu"
+            if here and isinstance(out, torch.Tensor) and out.device.type == "meta":
+                moved.append(out.shape[2])
+            return out
+
+    vae, x = VideoVAE(VAEConfig(dim=8), device="meta"), torch.zeros(1, 3, 41, 16, 16)
+    with Moves(), torch.inference_mode():
+        z = vae.encode(x, device="meta")
+    assert z.shape == (1, 16, 11, 2, 2) and z.device.type == "meta"
+    assert moved == [17, 16, 8]
 
 
 def test_a_cell_depends_on_the_past_only(vae):

@@ -119,3 +119,14 @@ def test_words_to_a_long_video_take_the_plan_that_suits_the_model(tmp_path):
     pipeline, told = Pipeline.load(write_tiny_model(tmp_path), torch.float32), []
     frames = pipeline.video("a red ball", 6.0, 32, 32, steps=1, guidance=1.0, callback=told.append)
     assert frames.shape == (49, 32, 32, 3) and len(told) == 2, "13 cells, in windows of 11"
+
+
+def test_the_command_overwrites_nothing(tmp_path, monkeypatch):
+    from sora_pack.sora_core import generate as command
+
+    made = tmp_path / "made.mp4"
+    made.write_bytes(b"hours of work")
+    monkeypatch.setattr("sys.argv", ["generate", "a red ball", "--out", str(made)])
+    with pytest.raises(SystemExit, match=r"made\.mp4 is there already"):
+        command.main()
+    assert made.read_bytes() == b"hours of work"

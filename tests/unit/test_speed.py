@@ -10,6 +10,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from sora_pack.sora_core import speed
 from sora_pack.sora_core.config import TransformerConfig, VAEConfig, preset
 from sora_pack.sora_core.shapes import VideoShape
 from sora_pack.sora_core.speed import check_fits, machine_memory, memory_estimate, mfu, peak_flops, seconds_a_step, transformer_flops
@@ -35,6 +36,13 @@ def test_public_model_costs_what_is_published():
     shape = VideoShape(832, 480, 21, 16.0)
     assert shape.tokens == 32760
     assert transformer_flops(preset("wan-1.3b"), shape, 0) == pytest.approx(0.283e15, rel=0.05)
+
+
+@pytest.mark.parametrize("dot, tiles", [(False, False), (True, False), (False, True)])
+def test_a_cpu_without_bfloat16_works_in_float32(monkeypatch, dot, tiles):
+    monkeypatch.setattr(speed, "cpu_bfloat16", lambda: (dot, tiles))
+    assert speed.fast_dtype("cpu") == (torch.bfloat16 if dot or tiles else torch.float32)
+    assert speed.fast_dtype("cuda") == torch.bfloat16
 
 
 def test_mfu():

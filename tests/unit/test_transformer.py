@@ -257,6 +257,13 @@ def test_rotary_angles_are_exact_a_minute_in():
     assert (table[0, :, 0].double() - angle.cos()).abs().max() < 1e-7
 
 
+def test_rotary_needs_no_float64(monkeypatch):
+    monkeypatch.setattr(attention, "HAVE_FLOAT64", ())
+    positions = torch.tensor([0.0, 479.75])
+    monkeypatch.setattr(torch, "float64", None)  # a device without it
+    assert attention.turns(positions, 44).dtype == torch.float32
+
+
 @pytest.mark.parametrize("tokens, rows", [(7, 5), (64, 1), (300, 40)])
 def test_attention_by_products_is_attention(monkeypatch, tokens, rows):
     monkeypatch.setattr(attention, "PIECE", 4096)  # so that heads and queries are both cut

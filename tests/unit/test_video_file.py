@@ -2,6 +2,7 @@
 
 import io
 import json
+import struct
 from fractions import Fraction
 from pathlib import Path
 
@@ -216,3 +217,21 @@ def test_contact_sheet_lays_out_rows_and_labels(tmp_path):
         contact_sheet(pictures, path, columns=3, labels=["a", "b"])
     with pytest.raises(ValueError, match="no pictures"):
         contact_sheet([], path)
+
+
+@pytest.mark.parametrize("turn, matrix", [(1, (0, -1, 1, 0)), (2, (-1, 0, 0, -1)), (3, (0, 1, -1, 0))])
+def test_frames_of_a_turned_video_are_upright(tmp_path, turn, matrix):
+    """The turn stands in the track's header (ISO 14496-12, 8.3.2), as telephones write it."""
+    picture = np.zeros((1, 32, 64, 3), np.uint8)
+    picture[:, :16, :32] = 255  # the corner at the top left
+    path = tmp_path / "turned.mp4"
+    write_video(path, [picture] * 3, 8)
+    data = bytearray(path.read_bytes())
+    place = data.index(b"tkhd") + 4 + 40
+    a, b, c, d = (value << 16 for value in matrix)
+    data[place : place + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+    facts, frames = video_facts(path), torch.cat(list(read_frames(path)))
+    assert (facts.height, facts.width) == frames.shape[1:3] == ((64, 32) if turn % 2 else (32, 64))
+    upright = np.rot90(picture[0], turn)
+    assert np.abs(frames[0].numpy().astype(int) - upright).mean() < 8

@@ -25,6 +25,22 @@ def test_every_node_has_its_pages(root, nodes):
     assert pages == set(nodes), "a page of a node that is gone"
 
 
+def test_a_help_page_explains_every_field(root):
+    for name, words in json.loads((root / "locales/en/nodeDefs.json").read_text(encoding="utf-8")).items():
+        # those of a dynamic field begin with its name and are explained with it
+        fields = [field for field in words["inputs"] if not any(field.startswith(f"{other}_") for other in words["inputs"])]
+        for page in (f"{name}.md", f"{name}/zh.md"):
+            text = (root / "web/docs" / page).read_text(encoding="utf-8")
+            assert [field for field in fields if not re.search(rf"\b{field}\b", text, re.ASCII)] == [], page
+
+
+def test_users_read_of_comfyui(root):
+    """What this repository calls the host has a name of its own."""
+    pages = [root / "README.md", root / "locales/en/nodeDefs.json"]
+    pages += [*(root / "web/docs").rglob("*.md"), *(root / "workflows").glob("*.json")]
+    assert [str(page) for page in pages if re.search(r"\bhost\b", page.read_text(encoding="utf-8"))] == []
+
+
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_translations_are_whole(root, nodes, language):
     words = json.loads((root / f"locales/{language}/nodeDefs.json").read_text(encoding="utf-8"))
@@ -40,3 +56,24 @@ def test_translations_are_whole(root, nodes, language):
             assert here and not set("{}@|") & set(here), f"{language}: {path} is empty or has a sign that vue-i18n reads as code"
 
     check(words, english, "")
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_category_has_a_name(root, language):
+    sources = (path.read_text(encoding="utf-8") for path in (root / "nodes").glob("*.py"))
+    parts = {part for source in sources for path in re.findall(r'category="([^"]+)"', source) for part in path.split("/")}
+    named = json.loads((root / f"locales/{language}/main.json").read_text(encoding="utf-8"))["nodeCategories"]
+    assert parts == set(named)
+
+
+def test_the_readme_names_every_node(root, nodes):
+    table = (root / "README.md").read_text(encoding="utf-8")
+    words = json.loads((root / "locales/en/nodeDefs.json").read_text(encoding="utf-8"))
+    # "Sora Join, Sora Loop" is one row
+    assert [words[name]["display_name"] for name in nodes if words[name]["display_name"] not in table] == []
+
+
+def test_contributing_names_every_file(root):
+    rooms = (root / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    files = [path for folder in ("nodes", "sora_core") for path in (root / folder).glob("*.py") if path.stem != "__init__"]
+    assert [path.name for path in files if not re.search(rf"\b{path.stem}\b", rooms)] == []

@@ -17,10 +17,11 @@ import torch
 
 from ..generate import SHIPPED, Pipeline
 from ..video_file import contact_sheet
-from .adherence import described
+from .adherence import MOMENTS, described
+from .bench import FULL, QUICK, Bench
 from .observer import load_observer
 from .report import Row, table, write
-from .rows import FULL, MOMENTS, QUICK, ROWS, Bench
+from .rows import ROWS
 from .studio import Studio
 
 WORST = 6  # clips on sheets

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,12 +51,14 @@ def moments(start: float, seconds: float) -> list[float]:
     return [start + seconds * k / (FRAMES - 1) for k in range(FRAMES)]
 
 
-def picture_paths(scene: Scene, times: list[float]) -> Tensor:
-    """[K, T, 2]: where the middles of the bodies are seen, across and down, -1..1 in the middle square."""
-    when = torch.tensor(times, dtype=torch.float64)
+def picture_paths(scene: Scene, times: Sequence[float], heights: dict[str, float] | None = None) -> Tensor:
+    """[K, T, 2]: where the middles of the bodies are seen, across and down, -1..1 in the middle square. heights: shape -> which share of
+    its height is the middle, where that is not a half."""
+    when = torch.as_tensor(times, dtype=torch.float64)
     middles = positions(scene, when)
-    middles[..., 1] += torch.tensor([body.height / 2 for body in scene.objects], dtype=torch.float64)
-    across, up, _ = project(pose(scene.camera, when), middles)
+    shares = [(heights or {}).get(body.shape, 0.5) * body.height for body in scene.objects]
+    middles[..., 1] += torch.tensor(shares, dtype=torch.float64)
+    across, up, _ = project(pose(scene.camera, when, scene), middles)
     return (torch.stack([across, -up], -1) / HALF_VIEW).transpose(0, 1).float()
 
 

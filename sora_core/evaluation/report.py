@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
+
+import numpy as np
+
+from .intervals import bootstrap, mean, wilson
 
 WIDTH, LEFT, RIGHT, STEP, TOP = 640, 250, 40, 22, 44
 
@@ -22,6 +26,19 @@ class Row:
     n: int
     bar: str | None = None
     reference: float | str | None = None
+
+
+def share_row(name: str, hits: Sequence[bool], bar: float | None = None, reference: float | str | None = None) -> Row:
+    """A share of what was counted; bar: at least so much."""
+    n = len(hits)
+    return Row(name, sum(hits) / n, *wilson(sum(hits), n), n, None if bar is None else f">= {bar:g}", reference)
+
+
+def mean_row(name: str, values: Sequence[float], bar: str | None = None, reference: float | str | None = None,
+             statistic: Callable[[np.ndarray], float] = mean) -> Row:  # fmt: skip
+    """A mean, or another statistic, of values that do not depend on each other, one a clip."""
+    interval = bootstrap(values, statistic) if len(values) > 1 else (None, None)
+    return Row(name, statistic(np.array(values)), *interval, len(values), bar, reference)
 
 
 def met(row: Row) -> bool | None:

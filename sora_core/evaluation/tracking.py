@@ -1,0 +1,104 @@
+"""Where things of one colour are in a video, from its pixels alone: the world's own colours in the light of the hour, nothing learned.
+
+Every pixel belongs to the nearest of the colours that a place shows at an hour: its bodies from shade to full light, and its ground and
+background. A body that differs in colour from all others is then its pixels. What this misses and mistakes, the same measure of renders
+shows, which stands beside every row.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..world import COLOURS, Scene, render
+from ..world.backdrop import LIGHTS, ground_light, linear
+from ..world.parts import SURFACE
+from .metrics import LUMA
+
+SIDE = 64  # of the pictures in which is looked, along the shorter side
+BITS = 5  # of each channel: a table of all colours says what a pixel is
+SHADES = ((0.45, 0.0), (0.72, 0.0), (0.72, 0.3), (0.8, 0.6), (0.86, 0.85), (1.0, 1.0))  # (light of the sky, of the sun) on a surface
+OTHERS = ("cover", "cream", "brass", "leaf")  # what is neither one of COLOURS nor background
+LEAST = 6  # pixels: fewer are noise
+
+
+def sample_background(scene: Scene) -> Tensor:
+    """[n, 3] colours in 0..1 that the scene's place shows without its bodies, in the open and in shadow."""
+    nobody = replace(scene.objects[0], x=1e3, motion="still", change="")
+    frame = render(replace(scene, objects=(nobody,)), [0.0], 24, 24)[0].flatten(0, 1).float() / 255
+    dark = 1 - torch.tensor(ground_light(LIGHTS[scene.time_of_day])[1])
+    return torch.cat([frame, (frame.square() * dark).sqrt()]).unique(dim=0)
+
+
+@functools.lru_cache(maxsize=64)
+def colour_table(scene: Scene) -> Tensor:
+    """[2 ** (3 * BITS)] -> index into COLOURS of what a pixel of that colour is, or -1."""
+    light = LIGHTS[scene.time_of_day]
+    found = []
+    for name in (*COLOURS, *OTHERS):
+        surface = torch.tensor(linear(*SURFACE[name]))
+        found += [surface * (torch.tensor(light.ambient) * sky + torch.tensor(light.direct) * sun) for sky, sun in SHADES]
+    bodies = torch.stack(found).clamp(0, 1).sqrt()
+    background = sample_background(scene)
+    label = torch.cat([torch.arange(len(bodies)) // len(SHADES), torch.full((len(background),), len(COLOURS))])
+    label[label >= len(COLOURS)] = -1
+    line = (torch.arange(2**BITS) + 0.5) / 2**BITS
+    return label[torch.cdist(torch.cartesian_prod(line, line, line), torch.cat([bodies, background])).argmin(1)]
+
+
+@dataclass(frozen=True)
+class Track:
+    """What is seen of one colour in each frame, [T] each: `area` in pixels of the small picture, 0 where it is not seen; `x`, `y` its
+    middle across and down in -1..1 of the shorter side, `wide`, `tall` its deviations from there (all four are those of the last frame
+    that shows it where none does); `luma` in 0..1 of where it mostly is, also while it is not there."""
+
+    area: Tensor
+    x: Tensor
+    y: Tensor
+    wide: Tensor
+    tall: Tensor
+    luma: Tensor
+
+
+def small(frames: Tensor) -> Tensor:
+    """uint8 [T, H, W, 3] -> uint8 [T, h, w, 3] with a shorter side of SIDE."""
+    h, w = frames.shape[1:3]
+    size = (round(h * SIDE / min(h, w)), round(w * SIDE / min(h, w)))
+    x = F.interpolate(frames.movedim(-1, 1).float(), size, mode="bilinear", antialias=True, align_corners=False)
+    return x.round().clamp(0, 255).byte().movedim(1, -1)
+
+
+def masks(frames: Tensor, scene: Scene) -> Tensor:
+    """uint8 [T, h, w, 3] -> bool [COLOURS, T, h, w]."""
+    code = frames.int() >> (8 - BITS)
+    label = colour_table(scene)[(code[..., 0] << 2 * BITS) + (code[..., 1] << BITS) + code[..., 2]]
+    found = torch.stack([label == i for i in range(len(COLOURS))])
+    return found & (F.avg_pool2d(found.float(), 3, 1, 1, count_include_pad=False) > 0.4)
+
+
+def tracks(frames: Tensor, scene: Scene) -> list[Track]:
+    """One for each body of the scene, by its colour; frames uint8 [T, H, W, 3]."""
+    frames = small(frames)
+    seen, luma = masks(frames, scene), frames.float() @ torch.tensor(LUMA) / 255
+    return [_track(seen[COLOURS.index(body.colour)], luma) for body in scene.objects]
+
+
+def _track(mask: Tensor, luma: Tensor) -> Track:
+    """Of one colour: mask and luma [T, h, w]."""
+    _, h, w = mask.shape
+    area = mask.sum((1, 2))
+    area = torch.where(area >= LEAST, area, 0).float()
+    share = mask / area.clamp_min(1)[:, None, None]
+    across = ((torch.arange(w) + 0.5) * 2 - w) / min(h, w)
+    down = (((torch.arange(h) + 0.5) * 2 - h) / min(h, w))[:, None]
+    x, y = ((share * at).sum((1, 2)) for at in (across, down))
+    wide, tall = (((share * at.square()).sum((1, 2)) - m.square()).clamp_min(0).sqrt() for at, m in ((across, x), (down, y)))
+    last = torch.where(area > 0, torch.arange(len(area)), 0).cummax(0).values
+    home = mask.float().mean(0)
+    home = home >= 0.5 * home.max().clamp_min(1e-3)
+    level = (luma * home).sum((1, 2)) / home.sum().clamp_min(1)
+    return Track(area, *(value[last] for value in (x, y, wide, tall)), level)

@@ -26,7 +26,7 @@ class Budget:
     surprise: int = 3
     hidden: int = 2
     stories: int = 2
-    orbits: int = 2
+    orbits: int = 1
     films: int = 2
     long: int = 0
     cost_seconds: tuple[float, ...] = (2.0, 5.0)

@@ -12,10 +12,8 @@ from .facts import Fact, facts
 from .narration import narrate
 from .scene import STAGES, Scene
 
-LONG_BYTES = 330  # a long caption takes no further sentence of scenery beyond this
-
-
 LENGTHS, LANGUAGES = ("short", "medium", "long"), ("en", "zh")
+LONG_BYTES = 330  # a long caption takes no further sentence of scenery beyond this
 
 
 def caption(

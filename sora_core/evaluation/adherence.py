@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,15 +38,15 @@ class Told(NamedTuple):
     value: object
 
 
+def told_apart(scene: Scene) -> bool:
+    """Whether no two bodies have one colour, by which a reading names them."""
+    return len({body.colour for body in scene.objects}) == len(scene.objects)
+
+
 def scored_scenes(count: int, first_seed: int = FIRST_SEED) -> Iterator[Scene]:
-    """The first `count` scenes with a held-out combination and no two bodies of one colour, by which the observer names them."""
-    found, seed = 0, first_seed
-    while found < count:
-        scene = sample_scene(seed, held_out=True)
-        seed += 1
-        if len({body.colour for body in scene.objects}) == len(scene.objects):
-            found += 1
-            yield scene
+    """The first `count` scenes by seed with a held-out combination, their bodies told apart by colour."""
+    drawn = (sample_scene(seed, held_out=True) for seed in itertools.count(first_seed))
+    return itertools.islice(filter(told_apart, drawn), count)
 
 
 def long_caption(scene: Scene, language: str, seconds: float) -> str:

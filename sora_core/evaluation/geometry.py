@@ -7,6 +7,7 @@ frame under whichever camera on the arc suits best, which only asks that all bod
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import torch
@@ -14,9 +15,9 @@ from torch import Tensor
 
 from ..shapes import frames_for_seconds
 from ..world import Scene, render, sample_scene
-from .adherence import long_caption
+from ..world.camera import picture_paths
+from .adherence import long_caption, told_apart
 from .bench import SIZES, Bench
-from .lessons import picture_paths
 from .report import Row, mean_row
 from .tracking import tracks
 
@@ -30,13 +31,8 @@ MIDDLES = {"cone": 1 / 3}  # of what is seen of a body, as a share of its height
 
 def orbit_scenes(count: int, first_seed: int = FIRST_SEED) -> Iterator[Scene]:
     """The first `count` scenes by seed in which bodies of different colours rest and the camera goes along an arc."""
-    found, seed = 0, first_seed
-    while found < count:
-        scene = sample_scene(seed, motions=("still",), cameras=("orbit",))
-        seed += 1
-        if 1 < len(scene.objects) == len({body.colour for body in scene.objects}):
-            found += 1
-            yield scene
+    drawn = (sample_scene(seed, motions=("still",), cameras=("orbit",)) for seed in itertools.count(first_seed))
+    return itertools.islice((scene for scene in drawn if len(scene.objects) > 1 and told_apart(scene)), count)
 
 
 def reprojection_errors(frames: Tensor, scene: Scene, times: list[float]) -> tuple[float, float]:

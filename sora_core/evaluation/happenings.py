@@ -8,6 +8,7 @@ the number is still beyond the middle of the step at the end is whether it lasts
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -107,13 +108,8 @@ def still_so(found: list[Track], event: Event) -> bool:
 def scored_stories(count: int, first_seed: int = FIRST_SEED) -> Iterator[Scene]:
     """The first `count` stories by seed with a held-out combination, two events to tell in order, and a camera that stands: what changes
     in the picture then is what happens."""
-    found, seed = 0, first_seed
-    while found < count:
-        scene = sample_story(seed, ACTS, held_out=True)
-        seed += 1
-        if scene.camera.stands and told_pair(scene) is not None:
-            found += 1
-            yield scene
+    drawn = (sample_story(seed, ACTS, held_out=True) for seed in itertools.count(first_seed))
+    return itertools.islice((scene for scene in drawn if scene.camera.stands and told_pair(scene)), count)
 
 
 def story_rows(bench: Bench) -> Iterator[Row]:

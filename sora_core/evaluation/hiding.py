@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..world import Scene, events, render, sample_story
+from ..world.camera import picture_paths
 from .adherence import long_caption
 from .bench import SIZES, Bench
-from .lessons import picture_paths
 from .report import Row, share_row
 
 FIRST_SEED = 6_000_000
@@ -30,13 +31,8 @@ class Hiding:
 
 def hidings(count: int, fps: float, first_seed: int = FIRST_SEED) -> Iterator[Hiding]:
     """The first `count` stories by seed in which a body passes behind a wall in time, in clips of SECONDS."""
-    found, seed = 0, first_seed
-    while found < count:
-        case = _hiding(sample_story(seed, ("behind",)), fps)
-        seed += 1
-        if case is not None:
-            found += 1
-            yield case
+    drawn = (_hiding(sample_story(seed, ("behind",)), fps) for seed in itertools.count(first_seed))
+    return itertools.islice(filter(None, drawn), count)
 
 
 def _hiding(scene: Scene, fps: float) -> Hiding | None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from .intervals import bootstrap, mean, wilson
 
+SHARES = ("prompt adherence", "surprise", "returns", "shots")  # how the names of rows begin that the plot shows
 WIDTH, LEFT, RIGHT, STEP, TOP = 640, 250, 40, 22, 44
 
 
@@ -102,10 +103,10 @@ def write(folder: Path, rows: Sequence[Row], model: dict, sheets: Sequence[tuple
     """scorecard.json, .svg and .md in `folder`; `sheets` are words and pictures of the worst clips, in a folder beside."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "scorecard.json").write_text(to_json(rows, model), encoding="utf-8")
-    shares = [row for row in rows if row.low is not None and row.name.startswith(("prompt adherence", "surprise", "returns"))]
+    shares = [row for row in rows if row.low is not None and row.name.startswith(SHARES)]
     lines = ["# Scorecard", "", "Made by `python -m sora_core.evaluation`. " + ", ".join(f"{k} {v}" for k, v in model.items()) + ".", ""]
     if shares:
-        (folder / "scorecard.svg").write_text(plot(shares, "found by the observer; grey: on renders, red: bar"), encoding="utf-8")
+        (folder / "scorecard.svg").write_text(plot(shares, "shares; grey: on renders, red: bar"), encoding="utf-8")
         lines += ["![shares](scorecard.svg)", ""]
     lines.append(table(rows))
     if sheets:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import torch
@@ -42,13 +43,12 @@ def film(shots: list[Scene], lengths: list[int], fps: float) -> Tensor:
 def scored_films(count: int, first_seed: int = FIRST_SEED) -> Iterator[list[Scene]]:
     """The first `count` films of two shots by seed, with a held-out combination, in which nobody hides, leaves or is covered: the observer
     knows no walls, and who is out of sight has no shape."""
-    found, seed = 0, first_seed
-    while found < count:
-        shots = sample_shots(seed, 2, held_out=True)
-        seed += 1
-        if all(body.motion in MOTIONS and not body.change for shot in shots for body in shot.objects) and not any(s.walls for s in shots):
-            found += 1
-            yield shots
+    drawn = (sample_shots(seed, 2, held_out=True) for seed in itertools.count(first_seed))
+    return itertools.islice((shots for shots in drawn if all(map(_in_sight, shots))), count)
+
+
+def _in_sight(scene: Scene) -> bool:
+    return not scene.walls and all(body.motion in MOTIONS and not body.change for body in scene.objects)
 
 
 def shot_rows(bench: Bench) -> Iterator[Row]:

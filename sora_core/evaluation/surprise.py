@@ -16,6 +16,7 @@ from ..flow import flow_loss, mix
 from ..generate import Pipeline
 from ..shapes import Strides
 from ..world import COLOURS, SHAPES, Scene, render, sample_scene
+from ..world.scene import away
 from .bench import SIZES, Bench
 from .report import Row, share_row
 
@@ -34,7 +35,7 @@ def broken(scene: Scene, what: str) -> Scene:
     elif what == "shape":
         other = replace(body, shape=SHAPES[(SHAPES.index(body.shape) + 1) % len(SHAPES)])
     elif what == "existence":
-        other = replace(body, x=1e3)  # far out of the picture
+        other = away(body)
     elif what == "place":
         other = replace(body, x=body.x + (ELSEWHERE if body.x < 0 else -ELSEWHERE))
     else:

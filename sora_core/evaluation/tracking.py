@@ -7,7 +7,6 @@ shows, which stands beside every row.
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,9 +16,10 @@ from torch import Tensor
 from ..world import COLOURS, Scene, render
 from ..world.backdrop import LIGHTS, ground_light, linear
 from ..world.parts import SURFACE
+from ..world.scene import away
 from .metrics import LUMA
 
-SIDE = 64  # of the pictures in which is looked, along the shorter side
+SIDE = 64  # the shorter side of the small picture, in which is looked
 BITS = 5  # of each channel: a table of all colours says what a pixel is
 SHADES = ((0.45, 0.0), (0.72, 0.0), (0.72, 0.3), (0.8, 0.6), (0.86, 0.85), (1.0, 1.0))  # (light of the sky, of the sun) on a surface
 OTHERS = ("cover", "cream", "brass", "leaf")  # what is neither one of COLOURS nor background
@@ -28,33 +28,28 @@ LEAST = 6  # pixels: fewer are noise
 
 def sample_background(scene: Scene) -> Tensor:
     """[n, 3] colours in 0..1 that the scene's place shows without its bodies, in the open and in shadow."""
-    nobody = replace(scene.objects[0], x=1e3, motion="still", change="")
-    frame = render(replace(scene, objects=(nobody,)), [0.0], 24, 24)[0].flatten(0, 1).float() / 255
+    frame = render(replace(scene, objects=(away(scene.objects[0]),)), [0.0], 24, 24)[0].flatten(0, 1).float() / 255
     dark = 1 - torch.tensor(ground_light(LIGHTS[scene.time_of_day])[1])
     return torch.cat([frame, (frame.square() * dark).sqrt()]).unique(dim=0)
 
 
-@functools.lru_cache(maxsize=64)
 def colour_table(scene: Scene) -> Tensor:
-    """[2 ** (3 * BITS)] -> index into COLOURS of what a pixel of that colour is, or -1."""
-    light = LIGHTS[scene.time_of_day]
-    found = []
-    for name in (*COLOURS, *OTHERS):
-        surface = torch.tensor(linear(*SURFACE[name]))
-        found += [surface * (torch.tensor(light.ambient) * sky + torch.tensor(light.direct) * sun) for sky, sun in SHADES]
-    bodies = torch.stack(found).clamp(0, 1).sqrt()
+    """[2 ** (3 * BITS)], by colour: index into COLOURS of what a pixel of it is, larger than all of them for anything else."""
+    light, kinds = LIGHTS[scene.time_of_day], (*COLOURS, *OTHERS)
+    ambient, direct = torch.tensor(light.ambient), torch.tensor(light.direct)
+    surfaces = [torch.tensor(linear(*SURFACE[kind])) for kind in kinds]
+    bodies = torch.stack([surface * (ambient * sky + direct * sun) for surface in surfaces for sky, sun in SHADES]).clamp(0, 1).sqrt()
     background = sample_background(scene)
-    label = torch.cat([torch.arange(len(bodies)) // len(SHADES), torch.full((len(background),), len(COLOURS))])
-    label[label >= len(COLOURS)] = -1
+    label = torch.cat([torch.arange(len(kinds)).repeat_interleave(len(SHADES)), torch.full((len(background),), len(kinds))])
     line = (torch.arange(2**BITS) + 0.5) / 2**BITS
     return label[torch.cdist(torch.cartesian_prod(line, line, line), torch.cat([bodies, background])).argmin(1)]
 
 
 @dataclass(frozen=True)
 class Track:
-    """What is seen of one colour in each frame, [T] each: `area` in pixels of the small picture, 0 where it is not seen; `x`, `y` its
-    middle across and down in -1..1 of the shorter side, `wide`, `tall` its deviations from there (all four are those of the last frame
-    that shows it where none does); `luma` in 0..1 of where it mostly is, also while it is not there."""
+    """What is seen of one colour, [T] each. `area`: pixels of the small picture, 0 where it is not seen. `x`, `y`: its middle across and
+    down, -1..1 along the shorter side; `wide`, `tall`: deviations of its pixels from there. A frame that does not show it repeats these
+    four of the last one that did. `luma`: brightness in 0..1 of the spot where it mostly is, whatever is there."""
 
     area: Tensor
     x: Tensor
@@ -73,7 +68,7 @@ def small(frames: Tensor) -> Tensor:
 
 
 def masks(frames: Tensor, scene: Scene) -> Tensor:
-    """uint8 [T, h, w, 3] -> bool [COLOURS, T, h, w]."""
+    """uint8 [T, h, w, 3] -> bool [COLOURS, T, h, w]; a pixel without neighbours of its kind is noise."""
     code = frames.int() >> (8 - BITS)
     label = colour_table(scene)[(code[..., 0] << 2 * BITS) + (code[..., 1] << BITS) + code[..., 2]]
     found = torch.stack([label == i for i in range(len(COLOURS))])

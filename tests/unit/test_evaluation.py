@@ -19,6 +19,7 @@ from sora_pack.sora_core.evaluation.studio import Studio, digest
 from sora_pack.sora_core.generate import Pipeline, generate
 from sora_pack.sora_core.plan import Lattice, single
 from sora_pack.sora_core.world import Object, Scene, caption, phyworld, render, scene_for
+from sora_pack.sora_core.world.camera import picture_paths
 from sora_pack.tests.tiny_model import write_tiny_model
 
 
@@ -159,7 +160,7 @@ def test_impossible_clips_are_made_of_the_frames_of_the_possible_ones(what):
 
 def perfect(scene: Scene, seconds: float = 2.0) -> eyes.Reading:
     """What an observer without error says."""
-    path = lessons.picture_paths(scene, lessons.moments(0.0, seconds))
+    path = picture_paths(scene, lessons.moments(0.0, seconds))
     words = {(f.colour, f.kind): f.value for f in adherence.visible(scene, seconds)}
     bodies = {
         body.colour: eyes.Body(body.shape, body.size, words[body.colour, "motion"], path[i], 1.0) for i, body in enumerate(scene.objects)

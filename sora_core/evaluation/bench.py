@@ -25,9 +25,9 @@ class Budget:
     physics: int = 1
     surprise: int = 3
     hidden: int = 2
-    stories: int = 2
+    stories: int = 1
     orbits: int = 1
-    films: int = 2
+    films: int = 1
     long: int = 0
     cost_seconds: tuple[float, ...] = (2.0, 5.0)
 

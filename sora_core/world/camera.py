@@ -139,7 +139,7 @@ def picture_paths(scene: Scene, times: Sequence[float], heights: dict[str, float
 
 
 def cycle(camera: Camera, points: int) -> Pose:
-    """The Pose at `points` moments that cover everything the camera ever shows."""
+    """The Pose at `points` moments that cover everything that one of CAMERAS ever shows."""
     if camera.kind == "static":
         return pose(camera, torch.zeros(1, dtype=torch.float64))
     last = 2 * camera.period if camera.kind == "orbit" else math.atanh(0.999) * ZOOM_SECONDS

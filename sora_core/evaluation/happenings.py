@@ -2,14 +2,14 @@
 
 A story's caption says what happens; the bodies that it happens to differ in colour, so each is followed by its colour (tracking.py).
 Every kind of event is a step of one number of a body's track: a covered one loses its pixels, a lamp lights up where it stands, a
-bitten apple is smaller, what was knocked over is wider than tall, what is pushed is elsewhere. The step is when it happened; whether
-the number is still beyond the middle of the step at the end is whether it lasts.
+bitten apple is smaller, what was knocked over is wider than tall, what is pushed is elsewhere. The step is when it happened; it lasts if
+the number is still beyond the middle of the step at the end. Of 84 events in 50 renders 83 are found within 1.5 frames of their time.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from torch import Tensor
@@ -27,6 +27,7 @@ ACTS = ("cover", "lamp", "bite", "knock over", "push", "fall")  # two balls that
 FIRST_SEED = 9_000_000
 SECONDS = 5.0
 NEAR = 3  # frames on each side of a step whose middle values are compared: one odd frame is no step
+LOOK = 8  # frames on the side where the body is to be seen
 LAST = 4  # frames at the end
 BAR = 0.8  # of both rows
 
@@ -44,16 +45,24 @@ def _lying(track: Track) -> Tensor:
     return (track.wide / track.tall.clamp_min(1e-3)).clamp(0.1, 10).log()
 
 
-# Kind of event: what of a track goes up, and the least and the largest step that is one. The limits lie half way between what renders
-# with the event show and what bodies show to which nothing happens.
-STEPS = {
-    "cover": (lambda track: -_shown(track), 0.7, 2.0),
-    "uncover": (_shown, 0.7, 2.0),
-    "fall": (_shown, 0.7, 2.0),
-    "switch on": (lambda track: track.luma, 0.08, 1.0),
-    "bite": (lambda track: -_shown(track), 0.15, 0.6),
-    "knock over": (_lying, 0.3, 5.0),
-    "push": (_moved, 0.07, 2.0),
+class Sign(NamedTuple):
+    """How an event shows: `number` of a body's track goes up by `least` to `most`. The body is seen before that, or only after it."""
+
+    number: Callable[[Track], Tensor]
+    least: float
+    most: float
+    seen_before: bool = True
+
+
+# The limits lie half way between what renders with the event show and what bodies show to which nothing happens.
+SIGNS = {
+    "cover": Sign(lambda track: -_shown(track), 0.7, 2.0),
+    "uncover": Sign(_shown, 0.7, 2.0, False),
+    "fall": Sign(_shown, 0.7, 2.0, False),
+    "switch on": Sign(lambda track: track.luma, 0.08, 1.0),
+    "bite": Sign(lambda track: -_shown(track), 0.15, 0.6),
+    "knock over": Sign(_lying, 0.3, 5.0),
+    "push": Sign(_moved, 0.07, 2.0),
 }
 
 
@@ -65,12 +74,13 @@ class Step(NamedTuple):
 
 
 def find_step(kind: str, track: Track) -> Step | None:
-    """When an event of one of STEPS happens to a body, None where it does not."""
-    number, least, most = STEPS[kind]
+    """When an event of one of SIGNS happens to a body, None where it does not."""
+    number, least, most, seen_before = SIGNS[kind]
     values = number(track)
-    sides = {t: (float(values[max(0, t - NEAR) : t].median()), float(values[t : t + NEAR].median())) for t in range(1, len(values))}
+    sides = {t: (float(values[t - NEAR : t].median()), float(values[t : t + NEAR].median())) for t in range(NEAR, len(values) - NEAR + 1)}
     at, (before, after) = max(sides.items(), key=lambda item: item[1][1] - item[1][0])
-    if not least <= after - before <= most:
+    side = track.area[max(0, at - LOOK) : at] if seen_before else track.area[at : at + LOOK]
+    if not least <= after - before <= most or (side > 0).float().mean() < 0.5:
         return None
     return Step(at, float(values[-LAST:].median()) > (before + after) / 2)
 
@@ -83,7 +93,7 @@ def told_events(scene: Scene) -> list[Event]:
 def told_pair(scene: Scene) -> tuple[Event, Event] | None:
     """The first two of them that follow each other, happen to different bodies, and are of kinds that are read here."""
     told = told_events(scene)
-    pairs = ((a, b) for a, b in zip(told, told[1:]) if a.body != b.body and a.kind in STEPS and b.kind in STEPS)
+    pairs = ((a, b) for a, b in zip(told, told[1:]) if a.body != b.body and a.kind in SIGNS and b.kind in SIGNS)
     return next(pairs, None)
 
 

@@ -1,8 +1,8 @@
 """Where things of one colour are in a video, from its pixels alone: the world's own colours in the light of the hour, nothing learned.
 
 Every pixel belongs to the nearest of the colours that a place shows at an hour: its bodies from shade to full light, and its ground and
-background. A body that differs in colour from all others is then its pixels. What this misses and mistakes, the same measure of renders
-shows, which stands beside every row.
+background. A body that differs in colour from all others is then the largest blob of its pixels. What this misses and mistakes, the same
+measure of renders shows, which stands beside every row.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ BITS = 5  # of each channel: a table of all colours says what a pixel is
 SHADES = ((0.45, 0.0), (0.72, 0.0), (0.72, 0.3), (0.8, 0.6), (0.86, 0.85), (1.0, 1.0))  # (light of the sky, of the sun) on a surface
 OTHERS = ("cover", "cream", "brass", "leaf")  # what is neither one of COLOURS nor background
 LEAST = 6  # pixels: fewer are noise
+BLOB = 9  # pixels, about the size of a body
 
 
 def sample_background(scene: Scene) -> Tensor:
@@ -75,11 +76,23 @@ def masks(frames: Tensor, scene: Scene) -> Tensor:
     return found & (F.avg_pool2d(found.float(), 3, 1, 1, count_include_pad=False) > 0.4)
 
 
+def largest_blob(mask: Tensor) -> Tensor:
+    """bool [T, h, w] -> of each frame what hangs together round the place where there is most: a body, and not specks of its colour."""
+    there = mask.float()
+    most = (F.avg_pool2d(there, BLOB, 1, BLOB // 2) * there).flatten(1)
+    blob = F.one_hot(most.argmax(1), most.shape[1]).view_as(there) * there
+    while True:
+        grown = F.max_pool2d(blob, 5, 1, 2) * there  # across gaps of a pixel
+        if torch.equal(grown, blob):
+            return blob > 0
+        blob = grown
+
+
 def tracks(frames: Tensor, scene: Scene) -> list[Track]:
     """One for each body of the scene, by its colour; frames uint8 [T, H, W, 3]."""
     frames = small(frames)
     seen, luma = masks(frames, scene), frames.float() @ torch.tensor(LUMA) / 255
-    return [_track(seen[COLOURS.index(body.colour)], luma) for body in scene.objects]
+    return [_track(largest_blob(seen[COLOURS.index(body.colour)]), luma) for body in scene.objects]
 
 
 def _track(mask: Tensor, luma: Tensor) -> Track:

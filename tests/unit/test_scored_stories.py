@@ -34,7 +34,7 @@ def test_a_track_is_where_the_body_is_and_knows_when_it_is_not():
     assert gone[0].area.max() == 0 and gone[1].area.min() > 60
 
 
-@pytest.mark.parametrize("kind", happenings.STEPS)
+@pytest.mark.parametrize("kind", happenings.SIGNS)
 def test_an_event_is_found_when_it_happens_and_not_where_it_does_not(kind):
     act = {"uncover": "cover", "switch on": "lamp"}.get(kind, kind)
     stories = (sample_story(seed, (act,)) for seed in count(20))

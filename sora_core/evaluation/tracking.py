@@ -60,10 +60,10 @@ class Track:
     luma: Tensor
 
 
-def small(frames: Tensor) -> Tensor:
-    """uint8 [T, H, W, 3] -> uint8 [T, h, w, 3] with a shorter side of SIDE."""
+def small(frames: Tensor, side: int = SIDE) -> Tensor:
+    """uint8 [T, H, W, 3] -> uint8 [T, h, w, 3] with a shorter side of `side`."""
     h, w = frames.shape[1:3]
-    size = (round(h * SIDE / min(h, w)), round(w * SIDE / min(h, w)))
+    size = (round(h * side / min(h, w)), round(w * side / min(h, w)))
     x = F.interpolate(frames.movedim(-1, 1).float(), size, mode="bilinear", antialias=True, align_corners=False)
     return x.round().clamp(0, 255).byte().movedim(1, -1)
 
@@ -110,3 +110,25 @@ def _track(mask: Tensor, luma: Tensor) -> Track:
     home = home >= 0.5 * home.max().clamp_min(1e-3)
     level = (luma * home).sum((1, 2)) / home.sum().clamp_min(1)
     return Track(area, *(value[last] for value in (x, y, wide, tall)), level)
+
+
+def seen_shape(frames: Tensor, scene: Scene, colour: str) -> str | None:
+    """Which of SHAPES has the outline of what is of this colour, by the half of the frames uint8 [T, H, W, 3] that show most of it; None
+    where nothing is. The limits lie half way between the outlines of the four in renders."""
+    mask = largest_blob(masks(small(frames, 2 * SIDE), scene)[COLOURS.index(colour)])
+    outlines = [found for frame in mask if (found := _outline(frame))]
+    if not outlines:
+        return None
+    values = torch.tensor(outlines)
+    tall, top = values[values[:, 0] >= values[:, 0].median()][:, 1:].median(0).values.tolist()
+    return "cone" if top < 0.35 else "cylinder" if tall > 1.2 else "ball" if top < 0.66 else "cube"
+
+
+def _outline(mask: Tensor) -> tuple[float, float, float] | None:
+    """Of one body bool [h, w]: (pixels, height to width, width of its upper fifth to its largest); None where it is too small to tell."""
+    at = torch.arange(mask.shape[1])
+    rows = mask[mask.any(1)]
+    if len(rows) < 2 * LEAST:
+        return None
+    wide = (torch.where(rows, at, -1).amax(1) - torch.where(rows, at, len(at)).amin(1) + 1).float()
+    return float(mask.sum()), len(rows) / float(wide.max()), float(wide[: len(rows) // 5].mean() / wide.max())

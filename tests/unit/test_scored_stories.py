@@ -6,9 +6,8 @@ from itertools import count
 import pytest
 import torch
 
-from sora_pack.sora_core.evaluation import geometry, happenings, shots, tracking
-from sora_pack.sora_core.evaluation.observer import load_observer
-from sora_pack.sora_core.world import Object, Scene, events, render, sample_story, scene_for
+from sora_pack.sora_core.evaluation import geometry, happenings, hiding, shots, tracking
+from sora_pack.sora_core.world import SHAPES, Object, Scene, events, render, sample_story, scene_for
 
 FPS, FRAMES, SIDE = 8, 41, 64
 TIMES = [k / FPS for k in range(FRAMES)]
@@ -32,6 +31,14 @@ def test_a_track_is_where_the_body_is_and_knows_when_it_is_not():
     assert abs(red.wide[0] / red.tall[0] - 1) < 0.15, "a ball is as wide as tall"
     gone = followed(scene, render(replace(scene, objects=(scene.objects[1],)), TIMES, SIDE, SIDE))
     assert gone[0].area.max() == 0 and gone[1].area.min() > 60
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_an_outline_tells_the_shape(shape):
+    for size, turn in (("small", 0.2), ("normal", 0.8), ("large", 1.3)):
+        scene = Scene((Object(shape, "orange", size, turn=turn),), "room")
+        assert tracking.seen_shape(render(scene, [0.0, 1.0], 128, 128), scene, "orange") == shape, size
+    assert tracking.seen_shape(render(scene, [0.0], 128, 128), scene, "blue") is None
 
 
 @pytest.mark.parametrize("kind", happenings.SIGNS)
@@ -74,6 +81,20 @@ def test_scored_stories_have_two_events_to_tell():
         assert first.end <= second.at and first.body != second.body and scene.camera.stands
 
 
+def test_who_comes_back_is_known_by_colour_shape_and_place():
+    [case] = hiding.hidings(1, FPS)
+    frames = render(case.scene, TIMES, 128, 128)
+    assert hiding.came_back(frames, case, FPS) == (True, True)
+    bodies = list(case.scene.objects)
+    bodies[case.body] = replace(bodies[case.body], shape="cone" if bodies[case.body].shape != "cone" else "ball")
+    other = torch.cat([frames[: case.back], render(replace(case.scene, objects=tuple(bodies)), TIMES, 128, 128)[case.back :]])
+    assert hiding.came_back(other, case, FPS) == (False, True), "it came back in another shape"
+    stays = torch.cat([frames[: case.back], frames[case.last_seen].expand(FRAMES - case.back, -1, -1, -1)])
+    assert hiding.came_back(stays, case, FPS) == (True, False), "it is where it was before"
+    never = torch.cat([frames[: case.back], frames[(case.last_seen + case.back) // 2].expand(FRAMES - case.back, -1, -1, -1)])
+    assert hiding.came_back(never, case, FPS) == (False, False), "it never came back"
+
+
 # -- space -------------------------------------------------------------------------------------------------------------------------------
 
 
@@ -112,7 +133,6 @@ def test_a_character_is_the_same_only_with_its_colour_and_shape_in_all_shots():
     places = [Scene((red,), place) for place in ("meadow", "snow")]
     others = [replace(red, colour="blue"), replace(red, shape="cone")]
     parts = [render(scene, TIMES[:17], 96, 96) for scene in (*places, *(replace(places[1], objects=(other,)) for other in others))]
-    observer = load_observer()
-    assert shots.same_characters(places, parts[:2], observer) == [True]
+    assert shots.same_characters(places, parts[:2]) == [True]
     for part, spoiled in zip(parts[2:], others):
-        assert shots.same_characters(places, [parts[0], part], observer) == [False], spoiled
+        assert shots.same_characters(places, [parts[0], part]) == [False], spoiled

@@ -54,7 +54,7 @@ class Sign(NamedTuple):
     seen_before: bool = True
 
 
-# The limits lie half way between what renders with the event show and what bodies show to which nothing happens.
+# The limits lie between what renders with the event show and what bodies show to which nothing happens.
 SIGNS = {
     "cover": Sign(lambda track: -_shown(track), 0.7, 2.0),
     "uncover": Sign(_shown, 0.7, 2.0, False),

@@ -43,7 +43,7 @@ def shot_rows(bench: Bench) -> Iterator[Row]:
     studio, fps = bench.studio, bench.studio.pipeline.header.native_fps
     shape = studio.shape(*SIZES["1:1"], Strides().frames(CELLS), fps)
     cuts, same = ([], []), ([], [])  # of what was made, of renders
-    for i in range(bench.budget.films):
+    for i in range(bench.budget.shots):
         seed, cell = FIRST_SEED + i, CUTS[i % len(CUTS)]
         cut = shape.strides.frames(cell)
         lengths = [cut, shape.frames - cut]
@@ -53,6 +53,6 @@ def shot_rows(bench: Bench) -> Iterator[Row]:
         for frames, at, kept in zip((made, film(shots, lengths, fps)), cuts, same):
             at.append(cut_frame(frames) == cut)
             kept += same_characters(shots, [frames[:cut], frames[cut:]])
-        bench.say(f"film {i + 1}/{bench.budget.films}")
+        bench.say(f"film {i + 1}/{bench.budget.shots}")
     for name, (hits, true) in (("cut at the frame asked for", cuts), ("same character in every shot", same)):
         yield share_row(f"shots: {name}", hits, None, sum(true) / len(true))

@@ -114,7 +114,7 @@ def _track(mask: Tensor, luma: Tensor) -> Track:
 
 def seen_shape(frames: Tensor, scene: Scene, colour: str) -> str | None:
     """Which of SHAPES has the outline of what is of this colour, by the half of the frames uint8 [T, H, W, 3] that show most of it; None
-    where nothing is. The limits lie half way between the outlines of the four in renders."""
+    where nothing is. The limits lie between the outlines of the four in renders."""
     mask = largest_blob(masks(small(frames, 2 * SIDE), scene)[COLOURS.index(colour)])
     outlines = [found for frame in mask if (found := _outline(frame))]
     if not outlines:

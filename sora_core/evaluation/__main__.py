@@ -1,6 +1,6 @@
 """The scorecard of a model, and the training of the observer that it needs.
 
-    python -m sora_core.evaluation --quick             # about 3 minutes on two cores, 8 prompts
+    python -m sora_core.evaluation --quick             # about 4 minutes on two cores, 8 prompts
     python -m sora_core.evaluation --full --out docs   # hours; the same command again goes on
     python -m sora_core.evaluation --quick --rows adherence physics --model my_model.safetensors
     python -m sora_core.evaluation observer            # renders, trains and measures the observer
@@ -17,10 +17,11 @@ import torch
 
 from ..generate import SHIPPED, Pipeline
 from ..video_file import contact_sheet
-from .adherence import described
+from .adherence import MOMENTS, described
+from .bench import FULL, QUICK, Bench
 from .observer import load_observer
 from .report import Row, table, write
-from .rows import FULL, MOMENTS, QUICK, ROWS, Bench
+from .rows import ROWS
 from .studio import Studio
 
 WORST = 6  # clips on sheets

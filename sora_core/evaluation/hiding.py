@@ -1,51 +1,31 @@
-"""Scenes in which one body passes behind another, and clips that cannot be: the same frames in an order that breaks the world.
-
-The present world has no walls, so what hides a body is a nearer body. Impossible clips follow IntPhys (Riochet et al., arXiv 1803.07616):
-two possible clips A and B differ in one fact, and their second halves are exchanged. The four clips are made of the same frames, so only
-what happens between them tells the possible ones.
-"""
+"""Bodies that pass behind a wall: whether they come back as who they were, and where their motion says."""
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..shapes import Strides
-from ..world import COLOURS, SHAPES, Scene, render, sample_scene
-from ..world.camera import pose, project
-from ..world.motion import positions
+from ..world import Scene, events, render, sample_story
+from ..world.camera import picture_paths
+from .adherence import long_caption
+from .bench import SIZES, Bench
+from .report import Row, share_row
+from .tracking import seen_shape, tracks
 
-HIDDEN, VISIBLE = 0.75, 0.1  # covered share of a body that counts as hidden, and as seen again
-BREAKS = ("colour", "shape", "existence", "place")
-SLIDING = ("still", "slide left", "slide right")  # what passes behind something slides
-ELSEWHERE = 1.5  # units to the side
-
-
-def covered(scene: Scene, times: list[float]) -> Tensor:
-    """[K, T]: share of every body's bounding box in the picture that one nearer body's box hides."""
-    when = torch.tensor(times, dtype=torch.float64)
-    middles = positions(scene, when)
-    middles[..., 1] += torch.tensor([body.height / 2 for body in scene.objects], dtype=torch.float64)
-    across, up, depth = (part.T for part in project(pose(scene.camera, when), middles))  # K T
-    wide = torch.tensor([[body.radius] for body in scene.objects]) / depth
-    tall = torch.tensor([[body.height / 2] for body in scene.objects]) / depth
-    shares = torch.zeros(across.shape)
-    for i in range(len(scene.objects)):
-        for j in range(len(scene.objects)):
-            if i != j and scene.objects[j].shape != "cone":  # a cone's box is half empty
-                shared_x = torch.minimum(across[i] + wide[i], across[j] + wide[j]) - torch.maximum(across[i] - wide[i], across[j] - wide[j])
-                shared_y = torch.minimum(up[i] + tall[i], up[j] + tall[j]) - torch.maximum(up[i] - tall[i], up[j] - tall[j])
-                share = shared_x.clamp_min(0) * shared_y.clamp_min(0) / (4 * wide[i] * tall[i])
-                shares[i] = torch.maximum(shares[i], torch.where(depth[j] < depth[i], share, 0.0).float())
-    return shares
+FIRST_SEED = 6_000_000
+SECONDS = 5.0
+BEFORE, AFTER = 0.5, 1.25  # seconds: seen so long before it hides, which tells how it moves, and so long after it is back
+NEAR = 0.2  # of half the picture: how far from its true place a body may return
 
 
 @dataclass(frozen=True)
 class Hiding:
-    """Body `body` is seen up to frame `last_seen`, then hidden, and seen again from frame `back` to the end."""
+    """Body `body` is seen whole up to frame `last_seen`, then hidden, and seen whole again from frame `back` to the end."""
 
     scene: Scene
     body: int
@@ -53,55 +33,43 @@ class Hiding:
     back: int
 
 
-def hidings(count: int, frames: int, fps: float, first_seed: int, before: float = 0.5, after: float = 1.5) -> Iterator[Hiding]:
-    """The first `count` cases by seed, in clips of `frames` frames; the body is seen `before` seconds or more from the start, which tell
-    how it moves, and is back `after` seconds or more before the end."""
-    found, seed = 0, first_seed
-    times = [k / fps for k in range(frames)]
-    while found < count:
-        scene = sample_scene(seed, motions=SLIDING)
-        seed += 1
-        colours = [body.colour for body in scene.objects]
-        if len(colours) < 2 or len(set(colours)) < len(colours):
-            continue
-        case = _hiding(scene, covered(scene, times), round(before * fps), round(after * fps))
-        if case is not None:
-            found += 1
-            yield case
+def hidings(count: int, fps: float, first_seed: int = FIRST_SEED) -> Iterator[Hiding]:
+    """The first `count` stories by seed in which a body passes behind a wall in time, in clips of SECONDS."""
+    drawn = (_hiding(sample_story(seed, ("behind",)), fps) for seed in itertools.count(first_seed))
+    return itertools.islice(filter(None, drawn), count)
 
 
-def _hiding(scene: Scene, shares: Tensor, frames_before: int, frames_after: int) -> Hiding | None:
-    for body, share in enumerate(shares.tolist()):
-        hidden = [t for t, s in enumerate(share) if s >= HIDDEN]
-        if not hidden:
-            continue
-        before = [t for t in range(frames_before, hidden[0]) if share[t] <= VISIBLE]
-        back = next((t for t in range(hidden[-1], len(share)) if max(share[t:]) <= VISIBLE), len(share))
-        if before and len(share) - back >= frames_after:
-            return Hiding(scene, body, before[-1], back)
-    return None
+def _hiding(scene: Scene, fps: float) -> Hiding | None:
+    happened = events(scene, 0.0, SECONDS)
+    gone = next(event for event in happened if event.kind == "hide")  # the act is to hide and to appear
+    again = [event for event in happened if event.kind == "appear" and event.body == gone.body]
+    if gone.at < BEFORE or len(again) != 1 or again[0].end > SECONDS - AFTER:
+        return None
+    return Hiding(scene, gone.body, math.floor(gone.at * fps), math.ceil(again[0].end * fps))
 
 
-def broken(scene: Scene, what: str) -> Scene:
-    """The scene with one fact of its first body changed; an unknown `what` raises ValueError."""
-    body = scene.objects[0]
-    if what == "colour":
-        taken = {other.colour for other in scene.objects}
-        other = replace(body, colour=next(c for c in COLOURS[scene.seed % 8 :] + COLOURS if c not in taken))
-    elif what == "shape":
-        other = replace(body, shape=SHAPES[(SHAPES.index(body.shape) + 1) % len(SHAPES)])
-    elif what == "existence":
-        other = replace(body, x=1e3)  # far out of the picture
-    elif what == "place":
-        other = replace(body, x=body.x + (ELSEWHERE if body.x < 0 else -ELSEWHERE))
-    else:
-        raise ValueError(f"what={what!r}: use one of {', '.join(BREAKS)}")
-    return replace(scene, objects=(other, *scene.objects[1:]))
+def came_back(frames: Tensor, case: Hiding, fps: float) -> tuple[bool, bool]:
+    """Of a clip uint8 [T, H, W, 3]: whether what has the body's colour after its return has its shape too, and whether it is at the end
+    where its motion says."""
+    looks, frames = case.scene.objects[case.body], frames[case.back :]
+    same = seen_shape(frames, case.scene, looks.colour) == looks.shape
+    track = tracks(frames, case.scene)[case.body]
+    expected = picture_paths(case.scene, [(case.back + len(frames) - 1) / fps])[case.body, 0]
+    off = float((torch.stack((track.x[-1], track.y[-1])) - expected).norm())
+    return same, bool(track.area[-1] > 0) and off < NEAR
 
 
-def quadruple(scene: Scene, what: str, frames: int, fps: float, size: int) -> tuple[list[Tensor], list[Tensor]]:
-    """(two possible clips, two impossible ones), each uint8 [frames, size, size, 3]; the exchange is at a cell's border."""
-    times = [k / fps for k in range(frames)]
-    a, b = (render(s, times, size, size) for s in (scene, broken(scene, what)))
-    half = Strides().frames(1 + Strides().cells(frames) // 2)
-    return [a, b], [torch.cat([a[:half], b[half:]]), torch.cat([b[:half], a[half:]])]
+def permanence_rows(bench: Bench) -> Iterator[Row]:
+    """The clip is given until the body begins to hide, and read after its return. The reference is renders."""
+    studio, fps = bench.studio, 8.0
+    shape = studio.shape(*SIZES["1:1"], round(SECONDS * fps) + 1, fps)
+    times = [k / fps for k in range(shape.frames)]
+    made, true = [], []
+    for case in hidings(bench.budget.hidden, fps):
+        renders = render(case.scene, times, *SIZES["1:1"])
+        known = studio.encode(renders)[:, :, : shape.strides.cell_of_frame(case.last_seen) + 1]
+        made.append(came_back(studio.video(long_caption(case.scene, "en", SECONDS), shape, case.scene.seed, known), case, fps))
+        true.append(came_back(renders, case, fps))
+        bench.say(f"hidden {len(made)}/{bench.budget.hidden}")
+    for name, hits, reference in zip(("colour and shape", "where its motion says"), zip(*made), zip(*true)):
+        yield share_row(f"returns after being hidden: {name}", hits, None, sum(reference) / len(reference))

@@ -21,9 +21,9 @@ from torch import Tensor
 from ..training.optim import Average, Optimizer
 from ..training.run import Run
 from ..world import COLOURS, Scene, facts, render, render_batch, sample_scene
-from ..world.camera import HALF_VIEW, pose, project
-from ..world.motion import positions
-from .adherence import KINDS, found, visible
+from ..world.camera import picture_paths
+from ..world.scene import away
+from .adherence import KINDS, found, told_apart, visible
 from .observer import BODY, FRAMES, GRID, SEEN_CAMERAS, SEEN_MOTIONS, SIDE, WEIGHTS, WHOLE, Observer, save_observer
 
 FIRST_SEED, HELD_OUT_SEED = 3_000_000, 4_000_000
@@ -42,21 +42,12 @@ def window(seed: int) -> tuple[Scene, float, float]:
     start = rng.uniform(10.0, 55.0) if rng.random() < LATER_SHARE else 0.0
     scene = sample_scene(seed)
     if rng.random() < EMPTY_SHARE:
-        scene = replace(scene, objects=(replace(scene.objects[0], x=1e3, motion="still"),))  # far out of the picture
+        scene = replace(scene, objects=(away(scene.objects[0]),))
     return scene, start, seconds
 
 
 def moments(start: float, seconds: float) -> list[float]:
     return [start + seconds * k / (FRAMES - 1) for k in range(FRAMES)]
-
-
-def picture_paths(scene: Scene, times: list[float]) -> Tensor:
-    """[K, T, 2]: where the middles of the bodies are seen, across and down, -1..1 in the middle square."""
-    when = torch.tensor(times, dtype=torch.float64)
-    middles = positions(scene, when)
-    middles[..., 1] += torch.tensor([body.height / 2 for body in scene.objects], dtype=torch.float64)
-    across, up, _ = project(pose(scene.camera, when), middles)
-    return (torch.stack([across, -up], -1) / HALF_VIEW).transpose(0, 1).float()
 
 
 def targets(scene: Scene, start: float, seconds: float) -> dict[str, Tensor]:
@@ -193,7 +184,7 @@ def measure(observer: Observer, clips: int = 500, first_seed: int = HELD_OUT_SEE
     counts = {kind: [0, 0] for kind in KINDS}
     for seed in range(first_seed, first_seed + clips):
         scene, seconds = sample_scene(seed), (2.0, 5.0)[seed % 2]
-        if len({body.colour for body in scene.objects}) < len(scene.objects):
+        if not told_apart(scene):
             continue
         [reading] = observer.read([render(scene, moments(0.0, seconds), 128, 128)])
         for fact in visible(scene, seconds):

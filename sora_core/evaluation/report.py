@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
 
+import numpy as np
+
+from .intervals import bootstrap, mean, wilson
+
+SHARES = ("prompt adherence", "surprise", "returns", "shots")  # how the names of rows begin that the plot shows
 WIDTH, LEFT, RIGHT, STEP, TOP = 640, 250, 40, 22, 44
 
 
@@ -22,6 +27,19 @@ class Row:
     n: int
     bar: str | None = None
     reference: float | str | None = None
+
+
+def share_row(name: str, hits: Sequence[bool], bar: float | None = None, reference: float | str | None = None) -> Row:
+    """A share of what was counted; bar: at least so much."""
+    n = len(hits)
+    return Row(name, sum(hits) / n, *wilson(sum(hits), n), n, None if bar is None else f">= {bar:g}", reference)
+
+
+def mean_row(name: str, values: Sequence[float], bar: str | None = None, reference: float | str | None = None,
+             statistic: Callable[[np.ndarray], float] = mean) -> Row:  # fmt: skip
+    """A mean, or another statistic, of values that do not depend on each other, one a clip."""
+    interval = bootstrap(values, statistic) if len(values) > 1 else (None, None)
+    return Row(name, statistic(np.array(values)), *interval, len(values), bar, reference)
 
 
 def met(row: Row) -> bool | None:
@@ -85,10 +103,10 @@ def write(folder: Path, rows: Sequence[Row], model: dict, sheets: Sequence[tuple
     """scorecard.json, .svg and .md in `folder`; `sheets` are words and pictures of the worst clips, in a folder beside."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "scorecard.json").write_text(to_json(rows, model), encoding="utf-8")
-    shares = [row for row in rows if row.low is not None and row.name.startswith(("prompt adherence", "surprise", "returns"))]
+    shares = [row for row in rows if row.low is not None and row.name.startswith(SHARES)]
     lines = ["# Scorecard", "", "Made by `python -m sora_core.evaluation`. " + ", ".join(f"{k} {v}" for k, v in model.items()) + ".", ""]
     if shares:
-        (folder / "scorecard.svg").write_text(plot(shares, "found by the observer; grey: on renders, red: bar"), encoding="utf-8")
+        (folder / "scorecard.svg").write_text(plot(shares, "shares; grey: on renders, red: bar"), encoding="utf-8")
         lines += ["![shares](scorecard.svg)", ""]
     lines.append(table(rows))
     if sheets:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import json
 from dataclasses import dataclass
@@ -69,26 +70,28 @@ class Studio:
         """Normalised latents -> uint8 frames."""
         return to_uint8(self.pipeline.vae.decode(denormalise(latents).to(self.pipeline.vae.conv2.weight)))
 
-    def video(
-        self, prompt: str, shape: VideoShape, seed: int, known: Tensor | None = None, guides: dict[int, Tensor] | None = None
-    ) -> Tensor:
-        """Frames uint8 [T, H, W, 3] of a prompt, in one pass; an empty prompt is followed without guidance.
+    def video(self, prompt: str, shape: VideoShape, seed: int, known: Tensor | None = None, guides: dict[int, Tensor] | None = None,
+              shots: dict[int, str] | None = None) -> Tensor:  # fmt: skip
+        """Frames uint8 [T, H, W, 3] of a prompt, in one pass; a video without any words is made without guidance.
 
         known: normalised latents [1, C, k, h, w] of the first k cells. guides: frame -> latents [1, C, 1, h, w] of a picture there.
+        shots: first cell -> words that its shot hears beside the prompt; the first shot begins at cell 0.
         """
         known = torch.zeros(1, shape.latent[0], 0, *shape.latent[2:]) if known is None else known
-        guides = guides or {}
+        guides, shots = guides or {}, shots or {}
         given = torch.cat([known, *guides.values()], 2)
         name = {"model": self.model, "steps": self.steps, "guidance": self.guidance, "solver": SOLVER, "prompt": prompt, "seed": seed}
         name |= {"shape": [*shape.latent, shape.fps], "known": known.shape[2], "guides": list(guides)}
         name["given"] = hashlib.sha256(given.numpy().tobytes()).hexdigest()
+        if shots:
+            name["shots"] = list(shots.items())
         path = self.folder / f"{hashlib.sha256(json.dumps(name).encode()).hexdigest()[:24]}.safetensors"
         if not path.is_file():
-            save_model(path, {"latents": self._make(prompt, shape, seed, known, guides)})
+            save_model(path, {"latents": self._make(prompt, shape, seed, known, guides, shots)})
         return self.decode(load_file(path)["latents"])
 
     @torch.inference_mode()
-    def _make(self, prompt: str, shape: VideoShape, seed: int, known: Tensor, guides: dict[int, Tensor]) -> Tensor:
+    def _make(self, prompt: str, shape: VideoShape, seed: int, known: Tensor, guides: dict[int, Tensor], shots: dict[int, str]) -> Tensor:
         """Latents of all cells; the guides stand beside them and are left out at the end."""
         transformer, header, device = self.pipeline.transformer, self.pipeline.header, self.pipeline.text.device
         c, f, h, w = shape.latent
@@ -98,8 +101,16 @@ class Studio:
         mask = torch.zeros(1, 1, x.shape[2], 1, 1, device=device)
         mask[:, :, known.shape[2] : f] = 1
         positions = shape.positions(header.native_fps) + [p / shape.strides.time * header.native_fps / shape.fps for p in guides]
-        words = self.pipeline.text.encode([prompt]).to(self.pipeline.vae.conv2.weight.dtype)
-        text = transformer.prepare_text(words)
-        empty = transformer.prepare_text(words.new_zeros(1, TEXT_ROW_MULTIPLE, words.shape[-1])) if prompt else None
-        velocity = guided(transformer, text, empty, self.guidance, positions=torch.tensor(positions, device=device))
+        facts = {"positions": torch.tensor(positions, device=device)}
+        if shots:
+            cells = [*range(f), *map(shape.strides.cell_of_frame, guides)]
+            facts["shots"] = [bisect.bisect_right(list(shots), cell) - 1 for cell in cells]
+        words, *of_shots = (self._words(text) for text in (prompt, *shots.values()))
+        text = transformer.prepare_text(words, of_shots)
+        empty = transformer.prepare_text(words.new_zeros(1, TEXT_ROW_MULTIPLE, words.shape[-1])) if prompt or shots else None
+        velocity = guided(transformer, text, empty, self.guidance, **facts)
         return SOLVERS[SOLVER](velocity, x, sigmas, mask)[:, :, :f].float().cpu()
+
+    def _words(self, text: str) -> Tensor:
+        """Text states [1, L, 4096]."""
+        return self.pipeline.text.encode([text]).to(self.pipeline.vae.conv2.weight.dtype)

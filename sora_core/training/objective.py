@@ -25,7 +25,7 @@ SIGMA_MEAN, SIGMA_STD = 0.6, 1.0  # of the logit: sampling with a shifted schedu
 REPEATS_STILL, REPEATS_CLIP = 4, 2  # of a record in a batch: reading a caption costs more than a still, so it serves several noises
 INDEPENDENT = 0.15  # share of batches with an own noise level for every cell
 TEXT_DROPOUT = 0.1
-LONG_CAPTIONS = 0.8
+LONG_CAPTIONS, MEDIUM_CAPTIONS = 0.9, 0.04  # the rest are short, as people type
 CHINESE = 0.25
 TYPOS = 0.1  # of short English captions
 STILL_SECONDS = 2.0
@@ -234,13 +234,14 @@ def tell(records: Sequence[Sequence[Scene | tuple[str, ...]]], spans: list[tuple
          long_share: float = LONG_CAPTIONS) -> list[list[str]]:  # fmt: skip
     """Captions of some records, true for the seconds that the cells of a shot cover; some are empty, for guidance.
 
-    A scene of the world is told mostly in long captions, a quarter in Chinese, and a still as the beginning of its video, because a
-    picture is what people animate. Of a shot with written captions one is drawn.
+    A scene of the world is told mostly in long captions, seldom in medium or short ones, a quarter in Chinese, and a still as the
+    beginning of its video, because a picture is what people animate. Of a shot with written captions one is drawn.
     """
     told: list[list[str]] = [[] for _ in spans]
     common = []  # who the named characters are
     for shots in records:
-        length = "long" if rng.random() < long_share else "short"
+        kind = rng.random()
+        length = "long" if kind < long_share else "medium" if kind < long_share + MEDIUM_CAPTIONS else "short"
         language = "zh" if rng.random() < CHINESE else "en"
         silent = rng.random() < TEXT_DROPOUT
         who = introduce(shots, language, int(rng.integers(2**31))) if len(spans) > 1 else ""

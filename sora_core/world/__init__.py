@@ -1,4 +1,13 @@
-"""A procedural world of which every fact is known: scenes, their frames and their captions."""
+"""A procedural world of which every fact is known: scenes, their frames and their captions.
+
+scene                          the data: bodies, walls, camera, light; what is held out of training
+sampling, stories, shots       scenes from a seed: S1 and S2, then those in which something happens, then films; layout, who fits in
+motion, simulation, camera     where everything is at any second
+sight, events, facts           what is seen, what happens, what is true in a window of time
+captions, narration            words for the facts, by the tables of phrases and story_phrases
+parts, solids, backdrop, render    frames
+phyworld                       three scenes of balls in a plane, for comparison with published numbers
+"""
 
 from .captions import caption, vocabulary
 from .events import EVENTS, Event, events

@@ -6,6 +6,7 @@ or a rise slows down and never ends; a camera that follows keeps beside its obje
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -124,8 +125,21 @@ def project(view: Pose, points: torch.Tensor) -> tuple[torch.Tensor, torch.Tenso
     return (offset * view.right[:, None]).sum(-1) / depth, (offset * view.up[:, None]).sum(-1) / depth, depth
 
 
+def picture_paths(scene: Scene, times: Sequence[float], heights: dict[str, float] | None = None) -> torch.Tensor:
+    """Where the middles of the bodies are seen at `times` seconds: [K, T, 2], across and down, -1..1 in the middle square of any picture.
+
+    heights: shape -> what share of its height counts as the middle; a half where it says nothing.
+    """
+    when = torch.as_tensor(times, dtype=torch.float64)
+    middles = positions(scene, when)
+    shares = [(heights or {}).get(body.shape, 0.5) * body.height for body in scene.objects]
+    middles[..., 1] += torch.tensor(shares, dtype=torch.float64)
+    across, up, _ = project(pose(scene.camera, when, scene), middles)
+    return (torch.stack((across, -up), -1) / HALF_VIEW).transpose(0, 1).float()
+
+
 def cycle(camera: Camera, points: int) -> Pose:
-    """The Pose at `points` moments that cover everything the camera ever shows."""
+    """The Pose at `points` moments that cover everything that one of CAMERAS ever shows."""
     if camera.kind == "static":
         return pose(camera, torch.zeros(1, dtype=torch.float64))
     last = 2 * camera.period if camera.kind == "orbit" else math.atanh(0.999) * ZOOM_SECONDS

@@ -9,13 +9,11 @@ import re
 
 from . import phrases, story_phrases
 from .facts import Fact, facts
-from .narration import narrate
+from .narration import capital, narrate
 from .scene import STAGES, Scene
 
-LONG_BYTES = 330  # a long caption takes no further sentence of scenery beyond this
-
-
 LENGTHS, LANGUAGES = ("short", "medium", "long"), ("en", "zh")
+LONG_BYTES = 330  # a long caption takes no further sentence of scenery beyond this
 
 
 def caption(
@@ -93,10 +91,6 @@ def _join(parts: list[str], space: str = " ") -> str:
     return space.join(part for part in parts if part)
 
 
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
 def _article(noun: str) -> str:
     return ("an " if noun[0] in "aeiou" else "a ") + noun
 
@@ -136,7 +130,7 @@ def _short_en(words: _Words) -> str:
         if where and words.chance(0.15):
             text = _join([where, when]) + ", " + subject
         text = _join([text, filming], ", ")
-    text = _capital(text) if words.chance(0.5) else text
+    text = capital(text) if words.chance(0.5) else text
     return text + ("." if words.chance(0.3) else "")
 
 
@@ -155,16 +149,16 @@ def _long_en(words: _Words) -> str:
         where=words.pick("where", words.scene.place), when=words.pick("when", words.scene.time_of_day), count=words.pick("count", count)
     )
     clauses = [f"{_article(_noun(words, i))} {words.pick('does', words.motion[i])}" for i in range(count)]
-    sentences = [_capital(opening)]
+    sentences = [capital(opening)]
     if count > 1 and words.chance(0.5):
-        sentences.append(_capital(_list(clauses, last=", and ")) + ".")
+        sentences.append(capital(_list(clauses, last=", and ")) + ".")
     else:
-        sentences += [_capital(clause) + "." for clause in clauses]
+        sentences += [capital(clause) + "." for clause in clauses]
     relation = words.relation()
     if relation is not None:
         i, j, side = relation
         names = [f"the {words.colour[k]} {words.shape[k]}" for k in (i, j)]
-        sentences.append(_capital(words.pick("relation").format(a=names[0], side=words.pick(side), b=names[1])))
+        sentences.append(capital(words.pick("relation").format(a=names[0], side=words.pick(side), b=names[1])))
     extras = [words.pick("scenery", words.scene.place), words.pick("mood", words.scene.time_of_day)]
     if "light from" in words.one:
         extras.append(words.pick("light from", words.one["light from"]))
@@ -176,12 +170,12 @@ def _medium_en(words: _Words) -> str:
     count, place = len(words.scene.objects), _join([words.pick("where", words.scene.place), words.pick("when", words.scene.time_of_day)])
     clauses = [f"{_article(_noun(words, i, 0.7))} {words.pick('does', words.motion[i])}" for i in range(count)]
     text = _list(clauses, last=", and ")
-    sentences = [_capital(f"{place}, {text}." if words.chance(0.5) else f"{text}, {place}.")]
+    sentences = [capital(f"{place}, {text}." if words.chance(0.5) else f"{text}, {place}.")]
     relation = words.relation() if words.chance(0.6) else None
     if relation is not None:
         i, j, side = relation
         names = [f"the {words.colour[k]} {words.shape[k]}" for k in (i, j)]
-        sentences.append(_capital(words.pick("relation").format(a=names[0], side=words.pick(side), b=names[1])))
+        sentences.append(capital(words.pick("relation").format(a=names[0], side=words.pick(side), b=names[1])))
     if words.chance(0.3 if words.camera == "static" else 0.8):
         sentences.append(words.pick("films", words.camera))
     return " ".join(sentences)

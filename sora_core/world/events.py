@@ -4,17 +4,15 @@ from typing import NamedTuple
 
 import torch
 
-from . import camera
-from .layout import corners
 from .motion import physics, places_and_tips
 from .parts import BITE_SECONDS, COVER_SECONDS, covered
 from .scene import Scene
+from .sight import sight
 from .simulation import STEP
 
 EDGE = 0.25  # seconds from either end of a window in which nothing is told: nobody would see it begin or end
 SAMPLE = 0.05  # seconds
 IN_SIGHT = 7.0  # units above the ground
-WIDE = camera.HALF_VIEW * 1.85  # out of a square picture is not yet out of a wide one (176x96)
 EVENTS = (
     *("hide", "appear", "leave left", "leave right", "return left", "return right", "cover", "uncover"),
     *("switch on", "bite", "fall", "knock over", "push", "collide"),
@@ -74,86 +72,6 @@ def _landings(scene: Scene) -> list[Event]:
             first, landed = (int((height <= level).nonzero()[0]) * STEP for level in (IN_SIGHT, 0.0))
             found.append(Event(first, "fall", i, end=landed))
     return found
-
-
-def boxes(scene: Scene, times: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """([T, K, 4] left, right, bottom and top tangents of every body in the picture, [T, K] distances of the nearest points)."""
-    view = camera.pose(scene.camera, times, scene)
-    place, tip = places_and_tips(scene, times)
-    found, near = [], []
-    for i, body in enumerate(scene.objects):
-        points = corners(place[:, i], body.clearance, body.height)
-        if tip[:, i].any():  # while it falls, all that it may sweep over
-            lying = torch.sign(tip[:, i])[:, None, None] * torch.tensor([body.radius + body.height, 0.0, 0.0], dtype=times.dtype)
-            points = torch.cat((points, points + lying), 1)
-        across, up, depth = camera.project(view, points)
-        found.append(torch.stack((across.amin(1), across.amax(1), up.amin(1), up.amax(1)), -1))
-        near.append(depth.amin(1))
-    return torch.stack(found, 1), torch.stack(near, 1)
-
-
-def wall_faces(scene: Scene, times: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(outer [T, W, 4] and inner [T, W, 4] rectangles of every wall in the picture, distances of the nearest points [T, W])."""
-    view = camera.pose(scene.camera, times, scene)
-    outer, inner, near = [], [], []
-    for wall in scene.walls:
-        foot = torch.tensor([wall.x, 0.0, wall.z], dtype=times.dtype)
-        half = torch.tensor([wall.width / 2, wall.height, wall.thickness / 2], dtype=times.dtype)
-        unit = corners(torch.zeros(3, dtype=times.dtype), 1.0, 1.0)
-        across, up, depth = camera.project(view, (foot + unit * half).expand(len(times), 8, 3))
-        left, right = unit[:, 0] < 0, unit[:, 0] > 0
-        low, high = unit[:, 1] == 0, unit[:, 1] > 0
-        outer.append(torch.stack((across.amin(1), across.amax(1), up.amin(1), up.amax(1)), -1))
-        # the face towards the camera is all that surely hides
-        front = unit[:, 2] > 0
-        inner.append(
-            torch.stack(
-                (
-                    across[:, left & front].amax(1),
-                    across[:, right & front].amin(1),
-                    up[:, low & front].amax(1),
-                    up[:, high & front].amin(1),
-                ),
-                -1,
-            )
-        )
-        near.append(depth.amin(1))
-    return torch.stack(outer, 1), torch.stack(inner, 1), torch.stack(near, 1)
-
-
-class Sight(NamedTuple):
-    """[T, K] booleans: wholly behind a wall; not touched by a wall in the picture; wholly outside even a wide picture, on its left or
-    on its right; wholly inside a square one; under a cover or behind nothing else that matters."""
-
-    hidden: torch.Tensor
-    free: torch.Tensor
-    out_left: torch.Tensor
-    out_right: torch.Tensor
-    inside: torch.Tensor
-    under: torch.Tensor
-
-    @property
-    def unseen(self) -> torch.Tensor:
-        return self.hidden | self.out_left | self.out_right | self.under
-
-
-def sight(scene: Scene, times: torch.Tensor) -> Sight:
-    """What can be seen of every body at `times` [T]."""
-    box, near = boxes(scene, times)
-    hidden = torch.zeros(box.shape[:2], dtype=torch.bool)
-    free = torch.ones_like(hidden)
-    if scene.walls:
-        outer, inner, wall_near = wall_faces(scene, times)
-        for w in range(len(scene.walls)):
-            behind = near > wall_near[:, w, None]
-            o, n = outer[:, w, None], inner[:, w, None]
-            within = (box[..., 0] > n[..., 0]) & (box[..., 1] < n[..., 1]) & (box[..., 3] < n[..., 3])
-            apart = (box[..., 0] > o[..., 1]) | (box[..., 1] < o[..., 0]) | (box[..., 2] > o[..., 3])
-            hidden |= behind & within
-            free &= ~behind | apart
-    inside = (box[..., 0] > -camera.HALF_VIEW) & (box[..., 1] < camera.HALF_VIEW) & (box[..., 3] < camera.HALF_VIEW)
-    under = torch.stack([covered(body, times) >= 1.0 for body in scene.objects], -1)
-    return Sight(hidden, free, box[..., 1] < -WIDE, box[..., 0] > WIDE, inside, under)
 
 
 def _sights(scene: Scene, start: float, seconds: float) -> list[Event]:

@@ -7,10 +7,11 @@ import torch
 
 from . import camera as cameras
 from .camera import ZOOM_SECONDS
-from .events import boxes, events, lasting, sight
+from .events import events, lasting
 from .layout import MIN_SLIDE, always_left_of
 from .motion import LEG_START, places_and_tips
 from .scene import CAMERAS, Camera, Object, Scene
+from .sight import boxes, sight
 
 TURN_SLACK = 0.3  # seconds beyond a turning point that nobody sees, as the turn is slow
 LEAST_MOVEMENT = 0.8  # seconds of a camera movement that are worth a word, before or after a change

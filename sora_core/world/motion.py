@@ -69,7 +69,7 @@ def spin(body: Object, path: torch.Tensor) -> torch.Tensor:
 
 
 def cycle(body: Object, points: int) -> torch.Tensor:
-    """[points, 3]: places that cover everything the object ever visits."""
+    """[points, 3]: places that cover everything that an object with one of MOTIONS ever visits."""
     legs = 2.0 if body.motion.startswith(("slide", "roll", "leave", "come")) else 1.0
     if body.motion == "still":
         return position(body, torch.zeros(1, dtype=torch.float64))

@@ -11,7 +11,7 @@ The world grows by stages, and a model is told the words of its own stage only:
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 SHAPES = ("ball", "cube", "cylinder", "cone")
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "white", "black")
@@ -141,6 +141,11 @@ class Scene:
         objects = tuple(Object(**item) for item in data.pop("objects"))
         walls = tuple(Wall(**item) for item in data.pop("walls", ()))
         return Scene(objects=objects, camera=Camera(**data.pop("camera")), walls=walls, **data)
+
+
+def away(body: Object) -> Object:
+    """The body at rest, so far off that neither it nor its shadow is in any picture: a scene without it needs somebody to have."""
+    return replace(body, x=1e3, motion="still", change="")
 
 
 def is_held_out(scene: Scene) -> bool:

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import torch
 
 from . import camera as cameras
-from .events import boxes, events, sight, wall_faces
+from .events import events
 from .layout import GAP, IN_VIEW
 from .motion import positions
 from .parts import COVER_SECONDS
 from .scene import CAMERAS, COLOURS, PLACES, SHAPES, STORY_CAMERAS, TIMES_OF_DAY, WALLS, Camera, Object, Scene, Wall, is_held_out
+from .sight import boxes, sight, wall_faces
 from .simulation import takes_part
 
 CLIP = 5.0  # seconds in which all that is wanted happens

@@ -16,10 +16,11 @@ from sora_pack.sora_core.generate import SHIPPED, Pipeline
 from sora_pack.sora_core.training import transformer as trainer
 from sora_pack.sora_core.training import vae as vae_trainer
 from sora_pack.sora_core.training.bank import SHARD, Bank, Shape, make_shard, plan, scenes_of
-from sora_pack.sora_core.training.objective import draw_captions, lesson
+from sora_pack.sora_core.training.objective import draw_captions, lesson, tell
 from sora_pack.sora_core.training.optim import Muon, Optimizer, orthogonalise
 from sora_pack.sora_core.training.ship import half_precision
-from sora_pack.sora_core.world import is_held_out
+from sora_pack.sora_core.world import is_held_out, scene_for
+from sora_pack.sora_core.world.captions import LENGTHS
 from sora_pack.tests.tiny_model import write_tiny_model
 
 
@@ -77,6 +78,13 @@ def test_every_shot_has_words_of_its_own(bank):
         student = trainer.Student(preset("tiny"), TextConfig(num_layers=1))
         assert trainer.velocity_loss(student, made, words, seed).isfinite()
     assert seen == {0, 1}
+
+
+def test_nine_of_ten_captions_are_long_and_the_rest_medium_or_short(monkeypatch):
+    monkeypatch.setattr("sora_pack.sora_core.training.objective.caption", lambda scene, length, *_, **__: length)
+    told = tell([[scene_for([("red", "ball")])]] * 2000, [(0.0, 2.0)], np.random.default_rng(0))[0]
+    share = {length: told.count(length) / sum(map(bool, told)) for length in LENGTHS}
+    assert 0.88 < share["long"] < 0.92 and share["medium"] > 0.02 and share["short"] > 0.04, share
 
 
 def test_words_prepared_in_training_are_those_of_use():

@@ -1,0 +1,50 @@
+"""What every row of the scorecard stands on: the model, the observer, and how much of everything is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from .observer import Observer
+from .studio import Studio
+
+SIZES = {"1:1": (128, 128), "16:9": (176, 96), "9:16": (96, 176)}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much of everything is measured. `seconds`: of a clip; `paired`: prompts that are also made in Chinese and wide and tall;
+    `shots`: videos of two shots; the rest are clips of the rows of that name."""
+
+    prompts: int
+    paired: int
+    seconds: float = 2.0
+    reconstructions: int = 4
+    minutes: int = 1
+    minute_side: int = 64
+    pictures: int = 2
+    physics: int = 1
+    surprise: int = 3
+    hidden: int = 2
+    stories: int = 1
+    orbits: int = 1
+    shots: int = 1
+    long: int = 0
+    cost_seconds: tuple[float, ...] = (2.0, 5.0)
+
+
+QUICK = Budget(prompts=8, paired=4)
+FULL = Budget(prompts=120, paired=70, reconstructions=40, minutes=4, minute_side=128, pictures=24, physics=40, surprise=25, hidden=24,
+              stories=60, orbits=24, shots=40, long=20)  # fmt: skip
+
+
+@dataclass
+class Bench:
+    """What every row needs: the model, the observer, how much, and words for the terminal. `scores`: what rows share (adherence.py)."""
+
+    studio: Studio
+    observer: Observer
+    budget: Budget
+    model_path: str = ""
+    say: Callable[[str], None] = lambda words: None
+    scores: dict = field(default_factory=dict)

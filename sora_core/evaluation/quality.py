@@ -1,0 +1,91 @@
+"""What a video keeps: the VAE's own loss, pictures that were given, how much fades in ten seconds; and what making it costs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from ..shapes import frames_for_seconds
+from ..world import render, sample_scene
+from .adherence import long_caption, scored_scenes
+from .bench import SIZES, Bench
+from .intervals import geometric_mean
+from .metrics import DRIFTS, psnr, relative_drift, seam_jump
+from .report import Row, mean_row
+
+
+def reconstruction_rows(bench: Bench) -> Iterator[Row]:
+    """The VAE alone, on renders that no training had."""
+    studio, budget = bench.studio, bench.budget
+    lost = []
+    for seed in range(budget.reconstructions):
+        frames = render(sample_scene(7_000_000 + seed), [k / 8 for k in range(17)], *SIZES["1:1"])
+        lost.append(psnr(frames, studio.decode(studio.encode(frames))))
+    yield mean_row("VAE reconstruction, dB", lost, ">= 32")
+    change = []
+    for seed in range(budget.minutes):
+        frames = render(sample_scene(7_100_000 + seed), [k / 8 for k in range(481)], budget.minute_side, budget.minute_side)
+        again = studio.decode(studio.encode(frames))
+        change.append(psnr(frames[-8:], again[-8:]) - psnr(frames[:8], again[:8]))
+        bench.say(f"minute {seed + 1}/{budget.minutes}")
+    yield mean_row("VAE, second 60 - second 1, dB", change, "within 0.5", 0)
+
+
+def picture_rows(bench: Bench) -> Iterator[Row]:
+    """Pictures that are animated: does the given frame come back, and is there a jump behind it."""
+    size = SIZES["1:1"]
+    apart, jumps, true_jumps = [], [], []
+    for scene in scored_scenes(bench.budget.pictures, 5_500_000):
+        renders = render(scene, [k / 8 for k in range(17)], *size)
+        made = bench.studio.pipeline.video(long_caption(scene, "en", 2.0), 2.0, *size, picture=renders[0], seed=scene.seed, fps=8.0,
+                                           steps=bench.studio.steps, guidance=bench.studio.guidance)  # fmt: skip
+        apart.append(float((made[0].int() - renders[0].int()).abs().max()))
+        jumps.append(seam_jump(made, [1]))
+        true_jumps.append(seam_jump(renders, [1]))
+        bench.say(f"picture {len(apart)}/{bench.budget.pictures}")
+    yield Row("kept frames, largest difference", max(apart), max(apart), max(apart), len(apart), "<= 0", 0)
+    yield mean_row("seam behind a given picture", jumps, "<= 1.1", geometric_mean(np.array(true_jumps)), geometric_mean)
+
+
+def drift_rows(bench: Bench) -> Iterator[Row]:
+    """Last 5 s over first 5 s of videos of 10 s in one pass, over the same of renders of their scenes."""
+    ratios: dict[str, list[float]] = {name: [] for name in DRIFTS}
+    fps = bench.studio.pipeline.header.native_fps
+    shape = bench.studio.shape(*SIZES["1:1"], frames_for_seconds(10.0, fps))
+    for scene in scored_scenes(bench.budget.long, 5_700_000):
+        made = bench.studio.video(long_caption(scene, "en", 5.0), shape, scene.seed)
+        renders = render(scene, [k / fps for k in range(shape.frames)], *SIZES["1:1"])
+        for name, value in relative_drift(made, renders, fps).items():
+            ratios[name].append(value)
+        bench.say(f"long {len(ratios[name])}/{bench.budget.long}")
+    for name, values in ratios.items():
+        if values:
+            yield mean_row(f"drift of {name}, 10 s", values, None, 1, geometric_mean)
+
+
+COST = """
+import json, sys, time
+sys.path.insert(0, sys.argv[1])
+from sora_core.generate import Pipeline
+from sora_core.speed import peak_memory
+pipeline, started = Pipeline.load(sys.argv[2]), time.monotonic()
+pipeline.video("a red ball", float(sys.argv[3]), steps=int(sys.argv[4]))
+print(json.dumps([time.monotonic() - started, peak_memory() / 2**20]))
+"""
+
+
+def cost_rows(bench: Bench) -> Iterator[Row]:
+    """Seconds and peak memory of a process that makes one video of 128 x 128, for every second of it."""
+    first = None
+    for seconds in bench.budget.cost_seconds:
+        arguments = [str(Path(__file__).parents[2]), bench.model_path, str(seconds), str(bench.studio.steps)]
+        took, memory = json.loads(subprocess.check_output([sys.executable, "-c", COST, *arguments]))
+        yield Row(f"cost: seconds a second of video, {seconds:g} s", took / seconds, None, None, 1, None, first and first[0])
+        yield Row(f"cost: peak memory in MiB, {seconds:g} s", memory, None, None, 1, None, first and first[1])
+        first = first or (took / seconds, memory)
+        bench.say(f"cost {seconds:g} s")

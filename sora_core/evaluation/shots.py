@@ -1,0 +1,58 @@
+"""Several shots in one video: is the cut where it was asked for, and is it the same character before and after it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ..shapes import Strides
+from ..world import Scene, caption, introduce, render, sample_shots
+from .bench import SIZES, Bench
+from .metrics import frame_differences
+from .report import Row, share_row
+from .tracking import seen_shape
+
+FIRST_SEED = 9_300_000
+CELLS, CUTS = 9, (3, 4, 5, 6)  # of a film, and at which of them the second shot begins, in turn
+LEAST_CUT = 0.05  # mean difference of two frames, 0 to 1
+CLEAR_CUT = 3.0  # times the largest other difference
+
+
+def cut_frame(frames: Tensor) -> int | None:
+    """The first frame behind the only cut of a video uint8 [T, H, W, 3]; None where nothing, or more than one thing, looks like a cut."""
+    steps = frame_differences(frames)
+    (first, second), (at, _) = (top.tolist() for top in steps.topk(2))
+    return at + 1 if first >= max(LEAST_CUT, CLEAR_CUT * second) else None
+
+
+def same_characters(shots: list[Scene], parts: list[Tensor]) -> list[bool]:
+    """Of every named character: whether what has its colour has its shape in all shots; `parts`: the frames of each, uint8 [T, H, W, 3]."""
+    cast = [(body.colour, body.shape) for body in shots[0].objects if body.name]
+    return [all(seen_shape(part, shot, colour) == shape for shot, part in zip(shots, parts)) for colour, shape in cast]
+
+
+def film(shots: list[Scene], lengths: list[int], fps: float) -> Tensor:
+    """Renders of the shots, one behind the other, each from its own second 0; uint8 [T, H, W, 3]."""
+    return torch.cat([render(shot, [k / fps for k in range(n)], *SIZES["1:1"]) for shot, n in zip(shots, lengths)])
+
+
+def shot_rows(bench: Bench) -> Iterator[Row]:
+    """Films of two shots with named characters; the reference is renders."""
+    studio, fps = bench.studio, bench.studio.pipeline.header.native_fps
+    shape = studio.shape(*SIZES["1:1"], Strides().frames(CELLS), fps)
+    cuts, same = ([], []), ([], [])  # of what was made, of renders
+    for i in range(bench.budget.shots):
+        seed, cell = FIRST_SEED + i, CUTS[i % len(CUTS)]
+        cut = shape.strides.frames(cell)
+        lengths = [cut, shape.frames - cut]
+        shots = sample_shots(seed, 2, held_out=True)
+        told = [caption(shot, "long", seed=seed, seconds=n / fps, introduced=True) for shot, n in zip(shots, lengths)]
+        made = studio.video(introduce(shots, "en", seed), shape, seed, shots=dict(zip((0, cell), told)))
+        for frames, at, kept in zip((made, film(shots, lengths, fps)), cuts, same):
+            at.append(cut_frame(frames) == cut)
+            kept += same_characters(shots, [frames[:cut], frames[cut:]])
+        bench.say(f"film {i + 1}/{bench.budget.shots}")
+    for name, (hits, true) in (("cut at the frame asked for", cuts), ("same character in every shot", same)):
+        yield share_row(f"shots: {name}", hits, None, sum(true) / len(true))

@@ -1,0 +1,78 @@
+"""What can be seen of every body: the boxes of bodies and walls in the picture, who is behind a wall, beyond an edge or under a cover."""
+
+from typing import NamedTuple
+
+import torch
+
+from . import camera
+from .layout import corners
+from .motion import places_and_tips
+from .parts import covered
+from .scene import Scene
+
+WIDE = camera.HALF_VIEW * 1.85  # out of a square picture is not yet out of a wide one (176x96)
+
+
+def boxes(scene: Scene, times: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """([T, K, 4] left, right, bottom and top tangents of every body in the picture, [T, K] distances of the nearest points)."""
+    view = camera.pose(scene.camera, times, scene)
+    place, tip = places_and_tips(scene, times)
+    found, near = [], []
+    for i, body in enumerate(scene.objects):
+        points = corners(place[:, i], body.clearance, body.height)
+        if tip[:, i].any():  # while it falls, all that it may sweep over
+            lying = torch.sign(tip[:, i])[:, None, None] * torch.tensor([body.radius + body.height, 0.0, 0.0], dtype=times.dtype)
+            points = torch.cat((points, points + lying), 1)
+        across, up, depth = camera.project(view, points)
+        found.append(torch.stack((across.amin(1), across.amax(1), up.amin(1), up.amax(1)), -1))
+        near.append(depth.amin(1))
+    return torch.stack(found, 1), torch.stack(near, 1)
+
+
+def wall_faces(scene: Scene, times: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(outer [T, W, 4] and inner [T, W, 4] rectangles of every wall in the picture, distances of the nearest points [T, W])."""
+    view = camera.pose(scene.camera, times, scene)
+    outer, inner, near = [], [], []
+    for wall in scene.walls:
+        foot = torch.tensor([wall.x, 0.0, wall.z], dtype=times.dtype)
+        half = torch.tensor([wall.width / 2, wall.height, wall.thickness / 2], dtype=times.dtype)
+        unit = corners(torch.zeros(3, dtype=times.dtype), 1.0, 1.0)
+        across, up, depth = camera.project(view, (foot + unit * half).expand(len(times), 8, 3))
+        outer.append(torch.stack((across.amin(1), across.amax(1), up.amin(1), up.amax(1)), -1))
+        front = unit[:, 2] > 0  # the face towards the camera is all that surely hides
+        a, u = across[:, front], up[:, front]
+        left, low = unit[front, 0] < 0, unit[front, 1] == 0
+        inner.append(torch.stack((a[:, left].amax(1), a[:, ~left].amin(1), u[:, low].amax(1), u[:, ~low].amin(1)), -1))
+        near.append(depth.amin(1))
+    return torch.stack(outer, 1), torch.stack(inner, 1), torch.stack(near, 1)
+
+
+class Sight(NamedTuple):
+    """Of every body at every moment, booleans [T, K]. hidden: wholly behind a wall. free: no wall in front of any of it. out_left,
+    out_right: wholly outside even a wide picture. inside: wholly inside a square one. under: wholly under its cover."""
+
+    hidden: torch.Tensor
+    free: torch.Tensor
+    out_left: torch.Tensor
+    out_right: torch.Tensor
+    inside: torch.Tensor
+    under: torch.Tensor
+
+
+def sight(scene: Scene, times: torch.Tensor) -> Sight:
+    """What can be seen of every body at `times` [T]."""
+    box, near = boxes(scene, times)
+    hidden = torch.zeros(box.shape[:2], dtype=torch.bool)
+    free = torch.ones_like(hidden)
+    if scene.walls:
+        outer, inner, wall_near = wall_faces(scene, times)
+        for w in range(len(scene.walls)):
+            behind = near > wall_near[:, w, None]
+            o, n = outer[:, w, None], inner[:, w, None]
+            within = (box[..., 0] > n[..., 0]) & (box[..., 1] < n[..., 1]) & (box[..., 3] < n[..., 3])
+            apart = (box[..., 0] > o[..., 1]) | (box[..., 1] < o[..., 0]) | (box[..., 2] > o[..., 3])
+            hidden |= behind & within
+            free &= ~behind | apart
+    inside = (box[..., 0] > -camera.HALF_VIEW) & (box[..., 1] < camera.HALF_VIEW) & (box[..., 3] < camera.HALF_VIEW)
+    under = torch.stack([covered(body, times) >= 1.0 for body in scene.objects], -1)
+    return Sight(hidden, free, box[..., 1] < -WIDE, box[..., 0] > WIDE, inside, under)

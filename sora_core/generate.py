@@ -225,11 +225,11 @@ class Pipeline:
             latents_of: cells of sources that still hold some, which are then not encoded.
             start: raw latents to begin from instead of pure noise, with `denoise` of the noise on them: remix.
         """
-        f, weight = canvas.shape.cells, self.vae.conv2.weight
-        c, _, h, w = canvas.shape.latent
+        weight = self.vae.conv2.weight
+        c, f, h, w = canvas.shape.latent
 
         def read(source: int, first: int, count: int) -> Tensor:
-            return (sources[source][first : first + count].movedim(-1, 0)[None] * 2 - 1).to(weight)
+            return self._pixels(sources[source][first : first + count])
 
         latents, guides = encode_given(self.vae, canvas, read, latents_of=latents_of)
         if start is not None:
@@ -251,9 +251,22 @@ class Pipeline:
         return torch.where(mask[:, :, :f] == 0, latents, denormalise(made[:, :, :f].float().cpu()))
 
     @torch.inference_mode()
+    def encode(self, frames: Tensor) -> Tensor:
+        """Frames [T, H, W, 3] in 0..1 of one video -> raw latents [1, C, F, h, w], float32 on the CPU; the last cell is filled up with
+        the last frame."""
+        strides = self.vae.strides
+        more = strides.frames(strides.cells(len(frames))) - len(frames)
+        frames = torch.cat([frames, frames[-1:].expand(more, -1, -1, -1)])
+        return self.vae.encode(self._pixels(frames)).float().cpu()
+
+    @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
         """Raw latents of one video -> frames [T, H, W, 3] in 0..1, float32 on the CPU."""
         return self.vae.decode(latents.to(self.vae.conv2.weight))[0].float().clamp(-1, 1).add(1).div(2).movedim(0, -1).cpu()
+
+    def _pixels(self, frames: Tensor) -> Tensor:
+        """[T, H, W, 3] in 0..1 -> [1, 3, T, H, W] in -1..1, as the VAE takes them."""
+        return (frames.movedim(-1, 0)[None] * 2 - 1).to(self.vae.conv2.weight)
 
     def _given(self, picture: Tensor, shape: VideoShape) -> dict[str, Tensor]:
         """`known` and `mask` for a first frame."""

@@ -170,15 +170,7 @@ class _Test:
         self.pipeline, self.options, self.seed = pipeline, options, number
         self.still = VideoShape(side, side, 1, FPS, pipeline.vae.strides)
         self.scene, self.found = trial(number, side), Measured()
-        self.codec = self._through_codec(self.scene.frames)
-
-    def _through_codec(self, frames: Tensor) -> Tensor:
-        """The last cell is filled up with the last frame."""
-        strides = self.still.strides
-        full = torch.cat([frames, frames[-1:].expand(strides.frames(strides.cells(len(frames))) - len(frames), -1, -1, -1)])
-        with torch.inference_mode():
-            latents = self.pipeline.vae.encode((full.movedim(-1, 0)[None] * 2 - 1).to(self.pipeline.vae.conv2.weight))
-        return self.pipeline.decode(latents)[: len(frames)]
+        self.codec = pipeline.decode(pipeline.encode(self.scene.frames))[:FRAMES]
 
     def chain(self, direction: str) -> None:
         """CHAIN extensions in a row."""

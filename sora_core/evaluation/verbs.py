@@ -129,24 +129,23 @@ class Measured:
 
 def borders(canvas: Canvas) -> tuple[list[int], list[int]]:
     """Frames at which made ones meet given ones: of the lattice, and of the result, which in a loop is played on beyond its end."""
-    lattice, result, at = [], [], 0
-    for piece in canvas.timeline.pieces:
+    lattice, result = [], []
+    for at, piece in canvas.timeline.runs:
         if piece.source == NEW:
             lattice += [f for f in (piece.start, piece.start + piece.count) if 0 < f < canvas.shape.frames]
             result += [f for f in (at, at + piece.count) if 0 < f < canvas.timeline.frames + canvas.loops]
-        at += piece.count
     return lattice, result
 
 
 def codec_error(canvas: Canvas, decoded: Tensor, sources: Sequence[Tensor]) -> float:
     """Mean absolute difference of the given frames in the lattice to their decoding."""
-    differences, at = [], 0
-    for piece in canvas.timeline.pieces:
-        start, end = max(at - canvas.offset, 0), min(at - canvas.offset + piece.count, canvas.shape.frames)
+    differences = []
+    for at, piece in canvas.timeline.runs:
+        first = at - canvas.offset  # of the piece, in the lattice
+        start, end = max(first, 0), min(first + piece.count, canvas.shape.frames)
         if piece.source != NEW and start < end:
-            given = sources[piece.source][piece.start + start - (at - canvas.offset) :][: end - start]
+            given = sources[piece.source][piece.start + start - first :][: end - start]
             differences.append((decoded[start:end] - given).abs().mean((1, 2, 3)))
-        at += piece.count
     return float(torch.cat(differences).mean())
 
 
@@ -232,11 +231,9 @@ def _result(canvas: Canvas, decoded: Tensor, sources: Sequence[Tensor], carry: b
 
 def _given_runs(canvas: Canvas, frames: Tensor, sources: Sequence[Tensor]):
     """(frames of the result, frames of the source) of every given run."""
-    at = 0
-    for piece in canvas.timeline.pieces:
+    for at, piece in canvas.timeline.runs:
         if piece.source != NEW:
             yield frames[at : at + piece.count], sources[piece.source][piece.start : piece.start + piece.count]
-        at += piece.count
 
 
 def _motion(frames: Tensor, border: int, backward: bool, scene: Trial, start: int) -> float:

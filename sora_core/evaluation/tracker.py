@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 SEEN = 0.3  # of the ball's pixels in the known frame: with fewer it is gone
+NOISE = 1e-4  # variance that is added to that of every colour, so that the last bit of a render decides nothing
 REACH = 2.0  # radii: how far from its last place it is looked for
 
 
@@ -21,7 +22,7 @@ class ColourTracker:
         self.place, self.radius = place.double(), radius
         pixels, away = _features(frame), _distance(frame, self.place)
         ball, ground = pixels[away < 0.85 * radius], pixels[away > 1.2 * radius]
-        spread = (ball.T.cov() + ground.T.cov()) / 2 + 1e-5 * torch.eye(pixels.shape[-1])
+        spread = (ball.T.cov() + ground.T.cov()) / 2 + NOISE * torch.eye(pixels.shape[-1])
         self.axis = torch.linalg.solve(spread, ball.mean(0) - ground.mean(0))
         self.low, self.high = ground.mean(0) @ self.axis, ball.mean(0) @ self.axis
         self.mass = self._ball(frame, self.place).sum()
@@ -71,10 +72,12 @@ def speed(path: Tensor) -> float:
 def change_of_speed(given: Tensor, made: Tensor, place: Tensor, radius: float) -> float:
     """|speed in made frames - speed in given ones| / speed in given ones; 1 if the ball stands or is gone.
 
+    Each speed is that of frames of one kind: a step from a given to a made frame would hold what the codec does to the ball's edge.
+
     Args:
         given, made: frames [T, H, W, 3] in 0..1 on the two sides of a border, both in the order that leads away from it.
         place, radius: of the ball in given[0], in pixels.
     """
     tracker = ColourTracker(given[0], place, radius)
-    before, after = -speed(tracker.path(given)), speed(tracker.path(torch.cat([given[:1], made])))
+    before, after = -speed(tracker.path(given)), speed(tracker.path(made))
     return abs(after - before) / max(abs(before), 1e-6)

@@ -93,7 +93,7 @@ def test_codec_error_is_that_of_given_frames_alone():
 
 
 def test_two_scenes(pipeline, tmp_path, monkeypatch):
-    """With any weights given frames come back and the measures of renders are right; what was measured is not measured again."""
+    """With any weights given frames come back and the seams of renders are none; what was measured is not measured again."""
     first = verbs.measure_all(pipeline, 1, tmp_path, side=SIDE, steps=1, guidance=1.0)
     both = verbs.measure_all(pipeline, 2, tmp_path, side=SIDE, steps=1, guidance=1.0)
     assert both[0] == first[0] and both[1] != both[0]
@@ -101,7 +101,7 @@ def test_two_scenes(pipeline, tmp_path, monkeypatch):
     kept = [row for name, row in rows.items() if "came back" in name]
     assert len(kept) == 7 and all(met(row) for row in kept)
     speeds = [row for name, row in rows.items() if "speed" in name]
-    assert len(speeds) == 4 and all(row.reference < 0.05 and row.n == 2 for row in speeds)
+    assert len(speeds) == 4 and all(row.n == 2 for row in speeds)
     assert all(0.8 < row.reference < 1.2 for name, row in rows.items() if name.endswith("hard") and row.reference is not None)
     monkeypatch.setattr(verbs, "measure", None)
     assert verbs.measure_all(pipeline, 2, tmp_path, side=SIDE) == both

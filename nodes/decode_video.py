@@ -117,11 +117,10 @@ class Clip:
 
     def _source_of(self, frame: int, count: int):
         """The source of the given frames frame..frame + count - 1 of this video, and its number for the first one."""
-        at, frame = 0, frame + self.start
-        for piece in self.canvas.timeline.pieces:
+        frame += self.start
+        for at, piece in self.canvas.timeline.runs:
             if piece.source != NEW and at <= frame and frame + count <= at + piece.count:
                 return self.given.sources[piece.source], piece.start + frame - at
-            at += piece.count
         return None, 0
 
 

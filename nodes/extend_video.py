@@ -115,7 +115,7 @@ class SoraFill(io.ComfyNode):
     ) -> io.NodeOutput:
         media, clip, still = take_in(video, vae, size, fit, fps, image_fps)
         start, end = gap(from_second, to_second, clip)
-        new = frames_of(length, still) if length else None
+        new = frames_of(length, still, "length") if length else None
         canvas = verbs.fill(still, clip.frames, start, end, new, cells_of(context, still), clip.grid(start))
         at = next(p.start for p in canvas.timeline.pieces if p.source == NEW) + canvas.offset
         kept = sum(p.count for p in canvas.timeline.pieces if p.source != NEW)
@@ -183,14 +183,15 @@ def take_in(video, vae, size: dict | None, fit: str, fps: float, image_fps: floa
     return media, conformed(media, still, fit), still
 
 
-def frames_of(seconds: float, still: VideoShape) -> int:
+def frames_of(seconds: float, still: VideoShape, field: str = "seconds") -> int:
     """Frames of a length that is to be made. Raises ValueError naming the field."""
     if not 0 < seconds <= MAX_SECONDS:
-        raise ValueError(f"seconds is {seconds:g}: use more than 0, at most {MAX_SECONDS:g}")
+        raise ValueError(f"{field} is {seconds:g}: use more than 0, at most {MAX_SECONDS:g}")
     return math.ceil(seconds * still.fps - 1e-6)
 
 
 def cells_of(context: float, still: VideoShape) -> int:
+    """Latent cells that a length spans, the cell of one frame not counted."""
     return round(context * still.fps / still.strides.time)
 
 

@@ -147,7 +147,7 @@ class Fitted(Media):
 
     def __init__(self, media: Media, width: int, height: int, fit: str, fps: float):
         self.media, self.size, self.fit, self.fps = media, (width, height), fit, fps
-        self.shown = retimed(media.frames, media.fps, fps)
+        self.shown = list(range(media.frames)) if same_rate(media.fps, fps) else retimed(media.frames, media.fps, fps)
         self.frames, self.batch, self.sound = len(self.shown), media.batch, media.sound
 
     def read(self, batch_index: int, start: int, count: int) -> Iterator[Tensor]:
@@ -227,19 +227,26 @@ def rgb(image: Tensor, name: str) -> Tensor:
 # -- to the canvas -------------------------------------------------------------------------------------------------------------------
 
 
+def same_rate(fps: float, other: float) -> bool:
+    """Whether two rates are one: 23.976 is a file's 24000 / 1001, and 24 is another."""
+    return math.isclose(fps, other, rel_tol=1e-4)
+
+
 def shape_for(media: Media, size: dict | None, fps: float, strides: Strides) -> VideoShape:
     """The still of a canvas around media. Raises ValueError."""
+    if 0 < fps < 1:
+        raise ValueError(f"fps is {fps:g}: use 1 to 120, or 0 for the rate of the video")
     if size and size["size"] == AS_GIVEN:
         m = strides.size_multiple
         width, height = (max(m, m * math.floor(side / m + 0.5)) for side in media.size)
     else:
         width, height = pixels(size, strides)
-    return VideoShape(width, height, 1, fps or media.fps, strides)
+    return VideoShape(width, height, 1, media.fps if not fps or same_rate(fps, media.fps) else fps, strides)
 
 
 def conformed(media: Media, shape: VideoShape, fit: str) -> Media:
     """Media at the size and rate of a canvas; the same object where nothing is to be done, so that latents stay in reach."""
-    if media.size == (shape.width, shape.height) and media.fps == shape.fps:
+    if media.size == (shape.width, shape.height) and same_rate(media.fps, shape.fps):
         return media
     return Fitted(media, shape.width, shape.height, fit, shape.fps)
 
@@ -254,22 +261,22 @@ def changes(media: Media, shape: VideoShape) -> list[str]:
     lines = []
     if media.size != (shape.width, shape.height):
         lines.append(f"given {media.size[0]}x{media.size[1]}, fitted to {shape.width}x{shape.height}")
-    if media.fps != shape.fps:
+    if not same_rate(media.fps, shape.fps):
         lines.append(f"given {media.fps:g} frames a second: each frame of {shape.fps:g} is the nearest in time")
     return lines
 
 
-def fitted(image: Tensor, width: int, height: int, fit: str) -> Tensor:
-    """Pictures [n, H, W, 3] as [n, height, width, 3]; untouched where the size is right already."""
+def fitted(image: Tensor, width: int, height: int, fit: str, method: str = "lanczos") -> Tensor:
+    """Pictures [n, H, W, 3] as [n, height, width, 3]; untouched where the size is right already. `method`: one of the host's."""
     if image.shape[1:3] == (height, width):
         return image
     x = image.movedim(-1, 1)
     if fit == "contain":
         scale = min(width / x.shape[-1], height / x.shape[-2])
         inner = max(1, round(x.shape[-1] * scale)), max(1, round(x.shape[-2] * scale))
-        x = comfy.utils.common_upscale(x, *inner, "lanczos", "disabled")
+        x = comfy.utils.common_upscale(x, *inner, method, "disabled")
         left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
         x = torch.nn.functional.pad(x, (left, width - inner[0] - left, top, height - inner[1] - top))
     else:
-        x = comfy.utils.common_upscale(x, width, height, "lanczos", "center" if fit == "cover" else "disabled")
+        x = comfy.utils.common_upscale(x, width, height, method, "center" if fit == "cover" else "disabled")
     return x.movedim(1, -1).contiguous()

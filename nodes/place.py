@@ -127,8 +127,7 @@ def frame_at(second: float, given: Given) -> int:
 
 
 def at_cells(frame: int, grid: int, s: int, frames: int) -> int:
-    """The frame nearest to `frame` from which on the latent cells of a clip end where those of the canvas do."""
-    frame = s * round((frame + grid) / s) - grid
-    if frame < 0:
-        return frame + s
-    return frame - s if frame >= frames else frame
+    """The frame nearest to `frame` from which on the latent cells of a clip end where those of the canvas do; `frame` itself on a canvas
+    that is too short for any."""
+    near = s * round((frame + grid) / s) - grid
+    return next((at for at in (near, near + s, near - s) if 0 <= at < frames), frame)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import comfy.model_management
 import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
@@ -104,7 +105,9 @@ def region_of(mask: Tensor, media: Media, clip: Media, still: VideoShape, fit: s
         raise ValueError(f"mask: {len(mask)} masks for {media.frames} frames: give 1 or {media.frames}")
     if len(mask) > 1 and clip is not media:
         mask = mask[torch.tensor(clip.shown)]
-    mask = fitted(mask.unsqueeze(-1).expand(-1, -1, -1, 3), still.width, still.height, fit)[..., 0]
+    # A mask of any size lies over the whole picture. By area, for lanczos would change a little of what is black beside an edge.
+    mask = fitted(mask.unsqueeze(-1), *media.size, "stretch", "area")
+    mask = fitted(mask, still.width, still.height, fit, "area")[..., 0]
     return mask.expand(clip.frames, -1, -1)
 
 
@@ -123,7 +126,7 @@ def latents_of(vae, clip: Media, shape: VideoShape) -> Tensor:
     from .host_vae import VideoCoder
     from .known import pixels_of
 
-    check_fits(shape, batch=clip.batch)
+    check_fits(shape, batch=clip.batch, device=comfy.model_management.get_torch_device())
     cells = clip.cells(0, shape.cells) if shape.frames == clip.frames else None
     if cells is not None:
         return cells.float()

@@ -22,6 +22,7 @@ from sora_core.world import caption, is_held_out, render, scene_for  # noqa: E40
 
 SIZES = {"1:1": (128, 128), "16:9": (176, 96), "9:16": (96, 176)}
 SHOWN = 6  # moments of a video on its sheet
+EVERY_VERB = "## Every verb"
 MOVING = (0, 1, 6, 7, 12, 13, 18, 19)  # prompts of the README's moving picture, all square
 
 # objects (colour, shape, motion), place, time of day, camera
@@ -98,7 +99,9 @@ def main() -> None:
         frames = pipeline.video(prompt, seconds=2.0, width=128, height=128, seed=100 + i, picture=picture)
         contact_sheet(moments(frames), folder / f"picture{i}.png")
         lines += [f"**{i}.** {prompt}", "", f"![{i}](gallery/picture{i}.png)", ""]
-    (ROOT / "docs" / "gallery.md").write_text("\n".join(lines), encoding="utf-8")
+    page = ROOT / "docs" / "gallery.md"
+    _, title, strips = page.read_text(encoding="utf-8").partition(EVERY_VERB)  # scripts/strips.py writes that section
+    page.write_text("\n".join(lines) + (f"\n{title}{strips}" if title else ""), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -51,6 +51,19 @@ class Timeline:
     def frames(self) -> int:
         return sum(piece.count for piece in self.pieces)
 
+    @property
+    def runs(self) -> Iterator[tuple[int, Piece]]:
+        """Each piece, after the frame of the result that it begins with."""
+        at = 0
+        for piece in self.pieces:
+            yield at, piece
+            at += piece.count
+
+    def frame_of(self, source: int, frame: int) -> int | None:
+        """Where a frame of a source stands in the result; None if it is not there."""
+        places = (at + frame - piece.start for at, piece in self.runs if piece.source == source and 0 <= frame - piece.start < piece.count)
+        return next(places, None)
+
 
 @dataclass(frozen=True)
 class Span:
@@ -101,11 +114,14 @@ class Canvas:
     @property
     def offset(self) -> int:
         """The frame of the result at which the lattice's frame 0 stands."""
-        at = 0
-        for piece in self.timeline.pieces:
+        for at, piece in self.timeline.runs:
             if piece.source == NEW:
                 return at - piece.start
-            at += piece.count
+        # Placed pictures and clips have taken the place of all that was to be made: what is known tells.
+        known = [(self.shape.strides.first_frame(span.cell), span) for span in self.spans] + [(guide.frame, guide) for guide in self.guides]
+        for frame, given in known:
+            if (at := self.timeline.frame_of(given.source, given.start)) is not None:
+                return at - frame
         return 0
 
     @property

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +15,9 @@ import torch
 from torch import Tensor
 
 from .autoencoder import VideoVAE, denormalise, normalise
+from .canvas import Canvas, Latents, encode_given
 from .checkpoint import load_text, load_transformer, load_vae
-from .config import ModelHeader
+from .config import TEXT_ROW_MULTIPLE, ModelHeader
 from .denoise import SOLVERS, Callback, State, guided, renoise
 from .flow import cell_noise, schedule
 from .jobs import SAVE_SECONDS, Job, Progress, content_hash
@@ -212,6 +214,64 @@ class Pipeline:
         if picture is not None:
             frames[0] = picture
         return frames
+
+    @torch.inference_mode()
+    def complete(self, canvas: Canvas, sources: Sequence[Tensor], prompt: str = "", *, seed: int = 0, steps: int = STEPS,
+                 guidance: float = GUIDANCE, solver: str = "euler", latents_of: Latents | None = None, start: Tensor | None = None,
+                 denoise: float = 1.0) -> Tensor:  # fmt: skip
+        """Raw latents [1, C, F, h, w] of a canvas of any verb (see verbs): its unknown cells made, all in one pass.
+
+        `canvas.result_frames` turns them into the result, with `decode` for the made frames.
+
+        Args:
+            canvas: what is given, and where it stands.
+            sources: frames [T, H, W, 3] in 0..1 of each source of the canvas, at its size and rate.
+            seed, steps, guidance, solver: as for `generate`; noise belongs to moments of the first source.
+            latents_of: cells of sources that still hold some, which are then not encoded.
+            start: raw latents to begin from instead of pure noise, with `denoise` of the noise on them: remix.
+        """
+        weight = self.vae.conv2.weight
+        c, f, h, w = canvas.shape.latent
+
+        def read(source: int, first: int, count: int) -> Tensor:
+            return self._pixels(sources[source][first : first + count])
+
+        latents, guides = encode_given(self.vae, canvas, read, latents_of=latents_of)
+        if start is not None:
+            latents = torch.where(canvas.mask().view(1, 1, -1, 1, 1) == 0, latents, start.float().cpu())
+        given = normalise(torch.cat([latents, *guides], 2))
+        mask = torch.cat([canvas.mask(), torch.zeros(len(guides))]).view(1, 1, -1, 1, 1)
+        noise = torch.zeros_like(given)
+        noise[:, :, :f] = cell_noise(seed, 0, canvas.seconds_of_cells, (c, h, w))
+        sigmas = schedule(steps, self.header.shift, denoise)
+        words = self.text.encode([prompt]).to(weight.dtype)
+        velocity = guided(
+            self.transformer,
+            self.transformer.prepare_text(words),
+            self.transformer.prepare_text(words.new_zeros(1, TEXT_ROW_MULTIPLE, words.shape[-1])) if guidance != 1 else None,
+            guidance,
+            positions=torch.tensor(canvas.positions(self.header.native_fps), device=weight.device),
+        )
+        made = SOLVERS[solver](velocity, renoise(given, noise, sigmas[0], mask).to(weight.device), sigmas, mask.to(weight.device))
+        return torch.where(mask[:, :, :f] == 0, latents, denormalise(made[:, :, :f].float().cpu()))
+
+    @torch.inference_mode()
+    def encode(self, frames: Tensor) -> Tensor:
+        """Frames [T, H, W, 3] in 0..1 of one video -> raw latents [1, C, F, h, w], float32 on the CPU; the last cell is filled up with
+        the last frame."""
+        strides = self.vae.strides
+        more = strides.frames(strides.cells(len(frames))) - len(frames)
+        frames = torch.cat([frames, frames[-1:].expand(more, -1, -1, -1)])
+        return self.vae.encode(self._pixels(frames)).float().cpu()
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Raw latents of one video -> frames [T, H, W, 3] in 0..1, float32 on the CPU."""
+        return self.vae.decode(latents.to(self.vae.conv2.weight))[0].float().clamp(-1, 1).add(1).div(2).movedim(0, -1).cpu()
+
+    def _pixels(self, frames: Tensor) -> Tensor:
+        """[T, H, W, 3] in 0..1 -> [1, 3, T, H, W] in -1..1, as the VAE takes them."""
+        return (frames.movedim(-1, 0)[None] * 2 - 1).to(self.vae.conv2.weight)
 
     def _given(self, picture: Tensor, shape: VideoShape) -> dict[str, Tensor]:
         """`known` and `mask` for a first frame."""

@@ -40,6 +40,10 @@ class Strides:
         """Pixel frames of `cells` latent cells that begin with the one-frame cell 0."""
         return 1 + self.time * (cells - 1)
 
+    def first_frame(self, cell: int) -> int:
+        """The first pixel frame that latent cell `cell` holds (0 -> 0, 1 -> 1, 2 -> 1 + time, ...)."""
+        return max(0, 1 + self.time * (cell - 1))
+
     def cell_of_frame(self, frame: int) -> int:
         """The latent cell that holds pixel frame `frame` (frame 0 -> 0, frames 1..time -> 1, ...)."""
         return math.ceil(frame / self.time)

@@ -56,8 +56,8 @@ def soundtrack(timeline: Timeline, fps: float, sounds: Sequence[dict | None]) ->
         return None
     rate, channels = first["sample_rate"], first["waveform"].shape[1]
     waves = [None if sound is None else _conform(sound, rate, channels) for sound in sounds]
-    out, at = torch.zeros(1, channels, round(timeline.frames / fps * rate)), 0
-    for number, piece in enumerate(timeline.pieces):
+    out = torch.zeros(1, channels, round(timeline.frames / fps * rate))
+    for number, (at, _) in enumerate(timeline.runs):
         heard = _heard(timeline.pieces, number)
         if heard.count > 0 and waves[heard.source] is not None:
             begin = round(heard.start / fps * rate)
@@ -65,7 +65,6 @@ def soundtrack(timeline: Timeline, fps: float, sounds: Sequence[dict | None]) ->
             to = round(at / fps * rate)
             length = min(wave.shape[-1], out.shape[-1] - to)
             out[..., to : to + length] = wave[..., :length]
-        at += piece.count
     return {"waveform": out, "sample_rate": rate}
 
 

@@ -39,8 +39,8 @@ def place(canvas: Canvas, frame: int, source: int, count: int = 1) -> Canvas:
         guides = [guide for guide in guides if not start <= guide.frame < end]
         more = _cells(canvas.shape.strides, start, end - start, source, start - first)
         spans, guides = spans + more[0], guides + more[1]
-    pieces, total = canvas.timeline.pieces, canvas.timeline.frames
-    pieces = (*_part(pieces, 0, frame), Piece(source, 0, count), *_part(pieces, frame + count, total))
+    before, behind = _part(canvas.timeline, 0, frame), _part(canvas.timeline, frame + count, canvas.timeline.frames)
+    pieces = (*before, Piece(source, 0, count), *behind)
     return replace(
         canvas,
         timeline=Timeline(pieces),
@@ -49,14 +49,12 @@ def place(canvas: Canvas, frame: int, source: int, count: int = 1) -> Canvas:
     )
 
 
-def _part(pieces: tuple[Piece, ...], start: int, end: int):
+def _part(timeline: Timeline, start: int, end: int):
     """The frames start..end-1 of a timeline."""
-    at = 0
-    for piece in pieces:
+    for at, piece in timeline.runs:
         first, last = max(start, at), min(end, at + piece.count)
         if first < last:
             yield Piece(piece.source, piece.start + first - at, last - first)
-        at += piece.count
 
 
 def _cut(span: Span, start: int, end: int, strides: Strides):
@@ -66,7 +64,7 @@ def _cut(span: Span, start: int, end: int, strides: Strides):
         yield replace(span, cells=min(span.cells, first - span.cell))
     if (left := span.cell + span.cells - 1 - last) > 0:
         gone = max(0, last + 1 - span.cell)
-        skipped = strides.time * gone - (strides.time - 1 if gone and span.cell == 0 else 0)
+        skipped = strides.first_frame(span.cell + gone) - strides.first_frame(span.cell)
         yield Span(span.cell + gone, min(span.cells, left), span.source, span.start + skipped)
 
 

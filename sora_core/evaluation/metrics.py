@@ -1,4 +1,4 @@
-"""Numbers read from frames alone, uint8 [T, H, W, 3]: drift over a video's length, jumps at borders, what the codec loses."""
+"""Numbers read from frames alone, [T, H, W, 3] uint8 or float in 0..1: drift over a length, jumps at borders, what the codec loses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FLOOR = 1e-3  # of a 255th: a picture that stands still has no differences to di
 
 
 def _unit(frames: Tensor) -> Tensor:
-    return frames.float() / 255
+    return frames if frames.is_floating_point() else frames.float() / 255
 
 
 def _luma(frames: Tensor) -> Tensor:
@@ -65,8 +65,11 @@ def frame_differences(frames: Tensor) -> Tensor:
     return _unit(frames).diff(dim=0).abs().mean((1, 2, 3))
 
 
-def seam_jump(frames: Tensor, borders: Sequence[int]) -> float:
-    """How much larger the step onto the frames `borders` is than the steps around them, geometric mean; 1 means that no seam is seen.
+def seam_steps(frames: Tensor, borders: Sequence[int], every: int = 1) -> list[tuple[float, float]]:
+    """(the step onto each of the frames `borders`, the mean step around it), as frame differences.
+
+    `every`: steps around it that are so many frames away, and twice as many. With a codec's stride in time, borders of cells are compared
+    with borders of cells.
 
     Raises:
         ValueError: a border outside the video, or none.
@@ -75,12 +78,25 @@ def seam_jump(frames: Tensor, borders: Sequence[int]) -> float:
     if not borders or not all(1 <= b < len(frames) for b in borders):
         raise ValueError(f"borders {list(borders)}: must be frames 1 to {len(frames) - 1}, where a new part begins")
     at = {b - 1 for b in borders}
-    jumps = []
+    found = []
     for b in sorted(at):
-        near = [steps[i] for i in range(max(0, b - NEIGHBOURS), min(len(steps), b + NEIGHBOURS + 1)) if i not in at]
-        inside = float(torch.stack(near).mean()) if near else 0.0
-        jumps.append((float(steps[b]) + FLOOR) / (inside + FLOOR))
-    return geometric_mean(jumps)
+        near = range(b - every * NEIGHBOURS, b + every * NEIGHBOURS + 1, every)
+        near = [steps[i] for i in near if 0 <= i < len(steps) and i not in at]
+        found.append((float(steps[b]), float(torch.stack(near).mean()) if near else 0.0))
+    return found
+
+
+def seam_jump(frames: Tensor, borders: Sequence[int]) -> float:
+    """How much larger the step onto the frames `borders` is than the steps around them, geometric mean; 1 means that no seam is seen.
+
+    Raises ValueError as `seam_steps`.
+    """
+    return geometric_mean([jump(*steps) for steps in seam_steps(frames, borders)])
+
+
+def jump(step: float, around: float, allowed: float = 0.0) -> float:
+    """How much larger a step is, less what is `allowed`, than those around it."""
+    return (max(step - allowed, 0.0) + FLOOR) / (around + FLOOR)
 
 
 def psnr(true: Tensor, made: Tensor) -> float:

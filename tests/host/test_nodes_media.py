@@ -100,6 +100,33 @@ def test_frames_of_a_file_are_those_of_the_host(graph, movie, monkeypatch, name,
     assert torch.equal(torch.cat(list(source.read(0, 23, 20))), whole[23:43])
 
 
+def test_a_rate_as_people_write_it_is_that_of_the_file(graph, movie):
+    """23.976 for 24000 / 1001: not a frame is lost, nothing is converted; 24 is another rate."""
+    from fractions import Fraction
+
+    name = movie("film.mp4", 30, Fraction(24000, 1001))
+    files = {"file": node("LoadVideo", file=name), "parts": node("GetVideoComponents", video=["file", 0])}
+    whole, latent = graph.run({**load(), **files, **extend(video="file", fps=23.976)}, ["parts", 0], ["canvas", 0])
+    assert torch.equal(torch.cat(list(latent["sora"].sources[0].read(0, 0, 30))), whole) and "nearest in time" not in note(graph)
+    bridge = {**clip("next", 9), **verb("SoraJoin", video="file", next_video=["next", 0], seconds=0.5, image_fps=23.976)}
+    latent = graph.run({**load(), **files, **bridge}, ["canvas", 0])
+    assert latent["sora"].canvas.timeline.pieces[-1].count == 9 and "nearest in time" not in note(graph)
+    graph.run({**load(), **files, **extend(video="file", fps=24.0)}, ["canvas", 0])
+    assert "given 23.976 frames a second: each frame of 24 is the nearest in time" in note(graph)
+
+
+def test_a_join_of_two_sizes_and_rates(graph):
+    """The second is brought to the size and rate of the first, in one bridge; both are in the result as they were fitted."""
+    second = {**clip("other", 9, width=50, height=37), **film("second", "other", fps=4.0, seconds=2.25)}
+    join = verb("SoraJoin", next_video=["second", 0], seconds=0.5)
+    prompt = {**BEGIN, **clip(), **second, **join, **sample(steps=1, guidance=1.0), **frames()}
+    given, latent, images = graph.run(prompt, ["clip", 0], ["canvas", 0], ["frames", 0])
+    behind = torch.cat(list(latent["sora"].sources[1].read(0, 0, 17)))
+    assert behind.shape == (17, 32, 32, 3) and torch.equal(behind[:16:2], behind[1::2]), "each is shown twice"
+    assert torch.equal(images[:14], given) and torch.equal(images[-17:], behind)
+    assert "next_video: given 50x37, fitted to 32x32" in note(graph) and "next_video: given 4 frames a second" in note(graph)
+
+
 def test_a_trimmed_file(graph, movie):
     name = movie("trim.mp4", 40, audio=tone(5.0))
     cut = node("Video Slice", video=["file", 0], start_time=1.5, duration=1.0, strict_duration=False)
@@ -162,6 +189,7 @@ def test_sound_is_trimmed_padded_and_joined(graph):
     assert torch.equal(wave[:, :8000], tone(1.0)["waveform"][0]) and not wave[:, 8000:].any()
     wave = heard(graph, verb("SoraLoop", video="film", seconds=0.5), seconds=9.0)[0]
     assert wave.shape[1] == 18000
+    assert heard(graph, remix(video="film"), seconds=9.0)[0].shape[1] == 14000
     second = film("second", "other", seconds=1.125, rate=16000, channels=2)
     join = {**clip("other", 9), **second, **verb("SoraJoin", video="film", next_video=["second", 0], seconds=1.0)}
     wave, count = heard(graph, join)
@@ -241,6 +269,32 @@ def test_remix_with_a_mask_keeps_the_rest_exactly(graph, masks, run, count):
 # -- what is refused -----------------------------------------------------------------------------------------------------------------
 
 
+def test_a_mask_of_another_shape_lies_over_the_whole_picture(graph, masks):
+    """32 x 32 over 64 x 32: its left half, white, is the left half of the picture."""
+    prompt = {
+        **BEGIN,
+        **clip(width=64),
+        "masks": node("Masks", count=1),
+        **remix("strong", mask=["masks", 0]),
+        **sample(steps=1),
+        **frames(),
+    }
+    given, images = graph.run(prompt, ["clip", 0], ["frames", 0])
+    assert torch.equal(images[:, :, 32:], given[:, :, 32:]) and (images[:, :, :32] != given[:, :, :32]).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("frames_of_canvas", [1, 2, 5, 17])
+@pytest.mark.parametrize("grid", [0, 1, 2, 3])
+def test_where_a_clip_that_holds_latents_lands(graph, frames_of_canvas, grid):
+    """On the canvas, as near as its cells allow; where they allow no place, at the frame that was asked for."""
+    from sora_pack.nodes.place import at_cells
+
+    places = [at for at in range(frames_of_canvas) if (at + grid) % 4 == 0]
+    for frame in range(frames_of_canvas):
+        at = at_cells(frame, grid, 4, frames_of_canvas)
+        assert at == frame if not places else abs(at - frame) == min(abs(p - frame) for p in places) and at in places
+
+
 @pytest.fixture
 def odd_nodes(graph):
     """ "Torn" gives a LATENT without samples, "Masks3" three masks."""
@@ -271,6 +325,7 @@ def odd_nodes(graph):
         (extend(seconds=600.0, size="custom", **{"size.width": 4096, "size.height": 4096}), "use at most"),
         (extend(size="custom", **{"size.width": 40, "size.height": 32}), "width 40 is not a multiple of 16: use 32 or 48"),
         (extend("sideways"), "sideways"),
+        (extend(fps=0.5), "fps is 0.5: use 1 to 120, or 0 for the rate of the video"),
         (fill(3.0, 4.0), "from_second 3 is behind the end of the video: use less than 1.75"),
         (fill(0.5, 4.0), "to_second 4 is behind the end of the video: use at most 1.75"),
         (fill(1.0, 0.5), "to_second 0.5 is not behind from_second 1"),

@@ -290,6 +290,22 @@ def test_place_on_an_extended_video():
 
 
 @settings(deadline=None)
+@given(stills(), st.integers(1, 60), st.integers(1, 40), st.sampled_from([extend, extend_backward]))
+def test_a_lattice_stays_where_it_is_when_nothing_is_to_be_made(still, source, new, verb):
+    """A clip takes the place of all new frames: what is known still stands where it did, and so do cells that are read from it."""
+    canvas = verb(still, source, new)
+    at, made = next((at, piece) for at, piece in canvas.timeline.runs if piece.source == NEW)
+    full = place(canvas, at, 1, made.count)
+    assert all(piece.source != NEW for piece in full.timeline.pieces) and full.offset == canvas.offset
+
+
+@given(st.sampled_from(STRIDES), st.integers(1, 50))
+def test_cells_begin_behind_the_one_before(strides, cell):
+    first = strides.first_frame(cell)
+    assert strides.cell_of_frame(first) == cell and strides.cell_of_frame(first - 1) == cell - 1 and strides.first_frame(0) == 0
+
+
+@settings(deadline=None)
 @given(stills(), st.integers(1, 60), st.integers(1, 40), st.integers(1, 40))
 def test_both_sides(still, source, before, behind):
     canvas = extend_both(still, source, before, behind)

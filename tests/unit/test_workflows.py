@@ -1,11 +1,13 @@
 """The workflows that ship: their words are words of the shipped model, their pictures are there."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from sora_pack.scripts import environment
 from sora_pack.sora_core.storyboard import parse
 from sora_pack.sora_core.text import unseen_words
 from sora_pack.sora_core.world import vocabulary
@@ -42,3 +44,20 @@ def test_seeds_stay_fixed(root, name):
 def test_the_thumbnail_is_a_picture(root, name):
     with Image.open(root / "workflows" / f"{name}.jpg") as picture:
         assert picture.format == "JPEG" and max(picture.size) >= 256
+
+
+@pytest.mark.parametrize("seconds, words", [(2, "5 seconds"), (33, "35 seconds"), (89, "1.5 minutes"), (247, "4 minutes")])
+def test_a_measured_time_takes_the_place_of_the_old_one(monkeypatch, root, seconds, words):
+    monkeypatch.setitem(sys.modules, "environment", environment)  # as the script finds it when it is run
+    from sora_pack.scripts.thumbnails import write_time
+
+    workflow = {"nodes": nodes(root, "extend_video")}
+    (note,) = (node for node in workflow["nodes"] if node["type"] == "MarkdownNote")
+    before = note["widgets_values"][0]
+    write_time(workflow, seconds, 2)
+    after = note["widgets_values"][0]
+    assert f"**Takes** about {words} on 2 CPU cores, all steps together. Time grows" in after
+    assert after.partition("**Takes**")[0] == before.partition("**Takes**")[0] and after.endswith(before.partition("Time grows")[2])
+    note["widgets_values"][0] = "no word of it"
+    with pytest.raises(ValueError, match="no sentence"):
+        write_time(workflow, seconds, 2)

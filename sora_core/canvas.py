@@ -246,9 +246,11 @@ def result_frames(
     Args:
         decode: starts decoding the lattice at cell 0; chunks [n, H, W, 3] in 0..1. A causal decoder cannot begin later.
         read: the given frames.
-        carry: made frames beside given ones carry what the codec lost of those, fading out (rule 6). Otherwise the cut is hard.
+        carry: made frames beside given ones carry what the codec lost of those, fading out (rule 6), if the lattice knows them: the
+            difference to a cell that was made is one of content. Otherwise the cut is hard.
     """
     pieces, at, lattice = canvas.timeline.pieces, 0, _Walk(decode)
+    known, strides = set(canvas.known), canvas.shape.strides
     end = canvas.timeline.frames if end is None else end
     last = None  # the frame before this piece
     for number, piece in enumerate(pieces):
@@ -264,11 +266,9 @@ def result_frames(
             continue
         before = pieces[number - 1] if number else None
         after = (*pieces, pieces[0] if canvas.loops else None)[number + 1]
-        if not carry:
-            before = after = None
-        if before and not piece.start:  # outside the lattice, so what the codec would lose of it is not known
+        if not carry or strides.cell_of_frame(piece.start - 1) not in known:
             before = None
-        if after and (first + count <= piece.count - SEAM or piece.start + piece.count == canvas.shape.frames):
+        if not carry or strides.cell_of_frame(piece.start + piece.count) not in known or first + count <= piece.count - SEAM:
             after = None
         if before and (first or last is None):
             last = next(read(before.source, before.start + before.count - 1, 1))[0]

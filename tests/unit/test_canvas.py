@@ -375,7 +375,11 @@ def test_take_more_than_there_is():
         list(take(numbered(10), 5, 6))
 
 
-CANVAS = Canvas(VideoShape(32, 32, 10, 8.0), Timeline((Piece(0, 0, 15), Piece(NEW, 13, 12), Piece(0, 27, 14))))
+CANVAS = Canvas(
+    VideoShape(32, 32, 10, 8.0),
+    Timeline((Piece(0, 0, 15), Piece(NEW, 13, 12), Piece(0, 27, 14))),
+    spans=(Span(0, 4, 0, 2), Span(7, 3, 0, 27)),
+)
 
 
 def test_given_frames_pass_and_made_ones_are_decoded():
@@ -402,7 +406,7 @@ def test_seam_carries_what_was_lost_on_both_sides_and_fades():
 @given(st.integers(1, 30))
 def test_seam_never_carries_more_than_was_lost(count):
     pieces = (Piece(0, 0, 5), Piece(NEW, 5, count), Piece(0, 5 + count, 60))
-    canvas = Canvas(VideoShape(32, 32, 30, 8.0), Timeline(pieces))
+    canvas = Canvas(VideoShape(32, 32, 30, 8.0), Timeline(pieces), spans=(Span(0, 30, 0, 0),))
     added = result(canvas) - result(canvas, carry=False)
     assert added[5 : 5 + count].max() <= 0.5 + 1e-4  # every frame of this reader is 0.5 above its decoding
     if count <= SEAM:
@@ -420,6 +424,12 @@ def test_seam_of_a_loop_leads_back_to_its_first_frame():
 def test_seam_only_where_the_lattice_knows_the_neighbour():
     begin = Canvas(VideoShape(32, 32, 3, 8.0), Timeline((Piece(NEW, 0, 9), Piece(0, 0, 2))))  # the lattice ends with the made frames
     assert torch.equal(result(begin), result(begin, carry=False))
+
+
+def test_no_seam_beside_a_picture_whose_cell_is_made():
+    pieces = Timeline((Piece(NEW, 0, 16), Piece(0, 0, 1), Piece(NEW, 17, 8)))
+    picture = Canvas(VideoShape(32, 32, 7, 8.0), pieces, guides=(Guide(16, 0),))
+    assert torch.equal(result(picture), result(picture, carry=False)), "the picture would shine through the frames beside it"
 
 
 @given(st.integers(0, 40), st.integers(1, 41), st.booleans())

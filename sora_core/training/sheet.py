@@ -40,21 +40,19 @@ def videos(student: Student, vae: VideoVAE, prompts: list[str], shift: float, na
 
 
 class Sheets:
-    """Draws `count` sheets over a run, the last at its end, into its folder."""
+    """Draws `count` sheets over a run, the last at its end, into its folder; shift: of the sampling schedule."""
 
-    def __init__(self, run: Run, count: int, vae: VideoVAE, native_fps: float, prompts: list[str] | None = None):
-        self.run, self.count, self.vae, self.native_fps = run, count, vae, native_fps
-        self.prompts = prompts or world_prompts()
+    def __init__(self, run: Run, count: int, vae: VideoVAE, shift: float, native_fps: float):
+        self.run, self.count, self.vae, self.shift, self.native_fps = run, count, vae, shift, native_fps
+        self.prompts = world_prompts()
         self.drawn = int(run.share(run.step) * count)
 
     def draw(self, share: float, model: Callable[[], Student]) -> None:
         """Draws a sheet if one is due; `model` gives what to show."""
         if int(share * self.count) <= self.drawn:
             return
-        from .transformer import SHIFT
-
         self.drawn = int(share * self.count)
-        made = videos(model(), self.vae, self.prompts, SHIFT, self.native_fps)
+        made = videos(model(), self.vae, self.prompts, self.shift, self.native_fps)
         moments = torch.linspace(0, made.shape[1] - 1, SHOWN).round().long()
         path = self.run.folder / f"sheet_{round(100 * share):03d}.png"
         contact_sheet([frame for video in made for frame in video[moments]], path, columns=SHOWN, labels=self.prompts)

@@ -48,7 +48,7 @@ class Settings:
     """One stage of training.
 
     `still_share`, `sigma_mean` and `detail` go linearly from their first to their second value over the run: pictures before clips; the
-    words, which only count at high noise, before the details; bodies, which fill a tenth of a picture and most of a caption, before
+    words, which only count at high noise, before the details; bodies, which fill a tenth of a picture and most of a caption, more than
     all else. The last `decay` of the run lowers the learning rate.
     `start` is what to go on from: a model file with its companions, or the folder of an earlier run. Before anything else the text
     encoder reads for `reading_steps`. With a file, an empty `size` is that of the file.
@@ -123,8 +123,9 @@ def velocity_loss(student: Student, made: Lesson, words: list[list[str]], seed: 
     Args:
         words: those of the distinct records of the batch.
         seed: of the noise.
-        weight_of_detail: how much more the error weighs where there is more to see (`detail`); that bends what is learned towards such
-            places, so it should end with 0.
+        weight_of_detail: how much more the error weighs where there is more to see (`detail`) and little noise hides it. Of what noise
+            hides the model has to tell the mean over all that may be there: a weight that knows what is there would bend this
+            towards bodies, and samples then have too many of them.
         group: of several processes each computes the part of the mean that its records are; the sum of all is the mean.
         adapter: added to the student's weights.
     """
@@ -133,7 +134,7 @@ def velocity_loss(student: Student, made: Lesson, words: list[list[str]], seed: 
     noise = torch.randn(latents.shape, generator=torch.Generator(device).manual_seed(seed), device=device)
     weight = (made.pixel_sigma.to(device) > 0).float().expand_as(latents[:, :1])
     if weight_of_detail:
-        weight = weight * (1 + weight_of_detail * detail(latents))
+        weight = weight * (1 + weight_of_detail * (1 - made.pixel_sigma.to(device)).square() * detail(latents))
     total = weight.sum().clamp_min(1) * latents.shape[1]  # of the whole batch
     first, last = group.bounds(len(made.records))
     if first == last:  # more processes than records
@@ -214,7 +215,7 @@ def train_transformer(folder: str, bank: str | Bank | LiveBank, settings: Settin
     if settings.compile:
         compile_blocks(student, lambda made, words: velocity_loss(student, made, words, 0, adapter=adapter), draw(first))
         trained.zero_grad(set_to_none=True)
-    sheets = Sheets(run, settings.sheets, vae, settings.native_fps) if vae and settings.sheets else None
+    sheets = Sheets(run, settings.sheets, vae, SHIFT, settings.native_fps) if vae and settings.sheets else None
     for step, share in run.budget(first):
         bank.refresh(share)
         (made, *drawn), words = feed.next(step)

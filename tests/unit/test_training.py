@@ -80,6 +80,16 @@ def test_every_shot_has_words_of_its_own(bank):
     assert seen == {0, 1}
 
 
+@pytest.mark.parametrize(("sigma", "weighs"), [(1.0, False), (0.3, True)])
+def test_bodies_weigh_more_only_where_noise_does_not_hide_them(bank, sigma, weighs):
+    made = lesson(bank.shards[0], 256, 8.0, np.random.default_rng(0))
+    made.sigma, made.latents = torch.full_like(made.sigma, sigma), torch.zeros_like(made.latents)
+    made.latents[..., :2, :2] = 3.0
+    student, words = trainer.Student(preset("tiny"), TextConfig(num_layers=1)), [[""] * len(made.records)]
+    plain, weighed = (trainer.velocity_loss(student, made, words, 0, weight).item() for weight in (0.0, 5.0))
+    assert (abs(weighed - plain) > 1e-3 * plain) == weighs, (plain, weighed)
+
+
 def test_nine_of_ten_captions_are_long_and_the_rest_medium_or_short(monkeypatch):
     monkeypatch.setattr("sora_pack.sora_core.training.objective.caption", lambda scene, length, *_, **__: length)
     told = tell([[scene_for([("red", "ball")])]] * 2000, [(0.0, 2.0)], np.random.default_rng(0))[0]

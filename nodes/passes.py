@@ -22,6 +22,7 @@ from ..sora_core.plan import Pass, Plan, PlanSettings, window_of
 from ..sora_core.storyboard import lattice_of
 from .canvas import KEY, Given
 from .graph_facts import FactsError, facts_above
+from .storyboard import shots_of
 
 RESUMABLE = ("euler", "heun")
 """Solvers of the host whose next step depends on nothing but the latents: these go on inside a pass."""
@@ -56,11 +57,6 @@ def plan_for(model, positive, given: Given, known: frozenset[int]) -> Plan:
     seconds = [shape.strides.time * k / shape.fps for k in range(shape.cells)]
     lattice = lattice_of(seconds, known, shots.starts if shots else (0.0,), shots.cuts if shots else (False,))
     return settings.plan(lattice, window_of(header, shape.strides), header.foresight and ours)
-
-
-def shots_of(conditioning):
-    """The Shots (storyboard.py) that a CONDITIONING carries; None if it is of plain words."""
-    return next((extra[KEY] for _, extra in conditioning or () if KEY in extra), None)
 
 
 # -- one pass ------------------------------------------------------------------------------------------------------------------------

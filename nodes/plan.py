@@ -71,15 +71,21 @@ class SoraPlan(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, latent, plan, window, overlap, distance, redo="", positive=None) -> io.NodeOutput:
+        from .place import with_shot_pictures
+
         given = given_of(latent)
         if given is None:
             raise ValueError("latent: this is no canvas any more: connect 'Sora Canvas' without a node between that changes it")
-        given = replace(given, plan=PlanSettings(plan, window, overlap, distance, seeds_of(redo)))
-        made = plan_for(model, positive, given, prepare(model, latent, NoNoise).known)
-        check_memory(model, given, made, len(latent["samples"]))
-        note = "\n".join([summary(made), *costs(model, made, given, len(latent["samples"])), picture(made)])
+        settings, batch = PlanSettings(plan, window, overlap, distance, seeds_of(redo)), len(latent["samples"])
+        planned = {**latent, KEY: replace(given, plan=settings)}
+        # As the sampler will see it; it puts the pictures of the shots on the canvas itself.
+        seen, positive = with_shot_pictures(planned, positive)
+        given = given_of(seen)
+        made = plan_for(model, positive, given, prepare(model, seen, NoNoise).known)
+        check_memory(model, given, made, batch)
+        note = "\n".join([summary(made), *costs(model, made, given, batch), picture(made)])
         show_on_node(cls, note)
-        return io.NodeOutput({**latent, KEY: given}, ui=ui.PreviewText(note))
+        return io.NodeOutput(planned, ui=ui.PreviewText(note))
 
 
 def seeds_of(redo: str) -> tuple[tuple[int, int], ...]:

@@ -23,6 +23,7 @@ from ..sora_core.transformer import SpacetimeTransformer
 from .canvas import Given, given_of, samples_of
 from .passes import RESUMABLE, PassSampler, Stage, job_for, plan_for
 from .show import show_on_node
+from .storyboard import has_pictures
 
 MAX_SEED = 0xFFFFFFFFFFFFFFFF
 PREVIEW_CELLS = 4
@@ -130,11 +131,12 @@ class SoraSampler(io.ComfyNode):
     ) -> io.NodeOutput:
         from .host_models import empty_prompt
         from .known import enlarged, to_host
+        from .place import with_shot_pictures
 
         models = [m for m in (model, low_noise_model) if m is not None]
         for m in models:
             check(m, positive, negative, latent)
-        latent = enlarged(latent)
+        latent, positive = with_shot_pictures(enlarged(latent), positive)
         given = given_of(latent)
         if sigmas is None:
             denoise = min(denoise, given.strength) if given else denoise
@@ -234,7 +236,8 @@ def check(model, positive, negative, latent: dict) -> None:
         )
     if samples.shape[-1] % PATCH or samples.shape[-2] % PATCH:
         raise ValueError(f"latent: its sides are {samples.shape[-1]} and {samples.shape[-2]} cells, they must be even: use 'Sora Canvas'")
-    if given and takes_pictures(model) and not (given.canvas.spans or given.canvas.guides or "concat_latent_image" in positive[0][1]):
+    pictured = given and (given.canvas.spans or given.canvas.guides or has_pictures(positive) or "concat_latent_image" in positive[0][1])
+    if given and takes_pictures(model) and not pictured:
         raise ValueError(
             "model: this image-to-video model goes on from pictures, and the canvas has none: add 'Sora Place Image', or load a "
             "text-to-video model (for 'Sora Remix' too)"

@@ -24,6 +24,7 @@ from .hiding import BREAKS, hidings, quadruple
 from .intervals import bootstrap, geometric_mean, wilson
 from .lessons import picture_paths
 from .metrics import DRIFTS, psnr, relative_drift, seam_jump
+from .minute import minute_cost_rows, minute_rows
 from .observer import Observer, Reading
 from .report import Row
 from .studio import Studio
@@ -54,11 +55,13 @@ class Budget:
     hidden: int = 2
     long: int = 0
     cost_seconds: tuple[float, ...] = (2.0, 5.0)
+    films: int = 0  # long videos of each kind, of minute_side pixels
+    film_seconds: float = 60.0
 
 
 QUICK = Budget(prompts=8, paired=4)
 FULL = Budget(prompts=120, paired=70, reconstructions=40, minutes=4, minute_side=128, pictures=24, physics=40, surprise=25, hidden=24,
-              long=20)  # fmt: skip
+              long=20, films=20)  # fmt: skip
 
 
 @dataclass
@@ -308,4 +311,6 @@ ROWS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "physics": physics_rows,
     "drift": drift_rows,
     "cost": cost_rows,
+    "minute": minute_rows,
+    "minute cost": minute_cost_rows,
 }

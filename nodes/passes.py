@@ -198,7 +198,7 @@ def _of_cells(extra: dict, p: Pass, cells: Tensor, count: int) -> dict:
     image, mask = extra.get("concat_latent_image"), extra.get("concat_mask")
     if image is None or mask is None or image.shape[2] != count or mask.shape[2] != count:
         return extra
-    seen = [i for i, k in enumerate(p.cells) if k in set(p.see)]
+    seen = p.seen_at
     image, mask = image[:, :, p.cells].expand(len(cells), -1, -1, -1, -1).clone(), mask[:, :, p.cells].clone()
     image[:, :, seen], mask[:, :, seen] = cells[:, :, seen].to(image), 0
     return {**extra, "concat_latent_image": image, "concat_mask": mask}

@@ -17,10 +17,10 @@ from ..sora_core.canvas import Canvas
 from ..sora_core.config import TEXT_DIM, ModelHeader
 from ..sora_core.flow import cell_noise
 from ..sora_core.passes import known_cells
-from ..sora_core.plan import Lattice, Plan, single, summary
+from ..sora_core.plan import Lattice, single, summary
 from ..sora_core.shapes import PATCH, Strides
-from ..sora_core.transformer import SpacetimeTransformer
 from .canvas import Given, given_of, samples_of
+from .costs import check_memory
 from .passes import RESUMABLE, PassSampler, Stage, job_for, plan_for
 from .show import show_on_node
 from .storyboard import has_pictures
@@ -28,6 +28,11 @@ from .storyboard import has_pictures
 MAX_SEED = 0xFFFFFFFFFFFFFFFF
 PREVIEW_CELLS = 4
 PREVIEW_SIZE = 512
+
+
+def model_input():
+    said = "From Sora Load Model; or from Load Diffusion Model: Wan 2.1 and 2.2, LTX-Video, HunyuanVideo and others."
+    return io.Model.Input("model", tooltip=said)
 
 
 def seed_input(tooltip: str):
@@ -45,10 +50,7 @@ class SoraSampler(io.ComfyNode):
             description="Turns noise into video latents that follow the words and keep what the canvas gives. Takes every video model.",
             search_aliases=["sora sampler", "KSampler", "generate video", "denoise", "sample"],
             inputs=[
-                io.Model.Input(
-                    "model",
-                    tooltip="From Sora Load Model; or from Load Diffusion Model: Wan 2.1 and 2.2, LTX-Video, HunyuanVideo and others.",
-                ),
+                model_input(),
                 io.Conditioning.Input("positive", tooltip="What the video shows."),
                 io.Latent.Input("latent", tooltip="The canvas."),
                 seed_input("Chooses the noise. The same seed gives the same video, and the same moments in a longer one."),
@@ -248,17 +250,6 @@ def check(model, positive, negative, latent: dict) -> None:
                 raise ValueError(
                     f"{name}: its words are {rows.shape[-1]} wide, the MODEL needs {TEXT_DIM}: use the CLIP that belongs to the MODEL"
                 )
-
-
-def check_memory(model, given: Given | None, plan: Plan, batch: int) -> None:
-    """Refuses a video whose largest pass cannot fit. Of the host's own models the host takes care, by parts if it must."""
-    from ..sora_core.speed import check_fits
-
-    network = model.model.diffusion_model
-    if given and isinstance(network, SpacetimeTransformer):
-        at_once = plan.largest + len(given.canvas.guides)
-        options = {"config": network.config, "dtype": model.model.get_dtype(), "device": model.load_device}
-        check_fits(given.canvas.shape, batch=batch, at_once=at_once, **options)
 
 
 # -- one run -------------------------------------------------------------------------------------------------------------------------

@@ -107,7 +107,9 @@ def shot_option(count: int):
     for k in range(1, count + 1):
         fields += [
             io.Float.Input(f"seconds_{k}", default=3.0, min=0.0, max=MAX_SECONDS, step=0.001, tooltip=f"Shot {k}: its length in seconds."),
-            io.String.Input(f"words_{k}", multiline=True, default="", tooltip=f"Shot {k}: what it shows."),
+            io.String.Input(
+                f"words_{k}", multiline=True, default="", placeholder=f"what shot {k} shows", tooltip=f"Shot {k}: what it shows."
+            ),
         ]
         if k > 1:
             says = f"Shot {k}: {CUT} begins it with a hard cut, {CONTINUOUS} goes on in the same take."

@@ -10,6 +10,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +22,9 @@ from .config import TEXT_ROW_MULTIPLE, TextConfig, TransformerConfig, VAEConfig,
 from .shapes import VideoShape
 from .text import ByteTextEncoder
 from .transformer import SpacetimeTransformer
+
+Clock = Callable[[], float]
+"""perf_counter; on a CPU with one thread also process_time, where the machine has other work."""
 
 DENSE_BF16_FLOPS = {"H200": 989e12, "H100": 989e12, "B200": 2250e12, "A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12, "RTX 5090": 210e12}
 """By part of the device's name, from the makers' data sheets, without sparsity."""
@@ -69,12 +73,12 @@ def peak_flops(device: str | torch.device = "cpu", dtype: torch.dtype = torch.bf
     return 2 * side**3 / min(_seconds(lambda: a @ a, device) for _ in range(5))
 
 
-def _seconds(work, device: torch.device) -> float:
-    start = time.perf_counter()
+def _seconds(work, device: torch.device, clock: Clock = time.perf_counter) -> float:
+    start = clock()
     work()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def mfu(flops: float, seconds: float, peak: float) -> float:
@@ -86,7 +90,7 @@ PROBE_TOKENS = (256, 2048)
 
 
 @lru_cache(maxsize=8)
-def _rates(config: TransformerConfig, dtype: torch.dtype, device: str) -> tuple[float, float]:
+def _rates(config: TransformerConfig, dtype: torch.dtype, device: str, clock: Clock) -> tuple[float, float]:
     """Seconds a FLOP of the matrix products and of attention, by two lengths with random weights (some seconds for a small model)."""
     model = SpacetimeTransformer(config, dtype=dtype, device=device).eval()
     rows = []
@@ -94,16 +98,23 @@ def _rates(config: TransformerConfig, dtype: torch.dtype, device: str) -> tuple[
         text = model.prepare_text(torch.zeros(1, TEXT_ROW_MULTIPLE, config.text_dim, dtype=dtype, device=device))
         for tokens in PROBE_TOKENS:
             x, t = torch.zeros(1, config.in_dim, tokens // 64, 16, 16, dtype=dtype, device=device), torch.zeros(1, device=device)
-            seconds = min(_seconds(lambda: model(x, t, text=text), torch.device(device)) for _ in range(3))  # noqa: B023 (called at once)
+            seconds = min(_seconds(lambda: model(x, t, text=text), torch.device(device), clock) for _ in range(3))  # noqa: B023 (called at once)
             rows.append((*_flops(config, tokens, tokens // 64), seconds))
     (a, b, s), (c, d, t) = rows
     attention = max((t * a - s * c) / (d * a - b * c), 0.0)
     return max((s - attention * b) / a, 0.0), attention
 
 
-def seconds_a_step(config: TransformerConfig, shape: VideoShape, passes: list[int], dtype=torch.bfloat16, device: str = "cpu") -> float:
+def seconds_a_step(
+    config: TransformerConfig,
+    shape: VideoShape,
+    passes: list[int],
+    dtype: torch.dtype = torch.bfloat16,
+    device: str = "cpu",
+    clock: Clock = time.perf_counter,
+) -> float:
     """Time of one forward in every pass, for passes of so many cells. Measured once for each model and machine, then predicted."""
-    linear, attention = _rates(config, dtype, device)
+    linear, attention = _rates(config, dtype, device, clock)
     parts = [_flops(config, cells * shape.tokens_per_cell, cells) for cells in passes]
     return sum(linear * a + attention * b for a, b in parts)
 

@@ -1,6 +1,6 @@
 """Rows of a minute: long videos by foresight, and by rollout with the same model and seeds beside it, against renders of what was told.
 
-    python -m sora_core.evaluation --full --rows minute "minute cost" --out docs            # 20 videos: a day on two cores; goes on
+    python -m sora_core.evaluation --full --rows minute "minute cost" --out docs            # 20 videos: hours on two cores; goes on
     python -m sora_core.evaluation --rows minute --videos 1 --seconds 12 --steps 4          # a first look: some minutes
 
 Of all that is measured there is a pure function of frames (`border_jump`, `cuts_in`, `joins`) or of what the observer reads

@@ -115,9 +115,9 @@ class Run:
         self._thread.join()
 
     def until(self, condition) -> None:
-        """Waits; looks often, for what is waited for may last a millisecond."""
+        """Waits; looks often, for what is waited for may last some milliseconds."""
         while self.goes_on and not condition():
-            time.sleep(0.0005)
+            time.sleep(0.002)
 
     def seconds_in(self, node: str) -> float:
         """How long a node took, in a run that has ended."""

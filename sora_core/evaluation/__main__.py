@@ -37,7 +37,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="default all")
     parser.add_argument("--videos", type=int, help="of the rows of a minute; default 20 with --full, else none")
-    parser.add_argument("--seconds", type=float, default=60.0, help="length of those videos")
+    parser.add_argument("--seconds", type=float, default=60.0, help="length of those videos, 10 or more")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--guidance", type=float, default=5.0)
     parser.add_argument("--folder", default="runs/evaluation", help="keeps latents, so that a killed run goes on")

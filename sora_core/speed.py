@@ -29,14 +29,15 @@ Clock = Callable[[], float]
 DENSE_BF16_FLOPS = {"H200": 989e12, "H100": 989e12, "B200": 2250e12, "A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12, "RTX 5090": 210e12}
 """By part of the device's name, from the makers' data sheets, without sparsity."""
 
-PROCESS_BYTES = 400 * 10**6
-"""Resident memory of Python with torch before any model."""
+PROCESS_BYTES = 600 * 10**6
+"""Resident memory of Python with torch before any model: 510 MB once torch 2.11 is imported, and what the first products load."""
 
 # Fitted to peak resident memory at widths 256 to 768, 2,000 to 8,000 tokens, bfloat16 and float32 (tests/unit/test_speed.py).
 LAYERS_ALIVE = 18  # [tokens, width] tensors in the compute dtype, and for the MLP a third of [tokens, ffn]
 FLOAT32_ALIVE = 6  # [tokens, width] tensors of the rotary embedding
 SAMPLER_ALIVE = 8  # latents in float32: state, velocities, noise, what is known, preview
-DECODER_ALIVE = 11  # times the largest layer of the decoder for one chunk: 17 at 128x128, 9 to 12 at 256x256
+DECODER_ALIVE = 8.5  # times the largest layer of the decoder for one chunk: 11 at 128x128, 7 to 8 at 256x256
+DECODER_CACHE = 60 * 10**6  # bytes for each byte of a number, from the second whole chunk on: 90 MB in bfloat16, 200 to 350 in float32
 
 
 # -- FLOPs ---------------------------------------------------------------------------------------------------------------------------
@@ -161,7 +162,8 @@ def memory_estimate(
     words = (1 if guidance == 1 else 2) * config.num_layers * 2 * batch * TEXT_ROW_MULTIPLE * config.dim * size
     latents = SAMPLER_ALIVE * 4 * batch * math.prod(shape.latent)
     frames = min(shape.frames, shape.strides.frames(1 + DEFAULT_CHUNK))
-    decode = DECODER_ALIVE * vae.dim * size * frames * shape.width * shape.height
+    decode = int(DECODER_ALIVE * vae.dim * size * frames * shape.width * shape.height)
+    decode += DECODER_CACHE * size if shape.cells > 2 * DEFAULT_CHUNK else 0
     return Memory(weights, int(tokens * width + words + latents), decode + latents)
 
 

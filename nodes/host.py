@@ -107,6 +107,9 @@ class SoraModel(comfy.model_base.WAN21):
         if kwargs.get("denoise_mask") is not None and self.header.noise == "frame":
             out["denoise_mask"] = comfy.conds.CONDRegular(kwargs["denoise_mask"])
         if (shots := kwargs.get(KEY)) is not None:
+            if shots.pictures:
+                # Sora Sampler has put them on the canvas before it comes here.
+                raise ValueError("positive: only 'Sora Sampler' puts the pictures of shots on the canvas: use it, or 'Sora Place Image'")
             # A storyboard: each cell listens to the words of its shot, which hold those for all.
             step = self.header.native_fps / self.latent_format.temporal_downscale_ratio
             out["c_crossattn"] = comfy.conds.CONDRegular(torch.zeros_like(kwargs["cross_attn"][:, :TEXT_ROW_MULTIPLE]))

@@ -22,6 +22,7 @@ from ..sora_core.plan import Pass, Plan, PlanSettings, window_of
 from ..sora_core.storyboard import lattice_of
 from .canvas import KEY, Given
 from .graph_facts import FactsError, facts_above
+from .storyboard import shots_of
 
 RESUMABLE = ("euler", "heun")
 """Solvers of the host whose next step depends on nothing but the latents: these go on inside a pass."""
@@ -56,11 +57,6 @@ def plan_for(model, positive, given: Given, known: frozenset[int]) -> Plan:
     seconds = [shape.strides.time * k / shape.fps for k in range(shape.cells)]
     lattice = lattice_of(seconds, known, shots.starts if shots else (0.0,), shots.cuts if shots else (False,))
     return settings.plan(lattice, window_of(header, shape.strides), header.foresight and ours)
-
-
-def shots_of(conditioning):
-    """The Shots (storyboard.py) that a CONDITIONING carries; None if it is of plain words."""
-    return next((extra[KEY] for _, extra in conditioning or () if KEY in extra), None)
 
 
 # -- one pass ------------------------------------------------------------------------------------------------------------------------
@@ -202,7 +198,7 @@ def _of_cells(extra: dict, p: Pass, cells: Tensor, count: int) -> dict:
     image, mask = extra.get("concat_latent_image"), extra.get("concat_mask")
     if image is None or mask is None or image.shape[2] != count or mask.shape[2] != count:
         return extra
-    seen = [i for i, k in enumerate(p.cells) if k in set(p.see)]
+    seen = p.seen_at
     image, mask = image[:, :, p.cells].expand(len(cells), -1, -1, -1, -1).clone(), mask[:, :, p.cells].clone()
     image[:, :, seen], mask[:, :, seen] = cells[:, :, seen].to(image), 0
     return {**extra, "concat_latent_image": image, "concat_mask": mask}

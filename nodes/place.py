@@ -7,10 +7,12 @@ from dataclasses import replace
 from comfy_api.latest import io, ui
 
 from ..sora_core.shapes import MAX_SECONDS
+from ..sora_core.storyboard import first_frame
 from ..sora_core.verbs import place
-from .canvas import Given, given_of
+from .canvas import KEY, Given, given_of
 from .media import FIT_TOOLTIP, FITS, Still, changes, conformed, image_fps_input, media_input, media_of, rgb
 from .show import show_on_node
+from .storyboard import has_pictures, shots_of
 
 
 def second_input(what: str):
@@ -42,17 +44,11 @@ class SoraPlaceImage(io.ComfyNode):
         from .known import latent_of
 
         given, shape = canvas_of(latent, vae)
-        batch, image = len(latent["samples"]), rgb(image, "image")
-        if len(image) not in (1, batch):
-            raise ValueError(f"image: {len(image)} pictures for {batch} videos: give 1 or {batch}")
         frame = frame_at(second, given)
-        still = conformed(Still(image), shape, fit)
-        canvas = place(given.canvas, frame, len(given.sources))
-        note = f"frame {frame} of {canvas.timeline.frames}, at {frame / shape.fps:g} s, is exactly this picture"
+        given = with_picture(given, image, frame, fit, len(latent["samples"]))
+        note = f"frame {frame} of {given.canvas.timeline.frames}, at {frame / shape.fps:g} s, is exactly this picture"
         show_on_node(cls, note)
-        return io.NodeOutput(
-            latent_of(vae, replace(given, canvas=canvas, sources=(*given.sources, still)), latent), ui=ui.PreviewText(note)
-        )
+        return io.NodeOutput(latent_of(vae, given, latent), ui=ui.PreviewText(note))
 
 
 class SoraPlaceVideo(io.ComfyNode):
@@ -115,6 +111,35 @@ def canvas_of(latent: dict, vae) -> tuple:
     if strides_of(vae) != given.canvas.shape.strides:
         raise ValueError("vae: this is not the VAE that the canvas was made with: connect the same one to both nodes")
     return given, given.canvas.shape
+
+
+def with_picture(given: Given, image, frame: int, fit: str, batch: int, name: str = "image") -> Given:
+    """What is given, and an IMAGE at a frame of the result, not yet encoded; `name` is what it is called in errors. Raises ValueError."""
+    image = rgb(image, name)
+    if len(image) not in (1, batch):
+        raise ValueError(f"{name}: {len(image)} pictures for {batch} videos: give 1 or {batch}")
+    still = conformed(Still(image), given.canvas.shape, fit)
+    return replace(given, canvas=place(given.canvas, frame, len(given.sources)), sources=(*given.sources, still))
+
+
+def with_shot_pictures(latent: dict, positive: list) -> tuple[dict, list]:
+    """A canvas with the pictures of a storyboard at the beginnings of their shots, and the CONDITIONING without them. Raises ValueError."""
+    from .known import latent_of
+
+    if not has_pictures(positive):
+        return latent, positive
+    shots = shots_of(positive)
+    given = given_of(latent)
+    given, shape = canvas_of(latent, given and given.vae)
+    for number, (picture, start) in enumerate(zip(shots.pictures, shots.starts), start=1):
+        if picture is not None:
+            frame = first_frame(start, shape.fps)
+            if frame >= shape.frames:
+                says = f"shot {number} begins with a picture at {start:g} s, the canvas ends at {shape.seconds:g}: make it longer"
+                raise ValueError(f"latent: {says}")
+            given = with_picture(given, picture, given.canvas.offset + frame, "cover", len(latent["samples"]), f"picture_{number}")
+    bare = replace(shots, pictures=())
+    return latent_of(given.vae, given, latent), [[rows, {**extra, KEY: bare}] for rows, extra in positive]
 
 
 def frame_at(second: float, given: Given) -> int:

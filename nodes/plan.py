@@ -7,11 +7,11 @@ from dataclasses import replace
 
 from comfy_api.latest import io, ui
 
-from ..sora_core.plan import DISTANCE, KINDS, OVERLAP, Plan, PlanSettings, picture, summary
-from ..sora_core.transformer import SpacetimeTransformer
-from .canvas import KEY, Given, given_of
+from ..sora_core.plan import DISTANCE, KINDS, OVERLAP, PlanSettings, picture, summary
+from .canvas import KEY, given_of
+from .costs import check_memory, costs
 from .passes import plan_for
-from .sample_video import check_memory, prepare
+from .sample_video import model_input, prepare
 from .show import show_on_node
 
 REDO = re.compile(r"(\d+)\s*=\s*(\d+)")
@@ -27,7 +27,7 @@ class SoraPlan(io.ComfyNode):
             description="How a long video is made: in which passes, with how much memory and time. Without it the sampler decides itself.",
             search_aliases=["sora plan", "long video", "minute", "foresight", "rollout", "context windows", "passes"],
             inputs=[
-                io.Model.Input("model", tooltip="The model that will make the video."),
+                model_input(),
                 io.Latent.Input("latent", tooltip="The canvas."),
                 io.Combo.Input(
                     "plan",
@@ -71,15 +71,21 @@ class SoraPlan(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, latent, plan, window, overlap, distance, redo="", positive=None) -> io.NodeOutput:
+        from .place import with_shot_pictures
+
         given = given_of(latent)
         if given is None:
             raise ValueError("latent: this is no canvas any more: connect 'Sora Canvas' without a node between that changes it")
-        given = replace(given, plan=PlanSettings(plan, window, overlap, distance, seeds_of(redo)))
-        made = plan_for(model, positive, given, prepare(model, latent, NoNoise).known)
-        check_memory(model, given, made, len(latent["samples"]))
-        note = "\n".join([summary(made), *costs(model, made, given, len(latent["samples"])), picture(made)])
+        settings, batch = PlanSettings(plan, window, overlap, distance, seeds_of(redo)), len(latent["samples"])
+        planned = {**latent, KEY: replace(given, plan=settings)}
+        # As the sampler will see it; it puts the pictures of the shots on the canvas itself.
+        seen, positive = with_shot_pictures(planned, positive)
+        given = given_of(seen)
+        made = plan_for(model, positive, given, prepare(model, seen, NoNoise).known)
+        check_memory(model, given, made, batch)
+        note = "\n".join([summary(made), *costs(model, made, given, batch), picture(made)])
         show_on_node(cls, note)
-        return io.NodeOutput({**latent, KEY: given}, ui=ui.PreviewText(note))
+        return io.NodeOutput(planned, ui=ui.PreviewText(note))
 
 
 def seeds_of(redo: str) -> tuple[tuple[int, int], ...]:
@@ -97,18 +103,3 @@ class NoNoise:
     @staticmethod
     def generate_noise(latent: dict):
         return latent["samples"]
-
-
-def costs(model, plan: Plan, given: Given, batch: int) -> list[str]:
-    """Tokens, memory and time, for people; memory and time of our own models only."""
-    from ..sora_core.speed import memory_estimate, seconds_a_step
-
-    shape = given.canvas.shape
-    lines = [f"{plan.largest * shape.tokens_per_cell:,} tokens at once, {shape.frames} frames"]
-    network = model.model.diffusion_model
-    if isinstance(network, SpacetimeTransformer) and plan.passes:
-        dtype = model.model.get_dtype()
-        memory = memory_estimate(network.config, shape, batch=batch, at_once=plan.largest, guidance=2.0, dtype=dtype)
-        seconds = seconds_a_step(network.config, shape, [len(p.cells) for p in plan.passes], dtype, str(model.load_device)) * batch
-        lines.append(f"about {memory.peak / 2**30:.1f} GB, and {seconds:.2g} s for each step of the sampler; with guidance twice the time")
-    return lines

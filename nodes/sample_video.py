@@ -17,16 +17,22 @@ from ..sora_core.canvas import Canvas
 from ..sora_core.config import TEXT_DIM, ModelHeader
 from ..sora_core.flow import cell_noise
 from ..sora_core.passes import known_cells
-from ..sora_core.plan import Lattice, Plan, single, summary
+from ..sora_core.plan import Lattice, single, summary
 from ..sora_core.shapes import PATCH, Strides
-from ..sora_core.transformer import SpacetimeTransformer
 from .canvas import Given, given_of, samples_of
+from .costs import check_memory
 from .passes import RESUMABLE, PassSampler, Stage, job_for, plan_for
 from .show import show_on_node
+from .storyboard import has_pictures
 
 MAX_SEED = 0xFFFFFFFFFFFFFFFF
 PREVIEW_CELLS = 4
 PREVIEW_SIZE = 512
+
+
+def model_input():
+    said = "From Sora Load Model; or from Load Diffusion Model: Wan 2.1 and 2.2, LTX-Video, HunyuanVideo and others."
+    return io.Model.Input("model", tooltip=said)
 
 
 def seed_input(tooltip: str):
@@ -44,10 +50,7 @@ class SoraSampler(io.ComfyNode):
             description="Turns noise into video latents that follow the words and keep what the canvas gives. Takes every video model.",
             search_aliases=["sora sampler", "KSampler", "generate video", "denoise", "sample"],
             inputs=[
-                io.Model.Input(
-                    "model",
-                    tooltip="From Sora Load Model; or from Load Diffusion Model: Wan 2.1 and 2.2, LTX-Video, HunyuanVideo and others.",
-                ),
+                model_input(),
                 io.Conditioning.Input("positive", tooltip="What the video shows."),
                 io.Latent.Input("latent", tooltip="The canvas."),
                 seed_input("Chooses the noise. The same seed gives the same video, and the same moments in a longer one."),
@@ -130,11 +133,12 @@ class SoraSampler(io.ComfyNode):
     ) -> io.NodeOutput:
         from .host_models import empty_prompt
         from .known import enlarged, to_host
+        from .place import with_shot_pictures
 
         models = [m for m in (model, low_noise_model) if m is not None]
         for m in models:
             check(m, positive, negative, latent)
-        latent = enlarged(latent)
+        latent, positive = with_shot_pictures(enlarged(latent), positive)
         given = given_of(latent)
         if sigmas is None:
             denoise = min(denoise, given.strength) if given else denoise
@@ -236,7 +240,8 @@ def check(model, positive, negative, latent: dict) -> None:
         raise ValueError("latent: the VAE of its canvas is that of another model: use the VAE that belongs to the MODEL")
     if samples.shape[-1] % PATCH or samples.shape[-2] % PATCH:
         raise ValueError(f"latent: its sides are {samples.shape[-1]} and {samples.shape[-2]} cells, they must be even: use 'Sora Canvas'")
-    if given and takes_pictures(model) and not (given.canvas.spans or given.canvas.guides or "concat_latent_image" in positive[0][1]):
+    pictured = given and (given.canvas.spans or given.canvas.guides or has_pictures(positive) or "concat_latent_image" in positive[0][1])
+    if given and takes_pictures(model) and not pictured:
         raise ValueError(
             "model: this image-to-video model goes on from pictures, and the canvas has none: add 'Sora Place Image', or load a "
             "text-to-video model (for 'Sora Remix' too)"
@@ -247,17 +252,6 @@ def check(model, positive, negative, latent: dict) -> None:
                 raise ValueError(
                     f"{name}: its words are {rows.shape[-1]} wide, the MODEL needs {TEXT_DIM}: use the CLIP that belongs to the MODEL"
                 )
-
-
-def check_memory(model, given: Given | None, plan: Plan, batch: int) -> None:
-    """Refuses a video whose largest pass cannot fit. Of the host's own models the host takes care, by parts if it must."""
-    from ..sora_core.speed import check_fits
-
-    network = model.model.diffusion_model
-    if given and isinstance(network, SpacetimeTransformer):
-        at_once = plan.largest + len(given.canvas.guides)
-        options = {"config": network.config, "dtype": model.model.get_dtype(), "device": model.load_device}
-        check_fits(given.canvas.shape, batch=batch, at_once=at_once, **options)
 
 
 # -- one run -------------------------------------------------------------------------------------------------------------------------

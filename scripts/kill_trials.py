@@ -2,8 +2,9 @@
 
     python scripts/kill_trials.py 20
 
-Prints for each trial when the kill came, what was reused, and whether latents and frames are equal bit for bit. About 40 seconds a trial
-on two quiet cores, most of it for two starts of the server.
+The moments take turns: in a step, between two passes, while a file is written, while frames are decoded and saved. Prints for each trial
+when the kill came, what was kept, and whether latents and frames are equal bit for bit. About 40 seconds a trial on two quiet cores, most
+of it for two starts of the server.
 """
 
 import random
@@ -63,26 +64,97 @@ def trials(folder: Path, prompt: dict, count: int, tell, prepare=lambda base: No
     """
     base = new_base(folder / "undisturbed", prepare)
     with started(base) as server:
-        begin = time.monotonic()
-        server.queue(prompt)
-        seconds = time.monotonic() - begin
+        whole = Run(server, base, prompt)
+        whole.end()
+    if whole.error:
+        raise whole.error
     wanted = made_in(base)
     for number in range(count):
         base = new_base(folder / f"trial{number}", prepare)
-        moment = random.uniform(0, seconds)
+        moment = list(MOMENTS)[number % len(MOMENTS)]
         with started(base) as server:
-            queued = threading.Thread(target=ignoring(server.queue), args=(prompt,), daemon=True)
-            queued.start()
-            time.sleep(moment)
+            run = Run(server, base, prompt)
+            MOMENTS[moment](run, whole)
+            seconds, over = time.monotonic() - run.start, not run.goes_on
             server.process.kill()
             server.process.wait()
-            queued.join(10)
-        kept = len(list(base.glob("output/sora_jobs/passes/*.safetensors")))
+            run.end()
+        kept = len(kept_in(base))
         with started(base) as server:
             server.queue(prompt)
         equal = made_in(base) == wanted
-        tell(f"trial {number}: killed after {moment:.1f} of {seconds:.1f} s, {kept} files were kept: {'equal' if equal else 'DIFFERENT'}")
+        when = f"killed {moment}, after {seconds:.1f} s" if not over else f"killed when all was done, {moment} was missed"
+        tell(f"trial {number}: {when}, {kept} files were kept: {'equal' if equal else 'DIFFERENT'}")
         yield equal
+
+
+class Run:
+    """A prompt on its way through a server, and when each node began, in seconds from the start."""
+
+    def __init__(self, server, base: Path, prompt: dict):
+        self.base, self.begun, self.error = base, {}, None
+        self.start = time.monotonic()
+        self._thread = threading.Thread(target=self._queue, args=(server, prompt), daemon=True)
+        self._thread.start()
+
+    def _queue(self, server, prompt: dict) -> None:
+        try:
+            server.queue(prompt, self._event)
+        except Exception as error:  # a killed server answers nobody
+            self.error = error
+
+    def _event(self, kind: str, data: dict) -> None:
+        if kind == "executing":
+            self.begun[data["node"]] = time.monotonic() - self.start  # node None: the end
+
+    @property
+    def goes_on(self) -> bool:
+        return self._thread.is_alive()
+
+    def end(self) -> None:
+        self._thread.join()
+
+    def until(self, condition) -> None:
+        """Waits; looks often, for what is waited for may last some milliseconds."""
+        while self.goes_on and not condition():
+            time.sleep(0.002)
+
+    def seconds_in(self, node: str) -> float:
+        """How long a node took, in a run that has ended."""
+        return min(at for at in self.begun.values() if at > self.begun[node]) - self.begun[node]
+
+
+def kept_in(base: Path) -> list[Path]:
+    """The passes that are whole."""
+    return [path for path in base.glob("output/sora_jobs/passes/[!.]*.safetensors") if ".half." not in path.name]
+
+
+def in_a_step(run: Run, whole: Run) -> None:
+    run.until(lambda: "sample" in run.begun)
+    time.sleep(random.uniform(0, whole.seconds_in("sample")))
+
+
+def between_passes(run: Run, whole: Run) -> None:
+    count = random.randint(1, len(kept_in(whole.base)) - 1)
+    run.until(lambda: len(kept_in(run.base)) >= count)
+
+
+def while_writing(run: Run, whole: Run) -> None:
+    count = random.randint(0, len(kept_in(whole.base)) - 1)
+    run.until(lambda: len(kept_in(run.base)) >= count and any(run.base.glob("output/sora_jobs/passes/.*.part")))
+
+
+def while_decoding(run: Run, whole: Run) -> None:
+    run.until(lambda: "save" in run.begun)
+    time.sleep(random.uniform(0, whole.seconds_in("save")))
+
+
+MOMENTS = {
+    "in a step": in_a_step,
+    "between passes": between_passes,
+    "while writing": while_writing,
+    "while decoding": while_decoding,
+}
 
 
 def new_base(base: Path, prepare) -> Path:
@@ -95,18 +167,6 @@ def started(base: Path):
     from server import ComfyServer
 
     return ComfyServer(environment.host_folder(), base, variables=environment.child_variables())
-
-
-def ignoring(work):
-    """The work, without what it raises: a killed server answers nobody."""
-
-    def run(*args):
-        try:
-            work(*args)
-        except Exception:
-            pass
-
-    return run
 
 
 def made_in(base: Path) -> list:

@@ -78,13 +78,16 @@ def generate(
         normalised latents [B, C, F, H, W], float32.
 
     Raises:
-        ValueError: an unknown solver, or `mask` without `known`.
+        ValueError: an unknown solver, `mask` without `known`, or shots of the plan and `shot_words` that do not fit each other.
     """
     if solver not in SOLVERS:
         raise ValueError(f"solver {solver!r} is not known: use one of {', '.join(SOLVERS)}")
     if mask is not None and known is None:
         raise ValueError("mask: it says what to keep, so `known` must be given too")
     plan = plan or single(Lattice(shape.cells, known_cells(mask)))
+    shots = set(plan.lattice.shots)
+    if shot_words and not (shots and shots <= set(range(len(shot_words)))):
+        raise ValueError(f"shot_words: {len(shot_words)} texts, and the plan has the shots {sorted(shots)}: give one text for each shot")
     away = words.new_zeros(1, 64, words.shape[-1]) if negative is None else negative.to(words.dtype)
     passes = CorePasses(
         transformer=transformer,

@@ -277,8 +277,8 @@ def kept_jobs(folder: Path) -> list[Kept]:
     for path in Path(folder).glob("*.json"):
         if manifest := _manifest(path):
             files = _files(folder, manifest)
-            stats = [path.stat(), *(f.stat() for f in files)]
-            age = time.time() - max(s.st_mtime for s in stats)
+            stats = _stats([path, *files])
+            age = time.time() - max((s.st_mtime for s in stats), default=time.time())
             done = sum(f.stem == p["key"] for p in manifest["passes"] for f in files)
             size = sum(s.st_size for s in stats)
             found.append(Kept(path.stem, manifest["about"], done, len(manifest["passes"]), size, age))
@@ -292,10 +292,19 @@ def delete(folder: Path, name: str) -> int:
         raise ValueError(f"there is no job {name!r}; there are {', '.join(sorted(manifests)) or 'none'}")
     others = {f for other, m in manifests.items() if other != name for f in _files(folder, m)}
     files = [Path(folder) / f"{name}.json", *(f for f in _files(folder, manifests[name]) if f not in others)]
-    size = sum(f.stat().st_size for f in files)
+    size = sum(s.st_size for s in _stats(files))
     for file in files:
         file.unlink(missing_ok=True)
     return size
+
+
+def _stats(files: list[Path]) -> list[os.stat_result]:
+    """Of those that are still there: a server at work finishes, and so removes, half passes."""
+    found = []
+    for file in files:
+        with contextlib.suppress(FileNotFoundError):
+            found.append(file.stat())
+    return found
 
 
 def _files(folder: Path, manifest: dict) -> list[Path]:

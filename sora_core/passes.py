@@ -34,10 +34,9 @@ def run_plan(
     latents = latents.clone()
     for number, p in enumerate(plan.passes):
         cells = latents[:, :, p.cells]
-        mine = [i for i, k in enumerate(p.cells) if k in set(p.make)]
 
-        def work(progress: Progress | None, p=p, cells=cells, mine=mine) -> Tensor:
-            return make(p, cells, progress)[:, :, mine]
+        def work(progress: Progress | None, p=p, cells=cells) -> Tensor:
+            return make(p, cells, progress)[:, :, p.made_at]
 
         made = work(None) if job is None else job.result(number, cells, work, waiting)
         latents[:, :, list(p.make)] = made.to(latents)
@@ -56,5 +55,5 @@ def mask_of(p: Pass, mask: Tensor | None) -> Tensor | None:
     if mask is None and not p.see:
         return None
     part = torch.ones(1, 1, len(p.cells), 1, 1) if mask is None else mask[:, :, p.cells].clone()
-    part[:, :, [i for i, k in enumerate(p.cells) if k in set(p.see)]] = 0
+    part[:, :, p.seen_at] = 0
     return part

@@ -32,7 +32,7 @@ BESIDE = 2
 """Sketched cells that a gap sees on each side."""
 
 SMALLEST_PASS = 2 * BESIDE + DISTANCE
-"""Cells that any length can be made with at once."""
+"""Cells that are enough for the gaps of a foresight, whatever the length: the least that a long video needs at once."""
 
 REFERENCES = 4
 """Cells of the first take that the sketches of the others see."""
@@ -78,6 +78,18 @@ class Pass:
     @property
     def cells(self) -> list[int]:
         return sorted(self.make + self.see)
+
+    @property
+    def made_at(self) -> list[int]:
+        """Where among `cells` those stand that are made."""
+        make = set(self.make)
+        return [i for i, k in enumerate(self.cells) if k in make]
+
+    @property
+    def seen_at(self) -> list[int]:
+        """Where among `cells` those stand that are only seen."""
+        see = set(self.see)
+        return [i for i, k in enumerate(self.cells) if k in see]
 
 
 @dataclass(frozen=True)

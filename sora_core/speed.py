@@ -10,6 +10,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -19,21 +20,25 @@ import torch
 from .attention import cpu_bfloat16
 from .autoencoder import DEFAULT_CHUNK, VideoVAE
 from .config import TEXT_ROW_MULTIPLE, TextConfig, TransformerConfig, VAEConfig, preset
-from .shapes import VideoShape
+from .shapes import PATCH, VideoShape
 from .text import ByteTextEncoder
 from .transformer import SpacetimeTransformer
+
+Clock = Callable[[], float]
+"""perf_counter; on a CPU with one thread also process_time, where the machine has other work."""
 
 DENSE_BF16_FLOPS = {"H200": 989e12, "H100": 989e12, "B200": 2250e12, "A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12, "RTX 5090": 210e12}
 """By part of the device's name, from the makers' data sheets, without sparsity."""
 
-PROCESS_BYTES = 400 * 10**6
-"""Resident memory of Python with torch before any model."""
+PROCESS_BYTES = 580 * 10**6
+"""Resident memory of Python with torch before any model: 510 MB once torch 2.11 is imported, and what the first products load."""
 
 # Fitted to peak resident memory at widths 256 to 768, 2,000 to 8,000 tokens, bfloat16 and float32 (tests/unit/test_speed.py).
 LAYERS_ALIVE = 18  # [tokens, width] tensors in the compute dtype, and for the MLP a third of [tokens, ffn]
 FLOAT32_ALIVE = 6  # [tokens, width] tensors of the rotary embedding
 SAMPLER_ALIVE = 8  # latents in float32: state, velocities, noise, what is known, preview
-DECODER_ALIVE = 11  # times the largest layer of the decoder for one chunk: 17 at 128x128, 9 to 12 at 256x256
+DECODER_ALIVE = 8.5  # times the largest layer of the decoder for one chunk: 11 at 128x128, 7 to 8 at 256x256
+DECODER_CACHE = 80 * 10**6  # bytes for each byte of a number, from the second whole chunk on: 90 MB in bfloat16, 200 to 350 in float32
 
 
 # -- FLOPs ---------------------------------------------------------------------------------------------------------------------------
@@ -70,12 +75,12 @@ def peak_flops(device: str | torch.device = "cpu", dtype: torch.dtype = torch.bf
     return 2 * side**3 / min(_seconds(lambda: a @ a, device) for _ in range(5))
 
 
-def _seconds(work, device: torch.device) -> float:
-    start = time.perf_counter()
+def _seconds(work, device: torch.device, clock: Clock = time.perf_counter) -> float:
+    start = clock()
     work()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def mfu(flops: float, seconds: float, peak: float) -> float:
@@ -83,30 +88,41 @@ def mfu(flops: float, seconds: float, peak: float) -> float:
     return flops / seconds / peak
 
 
-PROBE_TOKENS = (256, 2048)
+PROBES = ((1, 2), (4, 16), (32, 16))
+"""Cells, and side of the latent grid, of the forwards that are timed: of 1, 256 and 2,048 tokens."""
 
 
 @lru_cache(maxsize=8)
-def _rates(config: TransformerConfig, dtype: torch.dtype, device: str) -> tuple[float, float]:
-    """Seconds a FLOP of the matrix products and of attention, by two lengths with random weights (some seconds for a small model)."""
+def _rates(config: TransformerConfig, dtype: torch.dtype, device: str, clock: Clock) -> tuple[float, float, float]:
+    """Seconds of a forward of next to nothing, and for each FLOP of the matrix products and of attention (some seconds to measure)."""
     model = SpacetimeTransformer(config, dtype=dtype, device=device).eval()
-    rows = []
+    times, flops = [], []
     with torch.inference_mode():
         text = model.prepare_text(torch.zeros(1, TEXT_ROW_MULTIPLE, config.text_dim, dtype=dtype, device=device))
-        for tokens in PROBE_TOKENS:
-            x, t = torch.zeros(1, config.in_dim, tokens // 64, 16, 16, dtype=dtype, device=device), torch.zeros(1, device=device)
-            seconds = min(_seconds(lambda: model(x, t, text=text), torch.device(device)) for _ in range(3))  # noqa: B023 (called at once)
-            rows.append((*_flops(config, tokens, tokens // 64), seconds))
-    (a, b, s), (c, d, t) = rows
+        for cells, side in PROBES:
+            x = torch.zeros(1, config.in_dim, cells, side, side, dtype=dtype, device=device)
+            t = torch.zeros(1, device=device)
+            times.append(min(_seconds(lambda: model(x, t, text=text), torch.device(device), clock) for _ in range(3)))  # noqa: B023
+            flops.append(_flops(config, cells * (side // PATCH) ** 2, cells))
+    least = times[0]
+    (a, b), (c, d) = flops[1:]
+    s, t = (max(seconds - least, 0.0) for seconds in times[1:])
     attention = max((t * a - s * c) / (d * a - b * c), 0.0)
-    return max((s - attention * b) / a, 0.0), attention
+    return least, max((s - attention * b) / a, 0.0), attention
 
 
-def seconds_a_step(config: TransformerConfig, shape: VideoShape, passes: list[int], dtype=torch.bfloat16, device: str = "cpu") -> float:
+def seconds_a_step(
+    config: TransformerConfig,
+    shape: VideoShape,
+    passes: list[int],
+    dtype: torch.dtype = torch.bfloat16,
+    device: str = "cpu",
+    clock: Clock = time.perf_counter,
+) -> float:
     """Time of one forward in every pass, for passes of so many cells. Measured once for each model and machine, then predicted."""
-    linear, attention = _rates(config, dtype, device)
+    least, linear, attention = _rates(config, dtype, device, clock)
     parts = [_flops(config, cells * shape.tokens_per_cell, cells) for cells in passes]
-    return sum(linear * a + attention * b for a, b in parts)
+    return sum(least + linear * a + attention * b for a, b in parts)
 
 
 def fast_dtype(device: str | torch.device = "cpu") -> torch.dtype:
@@ -156,7 +172,8 @@ def memory_estimate(
     words = (1 if guidance == 1 else 2) * config.num_layers * 2 * batch * TEXT_ROW_MULTIPLE * config.dim * size
     latents = SAMPLER_ALIVE * 4 * batch * math.prod(shape.latent)
     frames = min(shape.frames, shape.strides.frames(1 + DEFAULT_CHUNK))
-    decode = DECODER_ALIVE * vae.dim * size * frames * shape.width * shape.height
+    decode = int(DECODER_ALIVE * vae.dim * size * frames * shape.width * shape.height)
+    decode += DECODER_CACHE * size if shape.cells > 2 * DEFAULT_CHUNK else 0
     return Memory(weights, int(tokens * width + words + latents), decode + latents)
 
 

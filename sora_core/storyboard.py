@@ -7,10 +7,13 @@
 
 What stands before the first bracket counts for all shots. A line that begins with a bracket begins a shot; its words go on to the next.
 `cut.` in front of them is a hard cut, `continuous.` or neither goes on in the same take. Errors name line and column, from 1.
+
+The same from fields: the words for all, and for each shot its length, its words and whether it begins with a cut (`listed`).
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -37,7 +40,7 @@ class ScriptError(ValueError):
 
 @dataclass(frozen=True)
 class Shot:
-    """Seconds `start` to `end`, its own words, whether it begins with a cut, and the line of the script where it begins."""
+    """Seconds `start` to `end`, its own words, whether it begins with a cut, and the line of the script where it begins (0: no script)."""
 
     start: float
     end: float
@@ -80,14 +83,44 @@ def parse(script: str) -> Storyboard:
     if not shots:
         last = max(1, len(script.splitlines()))
         raise ScriptError(last, 1, "there is no shot: begin a line with its seconds, such as [0-5 s] a red ball rolls")
-    board = Storyboard(" ".join(words), tuple(shots))
-    for shot, text in zip(board.shots, board.texts):
+    return _checked(Storyboard(" ".join(words), tuple(shots)))
+
+
+def listed(words: str, fields: Sequence[tuple[float, str, bool]]) -> Storyboard:
+    """A storyboard from fields: the words for all shots; seconds, own words and whether it begins with a cut, for each shot.
+
+    Raises:
+        ValueError: a shot without words or length, or too much of either. ScriptError: shots in the words for all.
+    """
+    for number, line in enumerate(words.splitlines(), start=1):
+        if line.strip().startswith("["):
+            raise ScriptError(
+                number, line.index("[") + 1, "here a shot begins, but the shots have fields: leave only the words for all shots"
+            )
+    shots: list[Shot] = []
+    for seconds, own, cut in fields:
+        start = shots[-1].end if shots else 0.0
+        shots.append(Shot(start, start + seconds, " ".join(own.split()), cut and bool(shots)))
+        if not seconds > 0:
+            raise ValueError(f"shot {len(shots)}: {seconds:g} s are no length: use more than 0")
+        if shots[-1].end > MAX_SECONDS + ROUNDING:
+            raise ValueError(f"shot {len(shots)} ends at {shots[-1].end:g} s: a video lasts at most {MAX_SECONDS:g}")
+    return _checked(Storyboard(" ".join(words.split()), tuple(shots)))
+
+
+def _checked(board: Storyboard) -> Storyboard:
+    for number, (shot, text) in enumerate(zip(board.shots, board.texts), start=1):
         if not shot.words:
-            raise ScriptError(shot.line, 1, "the shot has no words: say behind the bracket what it shows")
+            raise _wrong(shot, number, "the shot has no words: say what it shows" + (" behind the bracket" if shot.line else ""))
         if (size := len(text.encode())) > MAX_PROMPT_BYTES:
             says = f"the shot and the words for all are {size:,} bytes together: use at most {MAX_PROMPT_BYTES:,}"
-            raise ScriptError(shot.line, 1, says)
+            raise _wrong(shot, number, says)
     return board
+
+
+def _wrong(shot: Shot, number: int, says: str) -> ValueError:
+    """What is wrong with a shot: where it stands in the script, or which one it is."""
+    return ScriptError(shot.line, 1, says) if shot.line else ValueError(f"shot {number}: {says}")
 
 
 def _shot(line: str, number: int, before: Shot | None) -> Shot:
@@ -123,17 +156,22 @@ def snap(board: Storyboard, fps: float, strides: Strides) -> Storyboard:
     """The storyboard with its borders where cells end, at frame s k; the last end rounded up, as a canvas does it.
 
     Raises:
-        ScriptError: a shot that is left without a cell.
+        ValueError: a shot that is left without a cell; ScriptError if it is in a script.
     """
     cell = strides.time / fps
     last = (frames_for_seconds(board.seconds, fps, strides) - 1) // strides.time
     borders = [0, *(round(shot.end / cell) for shot in board.shots[:-1]), last]
-    for shot, a, b in zip(board.shots, borders, borders[1:]):
+    for number, (shot, a, b) in enumerate(zip(board.shots, borders, borders[1:]), start=1):
         if b <= a:
             says = f"the shot from {shot.start:g} to {shot.end:g} s is shorter than one cell: use {cell:g} s or more, in steps of {cell:g}"
-            raise ScriptError(shot.line, 1, says)
+            raise _wrong(shot, number, says)
     snapped = (replace(shot, start=a * cell, end=b * cell) for shot, a, b in zip(board.shots, borders, borders[1:]))
     return replace(board, shots=tuple(snapped))
+
+
+def first_frame(start: float, fps: float) -> int:
+    """The first frame of a shot that starts at second `start`: the frame on a border is the last one of the shot before it."""
+    return math.floor(start * fps + ROUNDING) + 1 if start else 0
 
 
 def shots_at(seconds: Sequence[float], starts: Sequence[float]) -> list[int]:
@@ -156,7 +194,6 @@ def describe(board: Storyboard, fps: float) -> str:
     """A snapped storyboard for people: seconds and frames of each shot."""
     lines = []
     for i, shot in enumerate(board.shots):
-        first = round(shot.start * fps) + (1 if i else 0)
         how = "" if i == 0 else "cut, " if shot.cut else "goes on, "
-        lines.append(f"{shot.start:g}-{shot.end:g} s, {how}frames {first}-{round(shot.end * fps)}: {shot.words}")
+        lines.append(f"{shot.start:g}-{shot.end:g} s, {how}frames {first_frame(shot.start, fps)}-{round(shot.end * fps)}: {shot.words}")
     return "\n".join(lines)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -36,6 +37,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--model", default=str(SHIPPED), help="transformer file; its companions are found as the pack finds them")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="default all")
+    parser.add_argument("--videos", type=int, help="of the rows of a minute; default 20 with --full, else none")
+    parser.add_argument("--seconds", type=float, default=60.0, help="length of those videos, 10 or more")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--guidance", type=float, default=5.0)
     parser.add_argument("--folder", default="runs/evaluation", help="keeps latents, so that a killed run goes on")
@@ -70,7 +73,9 @@ def score(args: argparse.Namespace) -> list[Row]:
     """Measures the rows asked for and writes the scorecard."""
     pipeline = Pipeline.load(args.model, device=args.device)
     studio = Studio(pipeline, Path(args.folder) / "latents", args.steps, args.guidance)
-    bench = Bench(studio, load_observer(), FULL if args.full else QUICK, args.model, _say)
+    budget = FULL if args.full else QUICK
+    films = budget.films if args.videos is None else args.videos
+    bench = Bench(studio, load_observer(), replace(budget, films=films, film_seconds=args.seconds), args.model, _say)
     rows, started = [], time.monotonic()
     for name in args.rows:
         rows += ROWS[name](bench)

@@ -14,7 +14,7 @@ SIZES = {"1:1": (128, 128), "16:9": (176, 96), "9:16": (96, 176)}
 @dataclass(frozen=True)
 class Budget:
     """How much of everything is measured. `seconds`: of a clip; `paired`: prompts that are also made in Chinese and wide and tall;
-    `shots`: videos of two shots; the rest are clips of the rows of that name."""
+    `shots`: videos of two shots; `films`: long videos of each kind, of minute_side pixels; the rest are clips of the rows of that name."""
 
     prompts: int
     paired: int
@@ -31,11 +31,13 @@ class Budget:
     shots: int = 1
     long: int = 0
     cost_seconds: tuple[float, ...] = (2.0, 5.0)
+    films: int = 0
+    film_seconds: float = 60.0
 
 
 QUICK = Budget(prompts=8, paired=4)
 FULL = Budget(prompts=120, paired=70, reconstructions=40, minutes=4, minute_side=128, pictures=24, physics=40, surprise=25, hidden=24,
-              stories=60, orbits=24, shots=40, long=20)  # fmt: skip
+              stories=60, orbits=24, shots=40, long=20, films=20)  # fmt: skip
 
 
 @dataclass

@@ -13,6 +13,7 @@ from .bench import Bench
 from .geometry import geometry_rows
 from .happenings import story_rows
 from .hiding import permanence_rows
+from .minute import minute_cost_rows, minute_rows
 from .physics import physics_rows
 from .quality import cost_rows, drift_rows, picture_rows, reconstruction_rows
 from .report import Row
@@ -33,4 +34,6 @@ ROWS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "shots": shot_rows,
     "drift": drift_rows,
     "cost": cost_rows,
+    "minute": minute_rows,
+    "minute cost": minute_cost_rows,
 }

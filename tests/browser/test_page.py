@@ -158,3 +158,24 @@ def test_nodes_are_found_and_connected(page, picture):
     connect(page, loader, "CLIP", prompt, "clip")
     connect(page, loader, "VAE", canvas, "vae")
     picture(page, "nodes_by_search")
+
+
+def test_shots_get_fields(page, picture):
+    """A number of shots shows the fields of so many, with sockets for pictures, and they are queued under the names that the node reads."""
+    page.evaluate("() => { app.graph.clear(); app.canvas.ds.reset() }")
+    add_by_search(page, "sora storyboard", 500, 300)
+    page.evaluate("""() => {
+        const shots = app.graph.nodes[0].widgets.find(widget => widget.name === 'shots')
+        shots.value = '2'
+        shots.callback?.('2')
+    }""")
+    page.wait_for_function("() => app.graph.nodes[0].inputs.some(slot => slot.name === 'shots.picture_2')")
+    slots = page.evaluate("() => app.graph.nodes[0].inputs.map(slot => [slot.name, slot.type, !!slot.widget])")
+    assert ["shots.picture_1", "IMAGE", False] in slots and ["shots.words_2", "STRING", True] in slots, slots
+    assert "shots.picture_3" not in [name for name, *_ in slots]
+    queued = next(iter(page.evaluate("async () => (await app.graphToPrompt()).output").values()))["inputs"]
+    assert {name: queued[name] for name in queued if name.startswith("shots")} == {
+        "shots": "2",
+        **{"shots.seconds_1": 3, "shots.words_1": "", "shots.seconds_2": 3, "shots.words_2": "", "shots.transition_2": "cut"},
+    }
+    picture(page, "storyboard_fields")

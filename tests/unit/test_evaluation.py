@@ -349,25 +349,28 @@ def test_report_has_the_agreed_fields_and_says_what_is_not_met(tmp_path):
 
 
 def test_the_scorecard_of_a_tiny_model(model, observer, tmp_path, monkeypatch, capsys):
-    """Every row but the cost, whose child process loads the shipped package, runs on any model; the second run makes nothing."""
+    """Every row but the costs, whose child processes load the shipped package, runs on any model; the second run makes nothing."""
     small = {field.name: 1 for field in fields(bench.Budget) if field.type == "int"} | {"prompts": 2, "minute_side": 16}
     monkeypatch.setattr(program, "QUICK", bench.Budget(**small))
     for aspect, size in {"1:1": (32, 32), "16:9": (48, 32), "9:16": (32, 48)}.items():
         monkeypatch.setitem(bench.SIZES, aspect, size)
     monkeypatch.setattr(program, "load_observer", lambda: observer)
     observer.held_out = {"colour": (9, 10)}
-    names = [name for name in rows.ROWS if name != "cost"]
-    arguments = ["evaluation", "--model", str(model), "--steps", "1", "--rows", *names]
+    names = [name for name in rows.ROWS if "cost" not in name]
+    arguments = ["evaluation", "--seconds", "12", "--model", str(model), "--steps", "1", "--rows", *names]
     monkeypatch.setattr(sys, "argv", [*arguments, "--folder", str(tmp_path), "--out", str(tmp_path / "out")])
     program.main()
     assert "prompt adherence: all" in capsys.readouterr().out
     first = json.loads((tmp_path / "out" / "scorecard.json").read_text())
     values = {row["name"]: row["value"] for row in first["rows"]}
+    assert {"returns after 5 s hidden, foresight", "returns after 5 s hidden, rollout", "cuts at the frames asked for, foresight"} <= set(
+        values
+    )
     assert values["kept frames, largest difference"] == 0 and values["observer on renders: colour"] == 0.9
     assert all(np.isfinite(row["value"]) and (row["low"] is None or row["low"] <= row["high"]) for row in first["rows"])
     assert list((tmp_path / "out" / "scorecard").glob("worst*.png"))
     monkeypatch.setattr(Studio, "_make", lambda *_: pytest.fail("made again"))
-    monkeypatch.setattr(sys, "argv", [*arguments[:6], "adherence", "drift", "--folder", str(tmp_path), "--out", str(tmp_path / "again")])
+    monkeypatch.setattr(sys, "argv", [*arguments[:8], "adherence", "drift", "--folder", str(tmp_path), "--out", str(tmp_path / "again")])
     program.main()
     again = json.loads((tmp_path / "again" / "scorecard.json").read_text())
     assert again["rows"] and all(row in first["rows"] for row in again["rows"])

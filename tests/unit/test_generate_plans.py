@@ -75,6 +75,12 @@ def test_a_shot_hears_its_own_words_only(model):
     assert not any(torch.equal(before[:, :, k], after[:, :, k]) for k in range(5, 10))
 
 
+@pytest.mark.parametrize("lattice", [Lattice(14), Lattice(14, shots=(0,) * 7 + (2,) * 7)])
+def test_shot_words_belong_to_shots_of_the_plan(model, lattice):
+    with pytest.raises(ValueError, match="shot_words: 2 texts, and the plan has the shots .*: give one text for each shot"):
+        run(model, single(lattice), shot_words=[words(1), words(2)])
+
+
 def test_shots_in_one_pass(model):
     plan = single(Lattice(14, frozenset(), (0,) * 7 + (1,) * 7))
     made = run(model, plan, shot_words=[words(1), words(2)])

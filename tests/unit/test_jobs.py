@@ -212,6 +212,19 @@ def test_waiting_can_be_ended(tmp_path):
 # -- lists and deleting --------------------------------------------------------------------------------------------------------------
 
 
+def test_files_that_go_away_while_they_are_listed(tmp_path, monkeypatch):
+    """Another server that finishes a pass removes its half."""
+    plan = foresight(Lattice(14), 4)
+    job = started(tmp_path, plan)
+    run_plan(plan, LATENTS, make, job)
+    there = kept_jobs(tmp_path)
+    find = jobs._files
+    monkeypatch.setattr(jobs, "_files", lambda *a: [*find(*a), tmp_path / "passes" / "gone.half.safetensors"])
+    [listed] = kept_jobs(tmp_path)
+    assert (listed.name, listed.done, listed.bytes) == (there[0].name, there[0].done, there[0].bytes)
+    assert delete(tmp_path, job.name) == listed.bytes and not kept_jobs(tmp_path)
+
+
 def test_jobs_are_listed_and_deleted_only_by_name(tmp_path):
     plan = foresight(Lattice(14), 4)
     other = plan.redo({1: 3})

@@ -117,6 +117,12 @@ def test_a_redone_pass_has_its_own_seed(plan, data):
         plan.redo({len(plan.passes): 1})
 
 
+@given(plans())
+def test_a_pass_knows_where_its_cells_stand(plan):
+    for p in plan.passes:
+        assert [p.cells[i] for i in p.made_at] == sorted(p.make) and [p.cells[i] for i in p.seen_at] == sorted(p.see)
+
+
 def test_a_minute_by_foresight():
     plan = foresight(Lattice(121))
     assert plan.passes[0] == Pass("sketch", tuple(range(0, 121, 8)))

@@ -2,7 +2,9 @@
 
 import hashlib
 import io
+import os
 import tarfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -128,3 +130,14 @@ def test_a_full_disk_is_named(monkeypatch, tmp_path):
 )
 def test_pip_failures_are_sentences(said, sentence, tmp_path):
     assert sentence in environment._why_pip_failed(said, tmp_path / "log")
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="only Linux counts the peak memory of any process")
+def test_the_peak_of_a_process_stays_when_the_memory_is_gone(root, monkeypatch):
+    monkeypatch.syspath_prepend(str(root / "scripts"))  # the scripts import each other as programs do
+    import server_memory
+
+    before = server_memory.peak_of(os.getpid())
+    held = b"x" * before  # more than there is room for below the old peak
+    del held
+    assert server_memory.peak_of(os.getpid()) > 1.1 * before

@@ -6,7 +6,19 @@ from hypothesis import strategies as st
 
 from sora_pack.sora_core.canvas import blank
 from sora_pack.sora_core.shapes import Strides, VideoShape, frames_for_seconds
-from sora_pack.sora_core.storyboard import ScriptError, Shot, Storyboard, describe, lattice_of, parse, shots_at, snap, takes_of
+from sora_pack.sora_core.storyboard import (
+    ScriptError,
+    Shot,
+    Storyboard,
+    describe,
+    first_frame,
+    lattice_of,
+    listed,
+    parse,
+    shots_at,
+    snap,
+    takes_of,
+)
 
 SCRIPT = """characters: Mo, a red ball. place: beach at sunset.
 [0-8 s] Mo rolls from left to right past a blue cube. camera follows.
@@ -101,3 +113,43 @@ def test_snapped_times_are_shown():
         "1.5-3 s, cut, frames 13-24: b",
         "3-4 s, goes on, frames 25-32: c",
     ]
+
+
+def test_shots_from_fields_are_those_of_the_script():
+    board = listed(
+        "characters: Mo, a red ball.\n place: beach.", [(8.0, "Mo rolls.", True), (6.0, " Mo\nbounces. ", True), (6, "Mo stops.", False)]
+    )
+    script = parse("characters: Mo, a red ball. place: beach.\n[0-8] Mo rolls.\n[8-14] cut. Mo bounces.\n[14-20] continuous. Mo stops.")
+    assert board.texts == script.texts
+    assert [(s.start, s.end, s.cut) for s in board.shots] == [(s.start, s.end, s.cut) for s in script.shots]
+
+
+@pytest.mark.parametrize(
+    "words, fields, says",
+    [
+        ("", [(2, "a", False), (2, "  ", True)], "shot 2: the shot has no words: say what it shows$"),
+        ("", [(2, "a", False), (0, "b", True)], "shot 2: 0 s are no length: use more than 0"),
+        ("", [(400, "a", False), (300, "b", True)], "shot 2 ends at 700 s: a video lasts at most 600"),
+        ("", [(2, "é" * 600, False)], "shot 1: the shot and the words for all are 1,200 bytes together: use at most 1,024"),
+        ("a\n [0-2 s] b", [(2, "c", False)], "line 2, column 2: here a shot begins, but the shots have fields"),
+    ],
+)
+def test_wrong_fields_are_named(words, fields, says):
+    with pytest.raises(ValueError, match=f"^{says}"):
+        listed(words, fields)
+
+
+def test_a_field_without_a_cell_is_named():
+    with pytest.raises(ValueError, match="^shot 2: the shot from 2 to 2.1 s is shorter than one cell: use 0.5 s or more"):
+        snap(listed("", [(2, "a", False), (0.1, "b", False), (1.9, "c", False)]), 8.0, Strides())
+
+
+@pytest.mark.parametrize("fps", [8.0, 24.0, 29.97])
+def test_the_first_frame_of_a_shot_is_in_its_first_cell(fps):
+    strides = Strides()
+    shape = VideoShape(32, 32, strides.cells(frames_for_seconds(6.0, fps)), fps)
+    starts = [shot.start for shot in snap(listed("", [(2, "a", False), (1.3, "b", True), (2.7, "c", True)]), fps, strides).shots]
+    shots = shots_at(blank(shape).seconds_of_cells, starts)
+    for shot, start in enumerate(starts):
+        frame = first_frame(start, fps)
+        assert shots[strides.cell_of_frame(frame)] == shot and (frame == 0 or shots[strides.cell_of_frame(frame - 1)] == shot - 1)

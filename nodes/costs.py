@@ -1,0 +1,40 @@
+"""What a plan costs on a MODEL of ours, before anything runs. Of the host's own models the host takes care, by parts if it must."""
+
+from __future__ import annotations
+
+from ..sora_core.plan import Plan
+from ..sora_core.transformer import SpacetimeTransformer
+from .canvas import Given
+
+
+def check_memory(model, given: Given | None, plan: Plan, batch: int) -> None:
+    """Refuses a video whose largest pass cannot fit. Raises ValueError with the largest that does."""
+    from ..sora_core.speed import check_fits
+
+    if given and (facts := _facts(model)):
+        check_fits(given.canvas.shape, batch=batch, at_once=_at_once(given, plan), device=model.load_device, **facts)
+
+
+def costs(model, plan: Plan, given: Given, batch: int) -> list[str]:
+    """Tokens, memory and time, for people; memory and time of our own models only."""
+    from ..sora_core.speed import memory_estimate, seconds_a_step
+
+    shape, at_once = given.canvas.shape, _at_once(given, plan)
+    lines = [f"{at_once * shape.tokens_per_cell:,} tokens at once, {shape.frames} frames"]
+    if (facts := _facts(model)) and plan.passes:
+        memory = memory_estimate(shape=shape, batch=batch, at_once=at_once, guidance=2.0, **facts)
+        cells = [len(p.cells) for p in plan.passes]
+        seconds = seconds_a_step(facts["config"], shape, cells, facts["dtype"], str(model.load_device)) * batch
+        lines.append(f"about {memory.peak / 2**30:.1f} GB, and {seconds:.2g} s for each step of the sampler; with guidance twice the time")
+    return lines
+
+
+def _facts(model) -> dict:
+    """What sora_core.speed asks of a MODEL; empty for one that is not ours."""
+    network = model.model.diffusion_model
+    return {"config": network.config, "dtype": model.model.get_dtype()} if isinstance(network, SpacetimeTransformer) else {}
+
+
+def _at_once(given: Given, plan: Plan) -> int:
+    """Cells of the largest pass, and the guides beside them."""
+    return plan.largest + len(given.canvas.guides)

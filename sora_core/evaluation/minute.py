@@ -1,0 +1,375 @@
+"""Rows of a minute: long videos by foresight, and by rollout with the same model and seeds beside it, against renders of what was told.
+
+    python -m sora_core.evaluation --full --rows minute "minute cost" --out docs            # 20 videos: hours on two cores; goes on
+    python -m sora_core.evaluation --rows minute --videos 1 --seconds 12 --steps 4          # a first look: some minutes
+
+Of all that is measured there is a pure function of frames (`border_jump`, `cuts_in`, `joins`) or of what the observer reads
+(`same_throughout`, `is_back`), so each can be tried on renders and on renders that were spoiled.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ..checkpoint import save_model
+from ..config import TEXT_DIM, TEXT_ROW_MULTIPLE
+from ..generate import generate
+from ..jobs import content_hash
+from ..plan import Plan, make_plan, window_of
+from ..shapes import Strides, VideoShape, frames_for_seconds
+from ..storyboard import Storyboard, first_frame, lattice_of, listed, snap
+from ..world import Scene, caption, introduce, render, sample_shots, sample_story
+from ..world.parts import COVER_SECONDS
+from .adherence import long_caption, scored_scenes
+from .intervals import bootstrap, geometric_mean, wilson
+from .metrics import DRIFTS, frame_differences, relative_drift, seam_jump
+from .observer import Reading
+from .report import Row
+from .studio import SOLVER, Studio
+
+if TYPE_CHECKING:
+    from .rows import Bench
+
+KINDS = ("foresight", "rollout")
+TAKES, STORIES, CASTS = 5_800_000, 5_900_000, 6_100_000  # first seeds, of scenes that no training has
+
+HIDDEN = {1.0: 0.9, 5.0: 0.9, 15.0: 0.8}  # seconds under a cover -> share that must come back as itself
+LOOK = 2.0  # seconds that the observer reads: as long as the clips it learnt from
+SHOTS = 4
+
+CUT_STEP, CUT_RATIO, AROUND = 0.03, 3.0, 6  # a cut: so large a step, so many times the median of so many steps on each side
+
+
+# -- making them ---------------------------------------------------------------------------------------------------------------------
+
+
+def film(studio: Studio, board: Storyboard, shape: VideoShape, seed: int, kind: str, known: Tensor | None = None) -> tuple[Tensor, Plan]:
+    """(frames uint8 [T, H, W, 3], the plan by which they were made) of a storyboard that is snapped to the shape's cells.
+
+    Every pass is kept as it is made, and the latents of the whole at the end: a run that was killed goes on.
+
+    Args:
+        kind: of the plan.
+        known: normalised latents [1, C, k, h, w] of the first k cells.
+    """
+    pipeline, count = studio.pipeline, 0 if known is None else known.shape[2]
+    seconds = [shape.strides.time * k / shape.fps for k in range(shape.cells)]
+    starts, cuts = [shot.start for shot in board.shots], [shot.cut for shot in board.shots]
+    lattice = lattice_of(seconds, frozenset(range(count)), starts, cuts)
+    plan = make_plan(kind, lattice, window=window_of(pipeline.header, shape.strides))
+    facts = [
+        studio.model,
+        studio.steps,
+        studio.guidance,
+        SOLVER,
+        board.texts,
+        starts,
+        cuts,
+        list(shape.latent),
+        shape.fps,
+        seed,
+        kind,
+        known,
+    ]
+    path = studio.folder / f"film-{content_hash(facts)[:24]}.safetensors"
+    if not path.is_file():
+        save_model(path, {"latents": _make(studio, board, shape, seed, plan, known)})
+    return studio.decode(load_file(path)["latents"]), plan
+
+
+@torch.inference_mode()
+def _make(studio: Studio, board: Storyboard, shape: VideoShape, seed: int, plan: Plan, known: Tensor | None) -> Tensor:
+    pipeline = studio.pipeline
+    device, dtype = pipeline.text.device, pipeline.vae.conv2.weight.dtype
+    texts = [pipeline.text.encode([text]).to(dtype) for text in board.texts]
+    options = {}
+    if known is not None:
+        given, mask = torch.zeros(1, *shape.latent, device=device), torch.ones(1, 1, shape.cells, 1, 1, device=device)
+        given[:, :, : known.shape[2]], mask[:, :, : known.shape[2]] = known.to(device), 0
+        options = {"known": given, "mask": mask}
+    # As in the host: a shot's words hold those for all, which are left empty.
+    words = texts[0] if len(texts) == 1 else torch.zeros(1, TEXT_ROW_MULTIPLE, TEXT_DIM, device=device, dtype=dtype)
+    made = generate(
+        pipeline.transformer,
+        pipeline.header,
+        words,
+        shape,
+        steps=studio.steps,
+        guidance=studio.guidance,
+        seed=seed,
+        solver=SOLVER,
+        plan=plan,
+        shot_words=texts if len(texts) > 1 else None,
+        jobs=studio.folder / "jobs",
+        **options,
+    )
+    return made.cpu()
+
+
+def _shape(bench: Bench, seconds: float) -> VideoShape:
+    fps, side = bench.studio.pipeline.header.native_fps, bench.budget.minute_side
+    return bench.studio.shape(side, side, frames_for_seconds(seconds, fps, bench.studio.pipeline.vae.strides), fps)
+
+
+# -- what is measured ----------------------------------------------------------------------------------------------------------------
+
+
+def joins(plan: Plan) -> int:
+    """How often a video goes on from what another pass has made: between the gaps of a sketch, between the windows of a rollout."""
+    return max(1, sum(p.name != "sketch" for p in plan.passes) - 1)
+
+
+def cell_borders(plan: Plan, strides: Strides) -> tuple[list[int], list[int]]:
+    """The frames with which a cell begins that another pass made than the one before it, and those of all other cells. Cuts are neither."""
+    maker = {k: number for number, p in enumerate(plan.passes) for k in p.make}
+    between: list[int] = []
+    inside: list[int] = []
+    for k in range(1, plan.lattice.cells):
+        if plan.lattice.take_of(k) == plan.lattice.take_of(k - 1):
+            same = maker.get(k) == maker.get(k - 1)
+            (inside if same else between).append(strides.frames(k))
+    return between, inside
+
+
+def border_jump(frames: Tensor, plan: Plan, strides: Strides) -> float | None:
+    """The jump at borders between passes over that at all other borders of cells; 1 is none. None where a plan has only one kind."""
+    between, inside = cell_borders(plan, strides)
+    return seam_jump(frames, between) / seam_jump(frames, inside) if between and inside else None
+
+
+def cuts_in(frames: Tensor) -> list[int]:
+    """The frames with which something else begins: one step that is far larger than all around it."""
+    steps = frame_differences(frames).tolist()
+    found = []
+    for i, step in enumerate(steps):
+        near = steps[max(0, i - AROUND) : i] + steps[i + 1 : i + 1 + AROUND]
+        if step >= CUT_STEP and step > max(near) and step >= CUT_RATIO * statistics.median(near):
+            found.append(i + 1)
+    return found
+
+
+def is_back(reading: Reading, colour: str, shape: str) -> bool:
+    """Whether the body of a colour is seen, with its shape."""
+    return colour in reading.bodies and reading.bodies[colour].shape == shape
+
+
+def same_throughout(readings: Sequence[Reading], colour: str) -> bool:
+    """Whether the body of a colour is seen in every shot, and has one shape in all of them."""
+    shapes = {reading.bodies[colour].shape if colour in reading.bodies else None for reading in readings}
+    return len(shapes) == 1 and None not in shapes
+
+
+# -- what is told --------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Covered:
+    """A story in which body `body` stands under a cover; `last`: the last frame before it comes, `back`: the first after it is gone."""
+
+    scene: Scene
+    body: int
+    last: int
+    middle: int
+    back: int
+    frames: int
+
+
+def covered(seed: int, hidden: float, fps: float) -> Covered:
+    """A body is seen, is covered for `hidden` seconds, and is seen again for LOOK seconds."""
+    scene = sample_story(seed, ("cover",))
+    body = next(i for i, other in enumerate(scene.objects) if other.change == "cover")
+    down = scene.objects[body].at
+    until = round(down + COVER_SECONDS + hidden, 3)
+    objects = tuple(replace(other, until=until) if i == body else other for i, other in enumerate(scene.objects))
+    back = math.ceil((until + COVER_SECONDS) * fps)
+    middle = round((down + COVER_SECONDS + hidden / 2) * fps)
+    return Covered(replace(scene, objects=objects), body, math.floor(down * fps), middle, back, back + round(LOOK * fps) + 1)
+
+
+def shot_board(scenes: Sequence[Scene], seconds: float) -> Storyboard:
+    """The storyboard of some scenes, each of so many seconds, with a cut before each: who the characters are counts for all."""
+    who = introduce(list(scenes), "en")
+    texts = [caption(scene, "long", "en", scene.seed, seconds=seconds, introduced=bool(who)) for scene in scenes]
+    return listed(who, [(seconds, text, True) for text in texts])
+
+
+def shot_renders(scenes: Sequence[Scene], board: Storyboard, shape: VideoShape) -> Tensor:
+    """Frames uint8 [T, H, W, 3] of the scenes, one after the other, as the board has them."""
+    starts = [first_frame(shot.start, shape.fps) for shot in board.shots]
+    shots = []
+    for scene, start, end in zip(scenes, starts, [*starts[1:], shape.frames]):
+        shots.append(render(scene, [k / shape.fps for k in range(end - start)], shape.width, shape.height))
+    return torch.cat(shots)
+
+
+# -- rows ----------------------------------------------------------------------------------------------------------------------------
+
+
+def _row(name: str, values: list, bar: str | None = None, reference: object = None, statistic: Callable | None = None) -> Row:
+    """A share of yes and no, or a mean; `statistic` in place of the mean."""
+    n = len(values)
+    if values and isinstance(values[0], bool):
+        return Row(name, sum(values) / n, *wilson(sum(values), n), n, bar, reference)
+    statistic = statistic or (lambda v: float(np.mean(v)))
+    interval = bootstrap(values, statistic) if n > 1 else (None, None)
+    return Row(name, statistic(np.array(values)), *interval, n, bar, reference)
+
+
+def _beside(
+    name: str, made: dict[str, list], bar: str | None, reference: object = None, statistic: Callable | None = None
+) -> Iterator[Row]:
+    """The row of foresight, which has the bar, and below it that of rollout."""
+    for kind in KINDS:
+        if made[kind]:
+            yield _row(f"{name}, {kind}", made[kind], bar if kind == KINDS[0] else None, reference, statistic)
+
+
+def _excess(values: np.ndarray) -> float:
+    return geometric_mean(values) - 1
+
+
+def _a_join(values: np.ndarray) -> float:
+    """Of ratios: their geometric mean, whichever way it goes."""
+    return float(np.exp(abs(np.mean(np.log(values)))))
+
+
+def minute_rows(bench: Bench) -> Iterator[Row]:
+    """All but the cost. Nothing where the budget has no films."""
+    if bench.budget.films:
+        yield from take_rows(bench)
+        yield from return_rows(bench)
+        yield from shot_rows(bench)
+
+
+def take_rows(bench: Bench) -> Iterator[Row]:
+    """One take as long as the budget says: drift, and jumps where passes meet."""
+    shape = _shape(bench, bench.budget.film_seconds)
+    drifts = {name: {kind: [] for kind in KINDS} for name in DRIFTS}
+    per_join = {name: {kind: [] for kind in KINDS} for name in DRIFTS}
+    jumps: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    true_jumps = []
+    for number, scene in enumerate(scored_scenes(bench.budget.films, TAKES), 1):
+        board = listed("", [(shape.seconds, long_caption(scene, "en", shape.seconds), False)])
+        renders = render(scene, [k / shape.fps for k in range(shape.frames)], shape.width, shape.height)
+        for kind in KINDS:
+            frames, plan = film(bench.studio, board, shape, scene.seed, kind)
+            for name, value in relative_drift(frames, renders, shape.fps).items():
+                drifts[name][kind].append(value)
+                per_join[name][kind].append(value ** (1 / joins(plan)))
+            if (jump := border_jump(frames, plan, shape.strides)) is not None:
+                jumps[kind].append(jump)
+                true_jumps.append(border_jump(renders, plan, shape.strides))
+            bench.say(f"take {number}/{bench.budget.films}, {kind}")
+    length = f"{shape.seconds:g} s"
+    for name in DRIFTS:
+        yield from _beside(f"drift of {name}, {length}", drifts[name], "within 0.02", 0, _excess)
+        yield from _beside(f"drift of {name} at each join", per_join[name], "<= 1.005", 1, _a_join)
+    true = geometric_mean(np.array(true_jumps)) if true_jumps else None
+    yield from _beside("jump at borders of passes", jumps, "<= 1.1", true, geometric_mean)
+
+
+def return_rows(bench: Bench) -> Iterator[Row]:
+    """A body is seen, covered and uncovered: is it hidden meanwhile, and itself again? Given is what comes before the cover."""
+    fps = bench.studio.pipeline.header.native_fps
+    for hidden, bar in HIDDEN.items():
+        if hidden + 2 * COVER_SECONDS + 2 * LOOK > bench.budget.film_seconds:
+            continue
+        back, gone = ({kind: [] for kind in (*KINDS, "renders")} for _ in range(2))
+        for number in range(bench.budget.films):
+            case = covered(STORIES + number, hidden, fps)
+            shape = _shape(bench, (case.frames - 1) / fps)
+            renders = render(case.scene, [k / fps for k in range(shape.frames)], shape.width, shape.height)
+            cells = 1 + case.last // shape.strides.time
+            known = bench.studio.encode(renders[: shape.strides.frames(cells)])
+            text = caption(case.scene, "long", "en", case.scene.seed, seconds=shape.seconds)
+            clips = {"renders": renders}
+            for kind in KINDS:
+                board = listed("", [(shape.seconds, text, False)])
+                clips[kind], _ = film(bench.studio, board, shape, case.scene.seed, kind, known)
+            body, half = case.scene.objects[case.body], round(min(LOOK, hidden) * fps / 2)
+            for kind, frames in clips.items():
+                under, after = bench.observer.read([frames[case.middle - half : case.middle + half + 1], frames[case.back :]])
+                gone[kind].append(body.colour not in under.bodies)
+                back[kind].append(is_back(after, body.colour, body.shape))
+            bench.say(f"hidden for {hidden:g} s {number + 1}/{bench.budget.films}")
+        true = {name: sum(hits["renders"]) / bench.budget.films for name, hits in (("back", back), ("gone", gone))}
+        yield from _beside(f"returns after {hidden:g} s hidden", back, f">= {bar}", true["back"])
+        yield from _beside(f"is not seen in the middle of {hidden:g} s hidden", gone, None, true["gone"])
+
+
+def shot_rows(bench: Bench) -> Iterator[Row]:
+    """Four shots of the same characters: are they the same, and are the cuts where they were asked for?"""
+    shape, strides = _shape(bench, bench.budget.film_seconds), bench.studio.pipeline.vae.strides
+    same, cut, more = ({kind: [] for kind in (*KINDS, "renders")} for _ in range(3))
+    for number in range(bench.budget.films):
+        scenes = sample_shots(CASTS + number, SHOTS)
+        board = snap(shot_board(scenes, shape.seconds / SHOTS), shape.fps, strides)
+        clips = {"renders": shot_renders(scenes, board, shape)}
+        for kind in KINDS:
+            clips[kind], _ = film(bench.studio, board, shape, scenes[0].seed, kind)
+        starts = [first_frame(shot.start, shape.fps) for shot in board.shots]
+        for kind, frames in clips.items():
+            readings = bench.observer.read([frames[start : start + round(LOOK * shape.fps) + 1] for start in starts])
+            same[kind] += [same_throughout(readings, body.colour) for body in scenes[0].objects]
+            found = cuts_in(frames)
+            cut[kind] += [start in found for start in starts[1:]]
+            more[kind].append(float(len(set(found) - set(starts))))
+        bench.say(f"shots {number + 1}/{bench.budget.films}")
+    true = {name: float(np.mean(values["renders"])) for name, values in (("same", same), ("cut", cut), ("more", more))}
+    yield from _beside(f"character the same over {SHOTS} shots", same, ">= 0.95", true["same"])
+    yield from _beside("cuts at the frames asked for", cut, ">= 1", true["cut"])
+    yield from _beside("cuts that nobody asked for, a video", more, "<= 0", true["more"])
+
+
+# -- cost ----------------------------------------------------------------------------------------------------------------------------
+
+COST = """
+import json, sys, tempfile, time
+sys.path.insert(0, sys.argv[1])
+from sora_core.generate import Pipeline
+from sora_core.plan import Lattice, make_plan, window_of
+from sora_core.shapes import frames_for_seconds
+from sora_core.speed import peak_memory
+from sora_core.video_file import write_video
+pipeline, seconds, side = Pipeline.load(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
+strides, fps = pipeline.vae.strides, pipeline.header.native_fps
+cells = strides.cells(frames_for_seconds(seconds, fps, strides))
+plan = make_plan("foresight", Lattice(cells), window=window_of(pipeline.header, strides))
+wall, work = time.monotonic(), time.process_time()
+frames = pipeline.video("a red ball", seconds, side, side, plan=plan, steps=int(sys.argv[5]), guidance=float(sys.argv[6]))
+with tempfile.TemporaryDirectory() as folder:
+    write_video(folder + "/film.mp4", iter([frames]), fps)
+print(json.dumps([time.process_time() - work, time.monotonic() - wall, peak_memory() / 2**20]))
+"""
+
+
+def minute_cost_rows(bench: Bench) -> Iterator[Row]:
+    """From a prompt to an MP4 by foresight, in a process of its own: a whole film, and one of half its length beside it.
+
+    Processor time, so that a busy machine changes the ratio little; the time on the clock stands beside it.
+    """
+    if not bench.budget.films:
+        return
+    root, costs = str(Path(__file__).parents[2]), []
+    for seconds in (bench.budget.film_seconds / 2, bench.budget.film_seconds):
+        settings = map(str, (seconds, bench.budget.minute_side, bench.studio.steps, bench.studio.guidance))
+        work, wall, memory = json.loads(subprocess.check_output([sys.executable, "-c", COST, root, bench.model_path, *settings]))
+        costs.append(work / seconds)
+        clock = f"{wall / seconds:.2g} on the clock"
+        yield Row(f"cost: processor seconds a second of video, {seconds:g} s by foresight", work / seconds, None, None, 1, None, clock)
+        yield Row(f"cost: peak memory in MiB, {seconds:g} s by foresight", memory, None, None, 1)
+        bench.say(f"cost {seconds:g} s")
+    yield Row("cost of a second, whole film over half of it", costs[1] / costs[0], None, None, 1, "<= 1.1", 1.0)

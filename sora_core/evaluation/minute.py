@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import json
 import math
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -34,14 +32,13 @@ from ..storyboard import Storyboard, first_frame, lattice_of, listed, snap
 from ..world import Scene, caption, introduce, render, sample_shots, sample_story
 from ..world.parts import COVER_SECONDS
 from .adherence import long_caption, scored_scenes
-from .intervals import bootstrap, geometric_mean, wilson
-from .metrics import DRIFTS, frame_differences, relative_drift, seam_jump
-from .observer import Reading
-from .report import Row
+from .bench import Bench
+from .intervals import geometric_mean, mean
+from .metrics import DRIFTS, relative_drift, seam_jump
+from .report import Row, mean_row, share_row
+from .shots import cuts_in, same_characters
 from .studio import SOLVER, Studio
-
-if TYPE_CHECKING:
-    from .rows import Bench
+from .tracking import seen_shape
 
 KINDS = ("foresight", "rollout")
 TAKES, STORIES, CASTS = 5_800_000, 5_900_000, 6_100_000  # first seeds, of scenes that no training has
@@ -49,8 +46,6 @@ TAKES, STORIES, CASTS = 5_800_000, 5_900_000, 6_100_000  # first seeds, of scene
 HIDDEN = {1.0: 0.9, 5.0: 0.9, 15.0: 0.8}  # seconds under a cover -> share that must come back as itself
 LOOK = 2.0  # seconds that the observer reads: as long as the clips it learnt from
 SHOTS = 4
-
-CUT_STEP, CUT_RATIO, AROUND = 0.03, 3.0, 6  # a cut: so large a step, so many times the median of so many steps on each side
 
 
 # -- making them ---------------------------------------------------------------------------------------------------------------------
@@ -150,28 +145,6 @@ def border_jump(frames: Tensor, plan: Plan, strides: Strides) -> float | None:
     return seam_jump(frames, between) / seam_jump(frames, inside) if between and inside else None
 
 
-def cuts_in(frames: Tensor) -> list[int]:
-    """The frames with which something else begins: one step that is far larger than all around it."""
-    steps = frame_differences(frames).tolist()
-    found = []
-    for i, step in enumerate(steps):
-        near = steps[max(0, i - AROUND) : i] + steps[i + 1 : i + 1 + AROUND]
-        if step >= CUT_STEP and step > max(near) and step >= CUT_RATIO * statistics.median(near):
-            found.append(i + 1)
-    return found
-
-
-def is_back(reading: Reading, colour: str, shape: str) -> bool:
-    """Whether the body of a colour is seen, with its shape."""
-    return colour in reading.bodies and reading.bodies[colour].shape == shape
-
-
-def same_throughout(readings: Sequence[Reading], colour: str) -> bool:
-    """Whether the body of a colour is seen in every shot, and has one shape in all of them."""
-    shapes = {reading.bodies[colour].shape if colour in reading.bodies else None for reading in readings}
-    return len(shapes) == 1 and None not in shapes
-
-
 # -- what is told --------------------------------------------------------------------------------------------------------------------
 
 
@@ -218,23 +191,17 @@ def shot_renders(scenes: Sequence[Scene], board: Storyboard, shape: VideoShape) 
 # -- rows ----------------------------------------------------------------------------------------------------------------------------
 
 
-def _row(name: str, values: list, bar: str | None = None, reference: object = None, statistic: Callable | None = None) -> Row:
-    """A share of yes and no, or a mean; `statistic` in place of the mean."""
-    n = len(values)
-    if values and isinstance(values[0], bool):
-        return Row(name, sum(values) / n, *wilson(sum(values), n), n, bar, reference)
-    statistic = statistic or (lambda v: float(np.mean(v)))
-    interval = bootstrap(values, statistic) if n > 1 else (None, None)
-    return Row(name, statistic(np.array(values)), *interval, n, bar, reference)
+def _shares(name: str, hits: dict[str, list[bool]], bar: float | None = None) -> Iterator[Row]:
+    """The row of foresight, which has the bar, and below it that of rollout; the reference is renders. None where nothing counts."""
+    for kind in KINDS if hits["renders"] else ():
+        yield share_row(f"{name}, {kind}", hits[kind], bar if kind == KINDS[0] else None, sum(hits["renders"]) / len(hits["renders"]))
 
 
-def _beside(
-    name: str, made: dict[str, list], bar: str | None, reference: object = None, statistic: Callable | None = None
-) -> Iterator[Row]:
-    """The row of foresight, which has the bar, and below it that of rollout."""
+def _means(name: str, made: dict[str, list[float]], bar: str | None, reference: float | None, statistic: Callable = mean) -> Iterator[Row]:
+    """The same of values and a statistic of them; none where there are no values."""
     for kind in KINDS:
         if made[kind]:
-            yield _row(f"{name}, {kind}", made[kind], bar if kind == KINDS[0] else None, reference, statistic)
+            yield mean_row(f"{name}, {kind}", made[kind], bar if kind == KINDS[0] else None, reference, statistic)
 
 
 def _excess(values: np.ndarray) -> float:
@@ -251,7 +218,7 @@ def minute_rows(bench: Bench) -> Iterator[Row]:
     if bench.budget.films:
         yield from take_rows(bench)
         yield from return_rows(bench)
-        yield from shot_rows(bench)
+        yield from cast_rows(bench)
 
 
 def take_rows(bench: Bench) -> Iterator[Row]:
@@ -275,10 +242,10 @@ def take_rows(bench: Bench) -> Iterator[Row]:
             bench.say(f"take {number}/{bench.budget.films}, {kind}")
     length = f"{shape.seconds:g} s"
     for name in DRIFTS:
-        yield from _beside(f"drift of {name}, {length}", drifts[name], "within 0.02", 0, _excess)
-        yield from _beside(f"drift of {name} at each join", per_join[name], "<= 1.005", 1, _a_join)
+        yield from _means(f"drift of {name}, {length}", drifts[name], "within 0.02", 0, _excess)
+        yield from _means(f"drift of {name} at each join", per_join[name], "<= 1.005", 1, _a_join)
     true = geometric_mean(np.array(true_jumps)) if true_jumps else None
-    yield from _beside("jump at borders of passes", jumps, "<= 1.1", true, geometric_mean)
+    yield from _means("jump at borders of passes", jumps, "<= 1.1", true, geometric_mean)
 
 
 def return_rows(bench: Bench) -> Iterator[Row]:
@@ -301,16 +268,15 @@ def return_rows(bench: Bench) -> Iterator[Row]:
                 clips[kind], _ = film(bench.studio, board, shape, case.scene.seed, kind, known)
             body, half = case.scene.objects[case.body], round(min(LOOK, hidden) * fps / 2)
             for kind, frames in clips.items():
-                under, after = bench.observer.read([frames[case.middle - half : case.middle + half + 1], frames[case.back :]])
-                gone[kind].append(body.colour not in under.bodies)
-                back[kind].append(is_back(after, body.colour, body.shape))
+                under, after = frames[case.middle - half : case.middle + half + 1], frames[case.back :]
+                gone[kind].append(seen_shape(under, case.scene, body.colour) is None)
+                back[kind].append(seen_shape(after, case.scene, body.colour) == body.shape)
             bench.say(f"hidden for {hidden:g} s {number + 1}/{bench.budget.films}")
-        true = {name: sum(hits["renders"]) / bench.budget.films for name, hits in (("back", back), ("gone", gone))}
-        yield from _beside(f"returns after {hidden:g} s hidden", back, f">= {bar}", true["back"])
-        yield from _beside(f"is not seen in the middle of {hidden:g} s hidden", gone, None, true["gone"])
+        yield from _shares(f"returns after {hidden:g} s hidden", back, bar)
+        yield from _shares(f"is not seen in the middle of {hidden:g} s hidden", gone)
 
 
-def shot_rows(bench: Bench) -> Iterator[Row]:
+def cast_rows(bench: Bench) -> Iterator[Row]:
     """Four shots of the same characters: are they the same, and are the cuts where they were asked for?"""
     shape, strides = _shape(bench, bench.budget.film_seconds), bench.studio.pipeline.vae.strides
     same, cut, more = ({kind: [] for kind in (*KINDS, "renders")} for _ in range(3))
@@ -322,16 +288,14 @@ def shot_rows(bench: Bench) -> Iterator[Row]:
             clips[kind], _ = film(bench.studio, board, shape, scenes[0].seed, kind)
         starts = [first_frame(shot.start, shape.fps) for shot in board.shots]
         for kind, frames in clips.items():
-            readings = bench.observer.read([frames[start : start + round(LOOK * shape.fps) + 1] for start in starts])
-            same[kind] += [same_throughout(readings, body.colour) for body in scenes[0].objects]
+            same[kind] += same_characters(scenes, [frames[a:b] for a, b in zip(starts, [*starts[1:], None])])
             found = cuts_in(frames)
             cut[kind] += [start in found for start in starts[1:]]
             more[kind].append(float(len(set(found) - set(starts))))
         bench.say(f"shots {number + 1}/{bench.budget.films}")
-    true = {name: float(np.mean(values["renders"])) for name, values in (("same", same), ("cut", cut), ("more", more))}
-    yield from _beside(f"character the same over {SHOTS} shots", same, ">= 0.95", true["same"])
-    yield from _beside("cuts at the frames asked for", cut, ">= 1", true["cut"])
-    yield from _beside("cuts that nobody asked for, a video", more, "<= 0", true["more"])
+    yield from _shares(f"character the same over {SHOTS} shots", same, 0.95)
+    yield from _shares("cuts at the frames asked for", cut, 1.0)
+    yield from _means("cuts that nobody asked for, a video", more, "<= 0", mean(more["renders"]))
 
 
 # -- cost ----------------------------------------------------------------------------------------------------------------------------

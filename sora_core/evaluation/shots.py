@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator
 
 import torch
@@ -16,15 +17,18 @@ from .tracking import seen_shape
 
 FIRST_SEED = 9_300_000
 CELLS, CUTS = 9, (3, 4, 5, 6)  # of a film, and at which of them the second shot begins, in turn
-LEAST_CUT = 0.05  # mean difference of two frames, 0 to 1
-CLEAR_CUT = 3.0  # times the largest other difference
+CUT_STEP, CUT_RATIO, AROUND = 0.03, 3.0, 6  # a cut: so large a step, so many times the median of so many steps on each side
 
 
-def cut_frame(frames: Tensor) -> int | None:
-    """The first frame behind the only cut of a video uint8 [T, H, W, 3]; None where nothing, or more than one thing, looks like a cut."""
-    steps = frame_differences(frames)
-    (first, second), (at, _) = (top.tolist() for top in steps.topk(2))
-    return at + 1 if first >= max(LEAST_CUT, CLEAR_CUT * second) else None
+def cuts_in(frames: Tensor) -> list[int]:
+    """The frames with which something else begins: one step that is far larger than all around it."""
+    steps = frame_differences(frames).tolist()
+    found = []
+    for i, step in enumerate(steps):
+        near = steps[max(0, i - AROUND) : i] + steps[i + 1 : i + 1 + AROUND]
+        if step >= CUT_STEP and step > max(near) and step >= CUT_RATIO * statistics.median(near):
+            found.append(i + 1)
+    return found
 
 
 def same_characters(shots: list[Scene], parts: list[Tensor]) -> list[bool]:
@@ -51,7 +55,7 @@ def shot_rows(bench: Bench) -> Iterator[Row]:
         told = [caption(shot, "long", seed=seed, seconds=n / fps, introduced=True) for shot, n in zip(shots, lengths)]
         made = studio.video(introduce(shots, "en", seed), shape, seed, shots=dict(zip((0, cell), told)))
         for frames, at, kept in zip((made, film(shots, lengths, fps)), cuts, same):
-            at.append(cut_frame(frames) == cut)
+            at.append(cuts_in(frames) == [cut])
             kept += same_characters(shots, [frames[:cut], frames[cut:]])
         bench.say(f"film {i + 1}/{bench.budget.shots}")
     for name, (hits, true) in (("cut at the frame asked for", cuts), ("same character in every shot", same)):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sora_pack.sora_core.evaluation import minute
-from sora_pack.sora_core.evaluation.observer import Body, Reading
+from sora_pack.sora_core.evaluation.shots import cuts_in
 from sora_pack.sora_core.evaluation.studio import Studio
 from sora_pack.sora_core.generate import Pipeline
 from sora_pack.sora_core.plan import Lattice, foresight, rollout, single
@@ -69,33 +69,20 @@ def test_drift_at_each_join_counts_both_ways():
 
 def test_cuts_of_renders_are_where_they_were_asked_for(shots):
     for _, starts, frames in shots:
-        assert starts == [0, 21, 41, 61] and minute.cuts_in(frames) == starts[1:]
+        assert starts == [0, 21, 41, 61] and cuts_in(frames) == starts[1:]
 
 
 def test_a_cut_that_is_late_or_soft_is_missed(shots):
     _, starts, frames = shots[0]
     late = torch.cat([frames[:21], frames[20:21], frames[21:-1]])
-    assert 21 not in minute.cuts_in(late)
+    assert 21 not in cuts_in(late)
     soft = frames.float()
     for i in range(4):
         soft[19 + i] = (1 - (i + 1) / 5) * frames[18].float() + (i + 1) / 5 * frames[23].float()
-    assert 21 not in minute.cuts_in(soft.byte()) and 41 in minute.cuts_in(soft.byte())
+    assert 21 not in cuts_in(soft.byte()) and 41 in cuts_in(soft.byte())
     flash = frames.clone()
     flash[30:32] = 255
-    assert set(minute.cuts_in(flash)) - set(starts), "a flash is a cut that nobody asked for"
-
-
-def reading(**shapes) -> Reading:
-    return Reading(
-        {c: Body(shape, "normal", "still", torch.zeros(8, 2), 1.0) for c, shape in shapes.items()}, 1, "beach", "day", "static", None
-    )
-
-
-def test_a_character_is_the_same_or_not():
-    ball, cube, gone = reading(red="ball", blue="cube"), reading(red="cube"), reading(blue="ball")
-    assert minute.same_throughout([ball] * 4, "red") and not minute.same_throughout([ball, ball, cube, ball], "red")
-    assert not minute.same_throughout([ball, gone, ball, ball], "red") and not minute.same_throughout([gone] * 4, "red")
-    assert minute.is_back(ball, "red", "ball") and not minute.is_back(cube, "red", "ball") and not minute.is_back(gone, "red", "ball")
+    assert set(cuts_in(flash)) - set(starts), "a flash is a cut that nobody asked for"
 
 
 def test_the_words_of_shots_fit_and_name_the_characters(shots):

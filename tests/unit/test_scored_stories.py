@@ -119,13 +119,13 @@ def test_reprojection_finds_a_world_that_is_not_solid():
 def test_a_cut_is_found_at_its_frame_and_a_fade_is_none():
     day, night = (scene_for([("red", "ball", "slide left")], place, hour) for place, hour in (("meadow", "day"), ("room", "night")))
     film = shots.film([day, night], [13, 20], FPS)
-    assert film.shape == (33, 128, 128, 3) and shots.cut_frame(film) == 13
-    assert shots.cut_frame(shots.film([day, night], [9, 24], FPS)) == 9
-    assert shots.cut_frame(film[:13]) is None, "nothing is cut"
-    assert shots.cut_frame(torch.cat([film, film])) is None, "three cuts"
+    assert film.shape == (33, 128, 128, 3) and shots.cuts_in(film) == [13]
+    assert shots.cuts_in(shots.film([day, night], [9, 24], FPS)) == [9]
+    assert not shots.cuts_in(film[:13]), "nothing is cut"
+    assert shots.cuts_in(torch.cat([film, film])) == [13, 33, 46]
     share = torch.linspace(0, 1, 17).view(-1, 1, 1, 1)
     fade = (film[12] * (1 - share) + film[13] * share).byte()
-    assert shots.cut_frame(torch.cat([film[:12], fade, film[14:]])) is None
+    assert not shots.cuts_in(torch.cat([film[:12], fade, film[14:]]))
 
 
 def test_a_character_is_the_same_only_with_its_colour_and_shape_in_all_shots():

@@ -3,8 +3,8 @@
     python -m sora_core.evaluation --full --rows minute "minute cost" --out docs            # 20 videos: hours on two cores; goes on
     python -m sora_core.evaluation --rows minute --videos 1 --seconds 12 --steps 4          # a first look: some minutes
 
-Of all that is measured there is a pure function of frames (`border_jump`, `cuts_in`, `joins`) or of what the observer reads
-(`same_throughout`, `is_back`), so each can be tried on renders and on renders that were spoiled.
+Of all that is measured there is a pure function of frames (`border_jump`, `joins`, `shots.cuts_in`,
+`tracking.seen_shape`), so each can be tried on renders and on renders that were spoiled.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ KINDS = ("foresight", "rollout")
 TAKES, STORIES, CASTS = 5_800_000, 5_900_000, 6_100_000  # first seeds, of scenes that no training has
 
 HIDDEN = {1.0: 0.9, 5.0: 0.9, 15.0: 0.8}  # seconds under a cover -> share that must come back as itself
-LOOK = 2.0  # seconds that the observer reads: as long as the clips it learnt from
+LOOK = 2.0  # seconds before and after what hides, at least
 SHOTS = 4
 
 

@@ -33,11 +33,11 @@ from ..video_file import atomic_path
 from ..world import PLACES, TIMES_OF_DAY, caption, is_held_out, render, scene_for
 from ..world.camera import HALF_VIEW, pose, project
 from ..world.motion import LEG_START, positions
-from .intervals import bootstrap, geometric_mean
+from .ball import change_of_speed
+from .intervals import geometric_mean
 from .metrics import NEIGHBOURS, jump, saturation, seam_steps, sharpness
-from .report import Row, table, to_json
+from .report import Row, mean_row, table, to_json
 from .studio import digest
-from .tracker import change_of_speed
 
 FPS = 8.0
 FRAMES = 50  # of a scene: two seconds given, four made, and the frame that comes with the first cell before a video
@@ -264,11 +264,12 @@ def measure_all(pipeline: Pipeline, scenes: int, folder: Path, **options) -> lis
 
 
 def _row(name: str, values: list[float], bar: str | None = None, reference: list[float] | None = None) -> Row:
-    def median(of: Sequence[float]) -> float:
-        return float(np.median(of))
+    """The median over scenes, beside that of the reference."""
+    return mean_row(name, values, bar, None if reference is None else _median(reference), _median)
 
-    between = bootstrap(values, median) if len(values) > 1 else (None, None)
-    return Row(name, median(values), *between, len(values), bar, None if reference is None else median(reference))
+
+def _median(values: Sequence[float]) -> float:
+    return float(np.median(values))
 
 
 def rows_of(scenes: list[dict]) -> list[Row]:

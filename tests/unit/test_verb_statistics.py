@@ -8,9 +8,9 @@ import torch
 from sora_pack.sora_core import verbs as choices
 from sora_pack.sora_core.canvas import NEW, Piece
 from sora_pack.sora_core.evaluation import verbs
+from sora_pack.sora_core.evaluation.ball import BallTracker, change_of_speed, speed
 from sora_pack.sora_core.evaluation.metrics import jump, seam_steps
 from sora_pack.sora_core.evaluation.report import met
-from sora_pack.sora_core.evaluation.tracker import ColourTracker, change_of_speed, speed
 from sora_pack.sora_core.generate import SHIPPED, Pipeline
 from sora_pack.sora_core.shapes import VideoShape
 from sora_pack.tests.tiny_model import write_tiny_model
@@ -35,7 +35,7 @@ def scene():
 @pytest.mark.parametrize("number", [0, 1, 5])  # a room by day, snow at sunset, a meadow at night
 def test_the_tracker_finds_the_ball_of_renders(number):
     scene = verbs.trial(number)
-    path = ColourTracker(scene.frames[0], scene.path[0], scene.radius).path(scene.frames)
+    path = BallTracker(scene.frames[0], scene.path[0], scene.radius).path(scene.frames)
     away = (path - scene.path).abs().max().item()
     assert away < 1, f"{away:.2f} pixels away"
     true = scene.path[:, 0].diff()

@@ -1,4 +1,7 @@
-"""Finds a ball by its colour, and its speed."""
+"""The speed of one ball, to a fraction of a pixel, from the frame in which its place is known: for verbs.py.
+
+tracking.py finds all bodies of a scene in any video, by the world's colours, but only in a small picture.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ NOISE = 1e-4  # variance that is added to that of every colour, so that the last
 REACH = 2.0  # radii: how far from its last place it is looked for
 
 
-class ColourTracker:
+class BallTracker:
     """Pixels are told from the ground's by the linear discriminant (Fisher 1936) of one frame in which the ball's place is known.
 
     Args:
@@ -78,6 +81,6 @@ def change_of_speed(given: Tensor, made: Tensor, place: Tensor, radius: float) -
         given, made: frames [T, H, W, 3] in 0..1 on the two sides of a border, both in the order that leads away from it.
         place, radius: of the ball in given[0], in pixels.
     """
-    tracker = ColourTracker(given[0], place, radius)
+    tracker = BallTracker(given[0], place, radius)
     before, after = -speed(tracker.path(given)), speed(tracker.path(made))
     return abs(after - before) / max(abs(before), 1e-6)

@@ -36,7 +36,7 @@ from .bench import Bench
 from .intervals import geometric_mean, mean
 from .metrics import DRIFTS, relative_drift, seam_jump
 from .report import Row, mean_row, share_row
-from .shots import cuts_in, same_characters
+from .shots import cuts_in, render_shots, same_characters
 from .studio import SOLVER, Studio
 from .tracking import seen_shape
 
@@ -51,7 +51,8 @@ SHOTS = 4
 # -- making them ---------------------------------------------------------------------------------------------------------------------
 
 
-def film(studio: Studio, board: Storyboard, shape: VideoShape, seed: int, kind: str, known: Tensor | None = None) -> tuple[Tensor, Plan]:
+def make_film(studio: Studio, board: Storyboard, shape: VideoShape, seed: int, kind: str,
+              known: Tensor | None = None) -> tuple[Tensor, Plan]:  # fmt: skip
     """(frames uint8 [T, H, W, 3], the plan by which they were made) of a storyboard that is snapped to the shape's cells.
 
     Every pass is kept as it is made, and the latents of the whole at the end: a run that was killed goes on.
@@ -65,20 +66,8 @@ def film(studio: Studio, board: Storyboard, shape: VideoShape, seed: int, kind: 
     starts, cuts = [shot.start for shot in board.shots], [shot.cut for shot in board.shots]
     lattice = lattice_of(seconds, frozenset(range(count)), starts, cuts)
     plan = make_plan(kind, lattice, window=window_of(pipeline.header, shape.strides))
-    facts = [
-        studio.model,
-        studio.steps,
-        studio.guidance,
-        SOLVER,
-        board.texts,
-        starts,
-        cuts,
-        list(shape.latent),
-        shape.fps,
-        seed,
-        kind,
-        known,
-    ]
+    facts = [studio.model, studio.steps, studio.guidance, SOLVER, board.texts, starts, cuts]
+    facts += [list(shape.latent), shape.fps, seed, kind, known]
     path = studio.folder / f"film-{content_hash(facts)[:24]}.safetensors"
     if not path.is_file():
         save_model(path, {"latents": _make(studio, board, shape, seed, plan, known)})
@@ -179,13 +168,10 @@ def shot_board(scenes: Sequence[Scene], seconds: float) -> Storyboard:
     return listed(who, [(seconds, text, True) for text in texts])
 
 
-def shot_renders(scenes: Sequence[Scene], board: Storyboard, shape: VideoShape) -> Tensor:
-    """Frames uint8 [T, H, W, 3] of the scenes, one after the other, as the board has them."""
+def shot_frames(board: Storyboard, shape: VideoShape) -> list[tuple[int, int]]:
+    """Of every shot: its first frame, and the frame behind its last."""
     starts = [first_frame(shot.start, shape.fps) for shot in board.shots]
-    shots = []
-    for scene, start, end in zip(scenes, starts, [*starts[1:], shape.frames]):
-        shots.append(render(scene, [k / shape.fps for k in range(end - start)], shape.width, shape.height))
-    return torch.cat(shots)
+    return list(zip(starts, [*starts[1:], shape.frames], strict=True))
 
 
 # -- rows ----------------------------------------------------------------------------------------------------------------------------
@@ -232,7 +218,7 @@ def take_rows(bench: Bench) -> Iterator[Row]:
         board = listed("", [(shape.seconds, long_caption(scene, "en", shape.seconds), False)])
         renders = render(scene, [k / shape.fps for k in range(shape.frames)], shape.width, shape.height)
         for kind in KINDS:
-            frames, plan = film(bench.studio, board, shape, scene.seed, kind)
+            frames, plan = make_film(bench.studio, board, shape, scene.seed, kind)
             for name, value in relative_drift(frames, renders, shape.fps).items():
                 drifts[name][kind].append(value)
                 per_join[name][kind].append(value ** (1 / joins(plan)))
@@ -265,7 +251,7 @@ def return_rows(bench: Bench) -> Iterator[Row]:
             clips = {"renders": renders}
             for kind in KINDS:
                 board = listed("", [(shape.seconds, text, False)])
-                clips[kind], _ = film(bench.studio, board, shape, case.scene.seed, kind, known)
+                clips[kind], _ = make_film(bench.studio, board, shape, case.scene.seed, kind, known)
             body, half = case.scene.objects[case.body], round(min(LOOK, hidden) * fps / 2)
             for kind, frames in clips.items():
                 under, after = frames[case.middle - half : case.middle + half + 1], frames[case.back :]
@@ -283,15 +269,16 @@ def cast_rows(bench: Bench) -> Iterator[Row]:
     for number in range(bench.budget.films):
         scenes = sample_shots(CASTS + number, SHOTS)
         board = snap(shot_board(scenes, shape.seconds / SHOTS), shape.fps, strides)
-        clips = {"renders": shot_renders(scenes, board, shape)}
+        where = shot_frames(board, shape)
+        clips = {"renders": render_shots(scenes, [b - a for a, b in where], shape.fps, shape.width, shape.height)}
         for kind in KINDS:
-            clips[kind], _ = film(bench.studio, board, shape, scenes[0].seed, kind)
-        starts = [first_frame(shot.start, shape.fps) for shot in board.shots]
+            clips[kind], _ = make_film(bench.studio, board, shape, scenes[0].seed, kind)
+        asked = {first for first, _ in where[1:]}
         for kind, frames in clips.items():
-            same[kind] += same_characters(scenes, [frames[a:b] for a, b in zip(starts, [*starts[1:], None])])
-            found = cuts_in(frames)
-            cut[kind] += [start in found for start in starts[1:]]
-            more[kind].append(float(len(set(found) - set(starts))))
+            same[kind] += same_characters(scenes, [frames[a:b] for a, b in where])
+            found = set(cuts_in(frames))
+            cut[kind] += [frame in found for frame in sorted(asked)]
+            more[kind].append(float(len(found - asked)))
         bench.say(f"shots {number + 1}/{bench.budget.films}")
     yield from _shares(f"character the same over {SHOTS} shots", same, 0.95)
     yield from _shares("cuts at the frames asked for", cut, 1.0)

@@ -37,9 +37,9 @@ def same_characters(shots: list[Scene], parts: list[Tensor]) -> list[bool]:
     return [all(seen_shape(part, shot, colour) == shape for shot, part in zip(shots, parts)) for colour, shape in cast]
 
 
-def film(shots: list[Scene], lengths: list[int], fps: float) -> Tensor:
-    """Renders of the shots, one behind the other, each from its own second 0; uint8 [T, H, W, 3]."""
-    return torch.cat([render(shot, [k / fps for k in range(n)], *SIZES["1:1"]) for shot, n in zip(shots, lengths)])
+def render_shots(shots: list[Scene], lengths: list[int], fps: float, width: int, height: int) -> Tensor:
+    """Renders of the shots, of so many frames each, one behind the other, each from its own second 0; uint8 [T, H, W, 3]."""
+    return torch.cat([render(shot, [k / fps for k in range(n)], width, height) for shot, n in zip(shots, lengths, strict=True)])
 
 
 def shot_rows(bench: Bench) -> Iterator[Row]:
@@ -54,7 +54,7 @@ def shot_rows(bench: Bench) -> Iterator[Row]:
         shots = sample_shots(seed, 2, held_out=True)
         told = [caption(shot, "long", seed=seed, seconds=n / fps, introduced=True) for shot, n in zip(shots, lengths)]
         made = studio.video(introduce(shots, "en", seed), shape, seed, shots=dict(zip((0, cell), told)))
-        for frames, at, kept in zip((made, film(shots, lengths, fps)), cuts, same):
+        for frames, at, kept in zip((made, render_shots(shots, lengths, fps, *SIZES["1:1"])), cuts, same):
             at.append(cuts_in(frames) == [cut])
             kept += same_characters(shots, [frames[:cut], frames[cut:]])
         bench.say(f"film {i + 1}/{bench.budget.shots}")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sora_pack.sora_core.evaluation import minute
-from sora_pack.sora_core.evaluation.shots import cuts_in
+from sora_pack.sora_core.evaluation.shots import cuts_in, render_shots
 from sora_pack.sora_core.evaluation.studio import Studio
 from sora_pack.sora_core.generate import Pipeline
 from sora_pack.sora_core.plan import Lattice, foresight, rollout, single
@@ -25,7 +25,9 @@ def shots():
         scenes = sample_shots(seed, minute.SHOTS)
         board = snap(minute.shot_board(scenes, 2.5), FPS, S)
         shape = VideoShape(48, 48, S.cells(81), FPS)
-        made.append((board, [minute.first_frame(shot.start, FPS) for shot in board.shots], minute.shot_renders(scenes, board, shape)))
+        where = minute.shot_frames(board, shape)
+        frames = render_shots(scenes, [b - a for a, b in where], FPS, shape.width, shape.height)
+        made.append((board, [first for first, _ in where], frames))
     return made
 
 
@@ -114,13 +116,13 @@ def test_a_film_is_made_once_and_keeps_what_is_given(tmp_path, monkeypatch):
     board = snap(listed("a red ball.", [(3.0, "rolls.", False), (4.5, "stops.", True)]), FPS, S)
     shape = VideoShape(32, 32, 16, FPS)
     known = torch.randn(1, *shape.latent)[:, :, :2]
-    made = {kind: minute.film(studio, board, shape, 5, kind, known) for kind in minute.KINDS}
+    made = {kind: minute.make_film(studio, board, shape, 5, kind, known) for kind in minute.KINDS}
     for kind, (frames, plan) in made.items():
         assert plan.kind == kind and frames.shape == (61, 32, 32, 3) and plan.lattice.known == {0, 1}
         assert torch.equal(frames[:5], studio.decode(known))
     assert not torch.equal(made["foresight"][0], made["rollout"][0])
     monkeypatch.setattr(minute, "_make", lambda *_: pytest.fail("made again"))
-    assert torch.equal(minute.film(studio, board, shape, 5, "rollout", known)[0], made["rollout"][0])
+    assert torch.equal(minute.make_film(studio, board, shape, 5, "rollout", known)[0], made["rollout"][0])
     for other in ((board, shape, 6, "rollout", known), (board, shape, 5, "rollout", known + 1), (board, shape, 5, "rollout")):
         with pytest.raises(pytest.fail.Exception):
-            minute.film(studio, *other)
+            minute.make_film(studio, *other)

@@ -118,9 +118,9 @@ def test_reprojection_finds_a_world_that_is_not_solid():
 
 def test_a_cut_is_found_at_its_frame_and_a_fade_is_none():
     day, night = (scene_for([("red", "ball", "slide left")], place, hour) for place, hour in (("meadow", "day"), ("room", "night")))
-    film = shots.film([day, night], [13, 20], FPS)
+    film = shots.render_shots([day, night], [13, 20], FPS, 128, 128)
     assert film.shape == (33, 128, 128, 3) and shots.cuts_in(film) == [13]
-    assert shots.cuts_in(shots.film([day, night], [9, 24], FPS)) == [9]
+    assert shots.cuts_in(shots.render_shots([day, night], [9, 24], FPS, 128, 128)) == [9]
     assert not shots.cuts_in(film[:13]), "nothing is cut"
     assert shots.cuts_in(torch.cat([film, film])) == [13, 33, 46]
     share = torch.linspace(0, 1, 17).view(-1, 1, 1, 1)

@@ -233,7 +233,6 @@ class Pipeline:
             latents_of: cells of sources that still hold some, which are then not encoded.
             start: raw latents to begin from instead of pure noise, with `denoise` of the noise on them: remix.
         """
-        weight = self.vae.conv2.weight
         c, f, h, w = canvas.shape.latent
 
         def read(source: int, first: int, count: int) -> Tensor:
@@ -246,17 +245,34 @@ class Pipeline:
         mask = torch.cat([canvas.mask(), torch.zeros(len(guides))]).view(1, 1, -1, 1, 1)
         noise = torch.zeros_like(given)
         noise[:, :, :f] = cell_noise(seed, 0, canvas.seconds_of_cells, (c, h, w))
-        sigmas = schedule(steps, self.header.shift, denoise)
-        words = self.text.encode([prompt]).to(weight.dtype)
-        velocity = guided(
-            self.transformer,
-            self.transformer.prepare_text(words),
-            self.transformer.prepare_text(words.new_zeros(1, TEXT_ROW_MULTIPLE, words.shape[-1])) if guidance != 1 else None,
-            guidance,
-            positions=torch.tensor(canvas.positions(self.header.native_fps), device=weight.device),
-        )
-        made = SOLVERS[solver](velocity, renoise(given, noise, sigmas[0], mask).to(weight.device), sigmas, mask.to(weight.device))
-        return torch.where(mask[:, :, :f] == 0, latents, denormalise(made[:, :, :f].float().cpu()))
+        positions = canvas.positions(self.header.native_fps)
+        options = {"steps": steps, "guidance": guidance, "solver": solver, "denoise": denoise}
+        made = self.make_cells(given, mask, noise, positions, prompt, **options)
+        return torch.where(mask[:, :, :f] == 0, latents, denormalise(made[:, :, :f]))
+
+    @torch.inference_mode()
+    def make_cells(self, given: Tensor, mask: Tensor, noise: Tensor, positions: list[float], prompt: str, *, steps: int,
+                   guidance: float, solver: str, denoise: float = 1.0, shot_prompts: Sequence[str] = (),
+                   shots: list[int] | None = None) -> Tensor:  # fmt: skip
+        """Normalised latents [1, C, F, h, w], float32 on the CPU, of cells in any places: `given` where `mask` is 0, the others made.
+
+        Without any words it is made without guidance, which would lead away from the same.
+
+        Args:
+            given, noise: normalised latents and the noise of every cell.
+            mask: [1, 1, F, 1, 1], 0 = keep.
+            positions: of the cells, guides among them.
+            shot_prompts, shots: words of each shot, and which of them each cell hears beside `prompt`.
+        """
+        weight, sigmas = self.vae.conv2.weight, schedule(steps, self.header.shift, denoise)
+        words, *of_shots = (self.text.encode([text]).to(weight.dtype) for text in (prompt, *shot_prompts))
+        text, empty = self.transformer.prepare_text(words, of_shots), None
+        if guidance != 1 and any((prompt, *shot_prompts)):
+            empty = self.transformer.prepare_text(words.new_zeros(1, TEXT_ROW_MULTIPLE, words.shape[-1]))
+        where = torch.tensor(positions, device=weight.device)
+        velocity = guided(self.transformer, text, empty, guidance, positions=where, shots=shots)
+        x = renoise(given, noise, sigmas[0], mask).to(weight.device)
+        return SOLVERS[solver](velocity, x, sigmas, mask.to(weight.device)).float().cpu()
 
     @torch.inference_mode()
     def encode(self, frames: Tensor) -> Tensor:

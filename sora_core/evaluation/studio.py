@@ -14,9 +14,7 @@ from torch import Tensor, nn
 
 from ..autoencoder import VideoVAE, denormalise, normalise
 from ..checkpoint import save_model
-from ..config import TEXT_ROW_MULTIPLE
-from ..denoise import SOLVERS, guided
-from ..flow import cell_noise, schedule
+from ..flow import cell_noise
 from ..generate import Pipeline
 from ..shapes import VideoShape
 
@@ -90,27 +88,18 @@ class Studio:
             save_model(path, {"latents": self._make(prompt, shape, seed, known, guides, shots)})
         return self.decode(load_file(path)["latents"])
 
-    @torch.inference_mode()
     def _make(self, prompt: str, shape: VideoShape, seed: int, known: Tensor, guides: dict[int, Tensor], shots: dict[int, str]) -> Tensor:
         """Latents of all cells; the guides stand beside them and are left out at the end."""
-        transformer, header, device = self.pipeline.transformer, self.pipeline.header, self.pipeline.text.device
-        c, f, h, w = shape.latent
-        sigmas = schedule(self.steps, header.shift)
-        x = sigmas[0] * cell_noise(seed, 0, [shape.strides.time * k / shape.fps for k in range(f)], (c, h, w))[None]
-        x = torch.cat([known, x[:, :, known.shape[2] :], *guides.values()], 2).to(device)
-        mask = torch.zeros(1, 1, x.shape[2], 1, 1, device=device)
-        mask[:, :, known.shape[2] : f] = 1
-        positions = shape.positions(header.native_fps) + [p / shape.strides.time * header.native_fps / shape.fps for p in guides]
-        facts = {"positions": torch.tensor(positions, device=device)}
+        (c, f, h, w), native_fps = shape.latent, self.pipeline.header.native_fps
+        first = known.shape[2]
+        given = torch.cat([known, torch.zeros(1, c, f - first, h, w), *guides.values()], 2)
+        mask, noise = torch.zeros(1, 1, given.shape[2], 1, 1), torch.zeros_like(given)
+        mask[:, :, first:f] = 1
+        noise[:, :, :f] = cell_noise(seed, 0, [shape.strides.time * k / shape.fps for k in range(f)], (c, h, w))
+        positions = shape.positions(native_fps) + [frame / shape.strides.time * native_fps / shape.fps for frame in guides]
+        options = {"steps": self.steps, "guidance": self.guidance, "solver": SOLVER}
         if shots:
             cells = [*range(f), *map(shape.strides.cell_of_frame, guides)]
-            facts["shots"] = [bisect.bisect_right(list(shots), cell) - 1 for cell in cells]
-        words, *of_shots = (self._words(text) for text in (prompt, *shots.values()))
-        text = transformer.prepare_text(words, of_shots)
-        empty = transformer.prepare_text(words.new_zeros(1, TEXT_ROW_MULTIPLE, words.shape[-1])) if prompt or shots else None
-        velocity = guided(transformer, text, empty, self.guidance, **facts)
-        return SOLVERS[SOLVER](velocity, x, sigmas, mask)[:, :, :f].float().cpu()
-
-    def _words(self, text: str) -> Tensor:
-        """Text states [1, L, 4096]."""
-        return self.pipeline.text.encode([text]).to(self.pipeline.vae.conv2.weight.dtype)
+            options["shot_prompts"] = list(shots.values())
+            options["shots"] = [bisect.bisect_right(list(shots), cell) - 1 for cell in cells]
+        return self.pipeline.make_cells(given, mask, noise, positions, prompt, **options)[:, :, :f]

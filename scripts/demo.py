@@ -29,11 +29,7 @@ def main() -> int:
     options.add_argument("prompt", nargs="?", help="what the video shows, in English or Chinese (default: the workflow's own)")
     prompt = options.parse_args().prompt
     sys.stdout.reconfigure(errors="replace")  # a Chinese prompt names the file, and not every terminal can show that
-    try:
-        environment.enter(environment.ready())
-    except environment.SetupError as error:
-        print(error, file=sys.stderr)
-        return 2
+    environment.start()
     from server import PromptError, ServerError
 
     try:

@@ -89,6 +89,15 @@ def ready() -> Path:
     return python
 
 
+def start() -> None:
+    """Set up what is missing and go on in the environment; where that fails, say why and exit with status 2."""
+    try:
+        enter(ready())
+    except SetupError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+
+
 def enter(python: Path) -> None:
     """Go on in the environment: returns when this process already runs there, else replaces it by the same command there."""
     if Path(sys.prefix).resolve() == python.parent.parent.resolve():

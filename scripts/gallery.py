@@ -7,6 +7,7 @@ Every prompt has a combination of colour, shape, motion and place that no traini
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from pathlib import Path
@@ -78,6 +79,7 @@ def moving_picture(videos: list[torch.Tensor], path: Path, fps: float) -> None:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     folder = ROOT / "docs" / "gallery"
     folder.mkdir(parents=True, exist_ok=True)
     pipeline, started = Pipeline.load(), time.monotonic()

@@ -7,6 +7,7 @@ when the kill came, what was kept, and whether latents and frames are equal bit 
 of it for two starts of the server.
 """
 
+import argparse
 import random
 import sys
 import tempfile
@@ -15,17 +16,16 @@ import time
 from pathlib import Path
 
 import environment
+from workflow_api import node
 
 MODEL = "sora_mini.safetensors"
 
 
 def main() -> int:
-    try:
-        environment.enter(environment.ready())
-    except environment.SetupError as error:
-        print(error, file=sys.stderr)
-        return 2
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 20
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("trials", nargs="?", type=int, default=20, help="how many (default: %(default)s)")
+    count = parser.parse_args().trials
+    environment.start()
     with tempfile.TemporaryDirectory(prefix="sora-kill-", ignore_cleanup_errors=True) as folder:
         failed = sum(not trial for trial in trials(Path(folder), long_video(MODEL), count, print))
     print(f"{count - failed} of {count} trials ended as the undisturbed run.")
@@ -48,10 +48,6 @@ def long_video(model: str) -> dict:
         "video": node("SoraDecode", vae=["load", 2], latent=["sample", 0], seam="carry"),
         "save": node("SoraSave", video=["video", 0], filename_prefix="kill/frames", format="png"),
     }  # fmt: skip
-
-
-def node(class_type: str, **inputs) -> dict:
-    return {"class_type": class_type, "inputs": inputs}
 
 
 def trials(folder: Path, prompt: dict, count: int, tell, prepare=lambda base: None):

@@ -8,26 +8,26 @@ the most resident memory that the process of the server ever had (Linux counts i
 is 1 if the largest peak is more than 10 % above the smallest.
 """
 
+import argparse
 import sys
 import tempfile
 from pathlib import Path
 
 import environment
+from workflow_api import node
 
 LENGTHS = (5.0, 60.0, 600.0)
 MOST = 1.1
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("seconds", nargs="*", type=float, default=LENGTHS, help="lengths of the videos")
+    lengths = parser.parse_args().seconds
     if not Path("/proc/self/status").is_file():
         print("This system does not count the peak memory of a process: run it on Linux.", file=sys.stderr)
         return 2
-    try:
-        environment.enter(environment.ready())
-    except environment.SetupError as error:
-        print(error, file=sys.stderr)
-        return 2
-    lengths = [float(word) for word in sys.argv[1:]] or LENGTHS
+    environment.start()
     peaks = []
     with tempfile.TemporaryDirectory(prefix="sora-memory-", ignore_cleanup_errors=True) as folder:
         for seconds in lengths:
@@ -65,10 +65,6 @@ def saved_video(seconds: float) -> dict:
         "video": node("SoraDecode", vae=["load", 2], latent=["sample", 0], seam="carry"),
         "save": node("SaveVideo", video=["video", 0], filename_prefix="video/memory", format="auto", codec="auto"),
     }  # fmt: skip
-
-
-def node(class_type: str, **inputs) -> dict:
-    return {"class_type": class_type, "inputs": inputs}
 
 
 def peak_of(process: int) -> int:

@@ -31,11 +31,10 @@ def main() -> int:
     parser.add_argument("names", nargs="*", help="of workflows; default all")
     parser.add_argument("--times", action="store_true", help="write what each took into its note")
     args = parser.parse_args()
-    try:
-        environment.enter(environment.ready())
-    except environment.SetupError as error:
-        print(error, file=sys.stderr)
-        return 2
+    known = sorted(path.stem for path in WORKFLOWS.glob("*.json"))
+    if unknown := set(args.names) - set(known):
+        parser.error(f"there is no workflow {', '.join(sorted(unknown))}: use some of {', '.join(known)}")
+    environment.start()
     from server import ComfyServer
 
     with tempfile.TemporaryDirectory(prefix="sora-thumbnails-", ignore_cleanup_errors=True) as base:

@@ -30,6 +30,11 @@ def to_api(workflow: dict, object_info: dict) -> dict:
     return prompt
 
 
+def node(class_type: str, **inputs) -> dict:
+    """A node of an API prompt; a link is [number of the node, number of its output]."""
+    return {"class_type": class_type, "inputs": inputs}
+
+
 def set_input(prompt: dict, class_type: str, name: str, value) -> dict:
     """A copy of an API prompt with one input of every node of that type set. Raises ValueError when there is no such node."""
     copy = {number: {**node, "inputs": dict(node["inputs"])} for number, node in prompt.items()}

@@ -115,6 +115,7 @@ def step_rows(blocks: int, repeats: int) -> list[Row]:
             show(rows[-1])
             if model is full:
                 rows.append(Row(f"error in float32, {name}", error, 0.0, "", error, 1e-5, True))
+                show(rows[-1])
     return rows
 
 

@@ -67,7 +67,8 @@ def permanence_rows(bench: Bench) -> Iterator[Row]:
     made, true = [], []
     for case in hidings(bench.budget.hidden, fps):
         renders = render(case.scene, times, *SIZES["1:1"])
-        known = studio.encode(renders)[:, :, : shape.strides.cell_of_frame(case.last_seen) + 1]
+        cells = 1 + case.last_seen // shape.strides.time  # those that end before it begins to hide
+        known = studio.encode(renders[: shape.strides.frames(cells)])
         made.append(came_back(studio.video(long_caption(case.scene, "en", SECONDS), shape, case.scene.seed, known), case, fps))
         true.append(came_back(renders, case, fps))
         bench.say(f"hidden {len(made)}/{bench.budget.hidden}")

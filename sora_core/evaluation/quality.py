@@ -74,7 +74,7 @@ sys.path.insert(0, sys.argv[1])
 from sora_core.generate import Pipeline
 from sora_core.speed import peak_memory
 pipeline, started = Pipeline.load(sys.argv[2]), time.monotonic()
-pipeline.video("a red ball", float(sys.argv[3]), steps=int(sys.argv[4]))
+pipeline.video("a red ball", float(sys.argv[3]), steps=int(sys.argv[4]), guidance=float(sys.argv[5]))
 print(json.dumps([time.monotonic() - started, peak_memory() / 2**20]))
 """
 
@@ -83,8 +83,9 @@ def cost_rows(bench: Bench) -> Iterator[Row]:
     """Seconds and peak memory of a process that makes one video of 128 x 128, for every second of it."""
     first = None
     for seconds in bench.budget.cost_seconds:
-        arguments = [str(Path(__file__).parents[2]), bench.model_path, str(seconds), str(bench.studio.steps)]
-        took, memory = json.loads(subprocess.check_output([sys.executable, "-c", COST, *arguments]))
+        settings = map(str, (seconds, bench.studio.steps, bench.studio.guidance))
+        command = [sys.executable, "-c", COST, str(Path(__file__).parents[2]), bench.model_path, *settings]
+        took, memory = json.loads(subprocess.check_output(command))
         yield Row(f"cost: seconds a second of video, {seconds:g} s", took / seconds, None, None, 1, None, first and first[0])
         yield Row(f"cost: peak memory in MiB, {seconds:g} s", memory, None, None, 1, None, first and first[1])
         first = first or (took / seconds, memory)

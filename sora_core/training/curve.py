@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from html import escape
 from pathlib import Path
 
 WIDTH, HEIGHT, MARGIN = 640, 280, 48
@@ -42,7 +43,7 @@ def draw(curves: dict[str, list[tuple[float, float]]], out: str | Path, title: s
         return MARGIN + (x - x0) / (x1 - x0) * (WIDTH - 2 * MARGIN), HEIGHT - MARGIN - (y - y0) / (y1 - y0) * (HEIGHT - 2 * MARGIN)
 
     parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="11">']
-    parts.append(f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/><text x="{MARGIN}" y="20" font-size="13">{title}</text>')
+    parts.append(f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/><text x="{MARGIN}" y="20" font-size="13">{escape(title)}</text>')
     for y in ticks(y0, y1):
         _, py = place(x0, y)
         parts.append(f'<path d="M{MARGIN} {py:.1f}H{WIDTH - MARGIN}" stroke="#ddd"/>')

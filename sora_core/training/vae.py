@@ -87,7 +87,7 @@ class FramePool:
         for _ in range(kind.count):
             tries = DETAIL_TRIES if rng.random() < DETAIL_SHARE else 1
             crops = torch.stack([self._crop(source, kind, rng) for _ in range(tries)])
-            clip = crops.index_select(0, _detail(crops[:, -1]).argmax(0, keepdim=True))
+            clip = crops.index_select(0, _richness(crops[:, -1]).argmax(0, keepdim=True))
             clips.append(clip.flip(3) if rng.random() < 0.5 else clip)
         return to_float(torch.cat(clips))
 
@@ -122,7 +122,7 @@ def _render(name: str, device: str, pool: Executor, count: int) -> Tensor:
     return clips
 
 
-def _detail(frames: Tensor) -> Tensor:
+def _richness(frames: Tensor) -> Tensor:
     """Mean square difference of neighbouring pixels of uint8 [n, H, W, 3]: [n]."""
     x = frames.float()
     return sum(x.diff(dim=axis).square().mean((1, 2, 3)) for axis in (1, 2))

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import torch
 
+from ..checkpoint import CheckpointError
+from ..config import preset
 from ..generate import SHIPPED
 from .bank import STAGES
 
@@ -28,24 +30,24 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=0, help="processor threads, 0 for torch's choice")
     parts = parser.add_subparsers(dest="part", required=True)
     vae = parts.add_parser("vae", help="train the video VAE on rendered frames and write vae.safetensors")
-    vae.add_argument("--folder", required=True)
+    vae.add_argument("--folder", required=True, help="of the run: its log, and what it resumes from")
     vae.add_argument("--steps", type=int, default=2400)
     vae.add_argument("--seed", type=int, default=0)
     vae.add_argument("--start", default="", help="vae.safetensors of an earlier training to go on from")
     bank = parts.add_parser("bank", help="render and encode clips once")
-    bank.add_argument("--folder", required=True)
+    bank.add_argument("--folder", required=True, help="of the bank")
     bank.add_argument("--vae", required=True, help="vae.safetensors of the VAE training")
     bank.add_argument("--shards", type=int, default=200, help="of 32 clips each")
     _add_stage(bank)
     transformer = parts.add_parser("transformer", help="train text encoder and transformer on a latent bank")
-    transformer.add_argument("--folder", required=True)
-    transformer.add_argument("--bank", required=True)
+    transformer.add_argument("--folder", required=True, help="of the run: its log, and what it resumes from")
+    transformer.add_argument("--bank", required=True, help="folder of a bank, which may still be growing")
     transformer.add_argument("--steps", type=int, default=8000)
     transformer.add_argument("--minutes", type=float, default=0.0, help="in place of steps: of training, over all starts")
     transformer.add_argument("--vae", default="", help="file of the VAE, for sample sheets")
     _add_settings(transformer, size="mini", tokens=5120, sheets=0)
     run = parts.add_parser("run", help="render, encode and train for some minutes in one process, for a GPU")
-    run.add_argument("--folder", required=True)
+    run.add_argument("--folder", required=True, help="of the run: its log, and what it resumes from")
     run.add_argument("--minutes", type=float, required=True, help="of training, over all starts")
     run.add_argument("--vae-minutes", type=float, default=0.0, help="of these for the VAE")
     run.add_argument("--vae", default="", help="file of a VAE to use, or with vae-minutes to go on from")
@@ -56,7 +58,7 @@ def _arguments() -> argparse.Namespace:
     _add_settings(run, size="mini", tokens=65536, sheets=3)
     tune = parts.add_parser("tune", help="fine-tune a model on a folder of videos with captions")
     tune.add_argument("--videos", required=True, help="name.mp4 beside name.txt, or a file *.jsonl")
-    tune.add_argument("--folder", required=True)
+    tune.add_argument("--folder", required=True, help="of the run: its log, and what it resumes from")
     tune.add_argument("--model", default=str(SHIPPED), help="model file to tune")
     tune.add_argument("--lora", type=int, default=0, help="rank of a LoRA; 0 tunes all weights")
     tune.add_argument("--steps", type=int, default=400)
@@ -67,8 +69,8 @@ def _arguments() -> argparse.Namespace:
     tune.add_argument("--seed", type=int, default=0)
     for name, words in (("scaling", "loss against compute of three sizes"), ("recaptioning", "what long captions buy")):
         study = parts.add_parser(name, help=f"a study: {words}, on equal data at 64 pixels")
-        study.add_argument("--folder", required=True)
-        study.add_argument("--vae", required=True)
+        study.add_argument("--folder", required=True, help="of the run: its log, and what it resumes from")
+        study.add_argument("--vae", required=True, help="vae.safetensors of the VAE training")
         study.add_argument("--steps", type=int, default=4000)
         study.add_argument("--shards", type=int, default=48, help="how many batches' worth of clips to render")
         _add_stage(study)
@@ -77,13 +79,21 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _size(name: str) -> str:
+    try:
+        preset(name or "mini")
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return name
+
+
 def _add_stage(part: argparse.ArgumentParser) -> None:
     stages = "S1 one mover and a still camera, S2 all motions and cameras and 5 s, S3 stories, S4 shots and parts of a minute"
     part.add_argument("--stage", default="S2", choices=list(STAGES), help=stages)
 
 
 def _add_settings(part: argparse.ArgumentParser, *, size: str, tokens: int, sheets: int) -> None:
-    part.add_argument("--size", default=size, help="a name in config.PRESETS")
+    part.add_argument("--size", type=_size, default=size, help="a name in config.PRESETS; '' for that of the file to start from")
     part.add_argument("--tokens", type=int, default=tokens, help="tokens a step")
     levels = "mean of the noise levels' logit at the start and at the end; high ones teach the words, low ones the details"
     part.add_argument("--sigma-mean", type=float, nargs=2, default=(2.0, 0.6), help=levels)
@@ -101,14 +111,14 @@ def _add_settings(part: argparse.ArgumentParser, *, size: str, tokens: int, shee
 
 def _add_tools(parts: argparse._SubParsersAction) -> None:
     ship = parts.add_parser("ship", help="write the averaged weights of a run, with VAE and text encoder, as files of the pack")
-    ship.add_argument("--folder", required=True)
-    ship.add_argument("--vae", required=True)
-    ship.add_argument("--size", default="mini")
+    ship.add_argument("--folder", required=True, help="of the run")
+    ship.add_argument("--vae", required=True, help="vae.safetensors of the VAE training")
+    ship.add_argument("--size", type=_size, default="mini", help="of the run's model")
     ship.add_argument("--name", default="sora_mini")
     ship.add_argument("--out", required=True, help="folder that gets diffusion_models/, vae/ and text_encoders/")
     _add_stage(ship)
     probe = parts.add_parser("probe", help="measure this machine before sizes are fixed")
-    probe.add_argument("--size", default="mini")
+    probe.add_argument("--size", type=_size, default="mini", help="of the transformer")
     curve = parts.add_parser("curve", help="draw the log of a run as an SVG picture")
     curve.add_argument("folder")
     curve.add_argument("--values", nargs="+", default=["loss"])
@@ -163,7 +173,10 @@ def _length(args: argparse.Namespace) -> dict[str, float]:
 def _run(args: argparse.Namespace) -> None:
     from .gpu import Plan, run_all
 
-    plan = Plan(args.minutes, args.vae_minutes, args.vae, args.bank_share, args.stage, args.out, args.name)
+    try:
+        plan = Plan(args.minutes, args.vae_minutes, args.vae, args.bank_share, args.stage, args.out, args.name)
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
     _print_files(run_all(args.folder, plan, _settings(args)))
 
 
@@ -178,7 +191,6 @@ def _study(args: argparse.Namespace) -> None:
 
 
 def _tune(args: argparse.Namespace) -> None:
-    from ..checkpoint import CheckpointError
     from .group import Group
     from .transformer import Settings
     from .tune import tune
@@ -187,10 +199,7 @@ def _tune(args: argparse.Namespace) -> None:
     settings = Settings(steps=args.steps, tokens=args.tokens, start=args.model, lora=args.lora, seed=args.seed, muon_lr=rate,
                         adam_lr=rate, still_share=(0.3, 0.3), sigma_mean=(1.0, 1.0), detail=(0.0, 0.0))  # fmt: skip
     group = Group.join()
-    try:
-        files = tune(args.videos, args.folder, settings, area=args.area, whole_files=args.whole_files, group=group)
-    except (FileNotFoundError, ModuleNotFoundError, CheckpointError) as error:  # what a user can mend, in one sentence
-        raise SystemExit(str(error)) from error
+    files = tune(args.videos, args.folder, settings, area=args.area, whole_files=args.whole_files, group=group)
     _print_files(files if group.leads else [])
 
 
@@ -223,7 +232,12 @@ def main() -> None:
         torch.set_num_threads(args.threads)
     torch.set_flush_denormal(True)  # denormal numbers slow AVX code tenfold
     parts = {"vae": _vae, "bank": _bank, "transformer": _transformer, "run": _run, "tune": _tune, "ship": _ship, "probe": _probe}
-    (parts | {"curve": _curve, "scaling": _study, "recaptioning": _study})[args.part](args)
+    parts |= {"curve": _curve, "scaling": _study, "recaptioning": _study}
+    try:
+        parts[args.part](args)
+    except (FileNotFoundError, ModuleNotFoundError, CheckpointError) as error:  # what a user can mend, in one sentence
+        missing = getattr(error, "filename", None)
+        raise SystemExit(f"{missing}: there is no such file" if missing else str(error)) from error
 
 
 if __name__ == "__main__":

@@ -36,6 +36,9 @@ class Plan:
         stage: a name in bank.STAGES.
         out: folder for the files of the pack; empty for none.
         name: of the model.
+
+    Raises:
+        ValueError: no VAE, or more minutes for it than there are.
     """
 
     minutes: float
@@ -46,18 +49,16 @@ class Plan:
     out: str = ""
     name: str = "sora_mini"
 
+    def __post_init__(self):
+        if not self.vae and not self.vae_minutes:
+            raise ValueError("vae: name a file, or give vae-minutes to train one")
+        if self.vae_minutes >= self.minutes:
+            near = f"use {self.minutes / 3:g}"
+            raise ValueError(f"vae-minutes {self.vae_minutes:g} leaves none of {self.minutes:g} minutes for the transformer: {near}")
+
 
 def run_all(folder: str, plan: Plan, settings: Settings) -> list[Path]:
-    """Trains VAE and transformer and writes the model; returns its files.
-
-    Raises:
-        ValueError: no VAE, or more minutes for it than there are.
-    """
-    if not plan.vae and not plan.vae_minutes:
-        raise ValueError("vae: name a file, or give vae-minutes to train one")
-    if plan.vae_minutes >= plan.minutes:
-        near = f"use {plan.minutes / 3:g}"
-        raise ValueError(f"vae-minutes {plan.vae_minutes:g} leaves none of {plan.minutes:g} minutes for the transformer: {near}")
+    """Trains VAE and transformer and writes the model; returns its files."""
     group = Group.join()
     torch.set_float32_matmul_precision("high")
     vae_path = _train_vae(Path(folder) / "vae", plan, settings, group) if plan.vae_minutes else Path(plan.vae)

@@ -16,10 +16,12 @@ from pathlib import Path
 
 import torch
 
-from ..generate import SHIPPED, Pipeline
+from ..checkpoint import CheckpointError
+from ..generate import GUIDANCE, SHIPPED, STEPS, Pipeline
 from ..video_file import contact_sheet
 from .adherence import MOMENTS, described
 from .bench import FULL, QUICK, Bench
+from .metrics import DRIFT_SECONDS
 from .observer import load_observer
 from .report import Row, table, write
 from .rows import ROWS
@@ -39,15 +41,18 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="default all")
     parser.add_argument("--videos", type=int, help="of the rows of a minute; default 20 with --full, else none")
     parser.add_argument("--seconds", type=float, default=60.0, help="length of those videos, 10 or more")
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--guidance", type=float, default=5.0)
+    parser.add_argument("--steps", type=int, default=STEPS, help="of sampling, default %(default)s")
+    parser.add_argument("--guidance", type=float, default=GUIDANCE, help="default %(default)s")
     parser.add_argument("--folder", default="runs/evaluation", help="keeps latents, so that a killed run goes on")
     parser.add_argument("--out", default="runs/evaluation", help="gets scorecard.json, .md, .svg and the worst clips")
     parts = parser.add_subparsers(dest="part")
     observer = parts.add_parser("observer", help="train the observer, measure it on renders it never saw, and write its weights")
     observer.add_argument("--folder", dest="observer_folder", default="runs/observer")
     observer.add_argument("--steps", dest="observer_steps", type=int, default=1200)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.seconds < 2 * DRIFT_SECONDS:
+        parser.error(f"--seconds {args.seconds:g}: use {2 * DRIFT_SECONDS:g} or more, the first and the last {DRIFT_SECONDS:g} of drift")
+    return args
 
 
 def _say(words: str) -> None:
@@ -95,7 +100,10 @@ def main() -> None:
 
         teach(args.observer_folder, args.observer_steps)
         return
-    rows = score(args)
+    try:
+        rows = score(args)
+    except (CheckpointError, FileNotFoundError) as error:  # what a user can mend, in one sentence
+        raise SystemExit(str(error)) from error
     sys.stderr.write("\n")
     print(table(rows))
 

@@ -12,6 +12,7 @@ from .intervals import geometric_mean
 
 LUMA = (0.299, 0.587, 0.114)
 NEIGHBOURS = 2  # frame differences on each side of a border that it is compared with
+DRIFT_SECONDS = 5.0  # at the beginning and at the end, which drift compares
 FLOOR = 1e-3  # of a 255th: a picture that stands still has no differences to divide by
 
 
@@ -42,7 +43,7 @@ def contrast(frames: Tensor) -> float:
 DRIFTS = {"sharpness": sharpness, "saturation": saturation, "contrast": contrast}
 
 
-def drift(frames: Tensor, fps: float, seconds: float = 5.0) -> dict[str, float]:
+def drift(frames: Tensor, fps: float, seconds: float = DRIFT_SECONDS) -> dict[str, float]:
     """Last `seconds` over first `seconds` of a video, for every measure of DRIFTS; 1 is none.
 
     Raises:
@@ -54,7 +55,7 @@ def drift(frames: Tensor, fps: float, seconds: float = 5.0) -> dict[str, float]:
     return {name: (measure(frames[-part:]) + 1e-6) / (measure(frames[:part]) + 1e-6) for name, measure in DRIFTS.items()}
 
 
-def relative_drift(frames: Tensor, renders: Tensor, fps: float, seconds: float = 5.0) -> dict[str, float]:
+def relative_drift(frames: Tensor, renders: Tensor, fps: float, seconds: float = DRIFT_SECONDS) -> dict[str, float]:
     """The drift of a video over that of renders of its scene: what the scene itself changes does not count."""
     true = drift(renders, fps, seconds)
     return {name: value / true[name] for name, value in drift(frames, fps, seconds).items()}

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..autoencoder import VideoVAE, denormalise, normalise
 from ..checkpoint import save_model
 from ..flow import cell_noise
-from ..generate import Pipeline
+from ..generate import GUIDANCE, STEPS, Pipeline
 from ..shapes import VideoShape
 
 SOLVER = "second_order"
@@ -47,8 +47,8 @@ class Studio:
 
     pipeline: Pipeline
     folder: Path
-    steps: int = 20
-    guidance: float = 5.0
+    steps: int = STEPS
+    guidance: float = GUIDANCE
 
     def __post_init__(self):
         self.model = digest(self.pipeline.transformer, self.pipeline.text, self.pipeline.vae)

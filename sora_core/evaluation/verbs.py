@@ -27,6 +27,7 @@ from torch import Tensor
 
 from .. import verbs
 from ..canvas import NEW, Canvas, Latents, result_frames
+from ..checkpoint import CheckpointError
 from ..generate import GUIDANCE, SHIPPED, STEPS, Pipeline
 from ..shapes import VideoShape
 from ..video_file import atomic_path
@@ -304,16 +305,19 @@ def rows_of(scenes: list[dict]) -> list[Row]:
 def main() -> None:
     plain = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="python -m sora_core.evaluation.verbs", description=__doc__, formatter_class=plain)
-    parser.add_argument("--scenes", type=int, default=50)
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--guidance", type=float, default=GUIDANCE)
+    parser.add_argument("--scenes", type=int, default=50, help="how many, default %(default)s")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of sampling, default %(default)s")
+    parser.add_argument("--guidance", type=float, default=GUIDANCE, help="default %(default)s")
     parser.add_argument("--model", default=str(SHIPPED), help="transformer file; its companions are found as the pack finds them")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--folder", default="runs/verbs", help="keeps what was measured of each scene")
-    parser.add_argument("--out", default="docs/verbs.json")
+    parser.add_argument("--out", default="docs/verbs.json", help="file for the rows, default %(default)s")
     args = parser.parse_args()
     torch.set_flush_denormal(True)  # denormal numbers slow AVX code tenfold
-    pipeline = Pipeline.load(args.model, device=args.device)
+    try:
+        pipeline = Pipeline.load(args.model, device=args.device)
+    except (CheckpointError, FileNotFoundError) as error:  # what a user can mend, in one sentence
+        raise SystemExit(str(error)) from error
     options = {"steps": args.steps, "guidance": args.guidance}
     model = {"hash": digest(pipeline.transformer, pipeline.text, pipeline.vae), **options}
     name = "-".join(map(str, model.values()))

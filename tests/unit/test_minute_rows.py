@@ -11,7 +11,7 @@ from sora_pack.sora_core.plan import Lattice, foresight, rollout, single
 from sora_pack.sora_core.shapes import Strides, VideoShape
 from sora_pack.sora_core.storyboard import listed, snap
 from sora_pack.sora_core.world import render, sample_scene, sample_shots
-from sora_pack.sora_core.world.events import sight
+from sora_pack.sora_core.world.sight import sight
 from sora_pack.tests.tiny_model import write_tiny_model
 
 FPS, S = 8.0, Strides()

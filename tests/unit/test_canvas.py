@@ -207,9 +207,8 @@ def test_span_knows_nothing_of_what_it_follows(vae, video, frames):
     span = video[:, :, -frames:]
     z = encode_span(vae, span, False)
     assert z.shape[2] == frames // 4
-    mirrored = torch.cat([span, span.flip(2)], 2) if frames == 4 else span
     if frames > 9:  # the history is the span itself, reversed: frames 9, 8, ... 1
-        by_hand = vae.encode(torch.cat([mirrored[:, :, 1:10].flip(2), span], 2))[:, :, 3:]
+        by_hand = vae.encode(torch.cat([span[:, :, 1:10].flip(2), span], 2))[:, :, 3:]
         assert (z - by_hand).abs().max() < 1e-5
 
 

@@ -39,6 +39,16 @@ def denormalise(z: Tensor) -> Tensor:
     return z * std + mean
 
 
+def pixels_of(frames: Tensor) -> Tensor:
+    """uint8 frames [..., T, H, W, 3] -> what the VAE takes, float32 [..., 3, T, H, W] in -1..1."""
+    return frames.movedim(-1, -4).float() / 127.5 - 1
+
+
+def frames_of(pixels: Tensor) -> Tensor:
+    """What the VAE gives, [..., 3, T, H, W] -> uint8 frames [..., T, H, W, 3] on the CPU."""
+    return pixels.float().clamp(-1, 1).add(1).mul(127.5).round().byte().movedim(-4, -1).cpu()
+
+
 class RMSNorm(nn.Module):
     """Norm over channels at every place (Wan's `RMS_norm`: x / |x| * sqrt(C) * gamma). `dims` counts the axes behind C."""
 

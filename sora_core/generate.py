@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .autoencoder import VideoVAE, denormalise, normalise
+from .autoencoder import VideoVAE, denormalise, frames_of, normalise, pixels_of
 from .canvas import Canvas, Latents, encode_given
 from .checkpoint import load_text, load_transformer, load_vae
 from .config import TEXT_ROW_MULTIPLE, ModelHeader
@@ -212,8 +212,7 @@ class Pipeline:
             options["plan"] = PlanSettings().plan(lattice, window_of(self.header, shape.strides), self.header.foresight)
         words = self.text.encode([prompt]).to(dtype)
         z = generate(self.transformer, self.header, words, shape, **options)
-        frames = self.vae.decode(denormalise(z).to(dtype))[0].float().clamp(-1, 1)  # 3 T H W
-        frames = frames.add(1).mul(127.5).round().byte().movedim(0, -1).cpu()
+        frames = frames_of(self.vae.decode(denormalise(z).to(dtype))[0])
         if picture is not None:
             frames[0] = picture
         return frames
@@ -296,7 +295,7 @@ class Pipeline:
         """`known` and `mask` for a first frame."""
         if picture.shape != (shape.height, shape.width, 3):
             raise ValueError(f"picture: it is {tuple(picture.shape)}, must be ({shape.height}, {shape.width}, 3)")
-        x = (picture.permute(2, 0, 1).float() / 127.5 - 1)[None, :, None].to(self.vae.conv2.weight)
+        x = pixels_of(picture[None])[None].to(self.vae.conv2.weight)
         known = torch.zeros(1, *shape.latent, device=x.device)
         known[:, :, :1] = normalise(self.vae.encode(x).float())
         mask = torch.ones(1, 1, shape.cells, 1, 1, device=x.device)

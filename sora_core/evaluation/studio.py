@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..autoencoder import VideoVAE, denormalise, normalise
+from ..autoencoder import denormalise, frames_of, normalise, pixels_of
 from ..checkpoint import save_model
 from ..flow import cell_noise
 from ..generate import GUIDANCE, STEPS, Pipeline
@@ -29,16 +29,6 @@ def digest(*modules: nn.Module) -> str:
             total.update(name.encode())
             total.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()[:12]
-
-
-def to_uint8(x: Tensor) -> Tensor:
-    """[1, 3, T, H, W] in -1..1 -> frames uint8 [T, H, W, 3] on the CPU."""
-    return x[0].float().clamp(-1, 1).add(1).mul(127.5).round().byte().movedim(0, -1).cpu()
-
-
-def to_float(frames: Tensor, vae: VideoVAE) -> Tensor:
-    """uint8 frames [T, H, W, 3] -> [1, 3, T, H, W] in -1..1, as the VAE takes them."""
-    return (frames.movedim(-1, 0)[None].float() / 127.5 - 1).to(vae.conv2.weight)
 
 
 @dataclass
@@ -61,12 +51,14 @@ class Studio:
     @torch.inference_mode()
     def encode(self, frames: Tensor) -> Tensor:
         """uint8 frames -> normalised latents [1, C, F, h, w], float32 on the CPU."""
-        return normalise(self.pipeline.vae.encode(to_float(frames, self.pipeline.vae)).float()).cpu()
+        vae = self.pipeline.vae
+        return normalise(vae.encode(pixels_of(frames)[None].to(vae.conv2.weight)).float()).cpu()
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
         """Normalised latents -> uint8 frames."""
-        return to_uint8(self.pipeline.vae.decode(denormalise(latents).to(self.pipeline.vae.conv2.weight)))
+        vae = self.pipeline.vae
+        return frames_of(vae.decode(denormalise(latents).to(vae.conv2.weight))[0])
 
     def video(self, prompt: str, shape: VideoShape, seed: int, known: Tensor | None = None, guides: dict[int, Tensor] | None = None,
               shots: dict[int, str] | None = None) -> Tensor:  # fmt: skip

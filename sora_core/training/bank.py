@@ -20,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..autoencoder import VideoVAE, normalise
+from ..autoencoder import VideoVAE, normalise, pixels_of
 from ..canvas import encode_span
 from ..shapes import Strides
 from ..world import Scene, is_held_out, render_batch, sample_shots
@@ -108,11 +108,6 @@ def scenes_of(index: int, cuts: int, count: int = SHARD, stage: str = "S2") -> l
     return records
 
 
-def to_float(frames: Tensor) -> Tensor:
-    """uint8 frames [n, T, H, W, 3] -> [n, 3, T, H, W] in -1..1."""
-    return frames.movedim(-1, 1).float() / 127.5 - 1
-
-
 def guide_frames(index: int, shape: Shape) -> list[int]:
     """Which frames of all clips of shard `index` are also kept as stills, sorted; none of a still."""
     count = GUIDES_WITH_TAILS if shape.tails else GUIDES if shape.frames > 1 else 0
@@ -130,7 +125,7 @@ def film(records: list[list[Scene]], shape: Shape, device: str = "cpu") -> Tenso
 def encode(vae: VideoVAE, frames: Tensor, guides_at: list[int], tails: bool = False) -> dict[str, Tensor]:
     """Normalised latents of clips uint8 [n, T, H, W, 3], of their frames `guides_at` as stills (guide cells), and with `tails` of
     their second halves as spans."""
-    x = to_float(frames).to(vae.conv2.weight)
+    x = pixels_of(frames).to(vae.conv2.weight)
     record = {"latents": normalise(vae.encode(x, None).float())}
     if guides_at:
         stills = x[:, :, guides_at].transpose(1, 2).flatten(0, 1).unsqueeze(2)  # (n G) 3 1 H W

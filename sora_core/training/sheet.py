@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..autoencoder import VideoVAE, denormalise
+from ..autoencoder import VideoVAE, denormalise, frames_of
 from ..config import ModelHeader
 from ..generate import generate
 from ..shapes import VideoShape
@@ -35,8 +35,7 @@ def videos(student: Student, vae: VideoVAE, prompts: list[str], shift: float, na
     shape = VideoShape(side or SIDE, side or SIDE, CELLS, native_fps)
     words = student.text.encode(prompts).to(torch.bfloat16)
     z = generate(student.transformer, ModelHeader(shift=shift, native_fps=native_fps), words, shape, steps=STEPS, guidance=GUIDANCE)
-    frames = vae.decode(denormalise(z).to(vae.conv2.weight.dtype)).float().clamp(-1, 1)
-    return frames.add(1).mul(127.5).round().byte().movedim(1, -1).cpu()
+    return frames_of(vae.decode(denormalise(z).to(vae.conv2.weight.dtype)))
 
 
 class Sheets:

@@ -9,11 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..autoencoder import VideoVAE, normalise
+from ..autoencoder import VideoVAE, normalise, pixels_of
 from ..checkpoint import load_vae, save_model
 from ..config import ModelHeader
 from ..world import render, sample_scene, vocabulary
-from .bank import to_float
 from .transformer import Settings, averaged_student, fit_preview, header
 
 # In bfloat16 these cost 0.01 in normalised latents: the layers that touch the latents, and everything with one axis.
@@ -33,7 +32,7 @@ def preview_factors(vae: VideoVAE, scenes: int = 24) -> list[list[float]]:
     """Fits the live preview: latent cells of rendered stills against their mean colours."""
     latents, pixels = [], []
     for seed in range(scenes):
-        x = to_float(render(sample_scene(seed), [0.0], 128, 128)[None])
+        x = pixels_of(render(sample_scene(seed), [0.0], 128, 128)[None])
         latents.append(normalise(vae.encode(x))[0, :, 0].flatten(1).T)
         pixels.append(F.avg_pool2d(x[:, :, 0], vae.strides.space)[0].flatten(1).T)
     return fit_preview(torch.cat(latents), torch.cat(pixels))

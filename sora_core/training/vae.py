@@ -17,11 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..autoencoder import VideoVAE
+from ..autoencoder import VideoVAE, pixels_of
 from ..checkpoint import load_vae
 from ..config import LATENT_MEAN, LATENT_STD, VAEConfig
 from ..world import render_batch, sample_scene
-from .bank import to_float
 from .feed import workers
 from .group import ALONE, Group
 from .optim import Average, Optimizer
@@ -89,7 +88,7 @@ class FramePool:
             crops = torch.stack([self._crop(source, kind, rng) for _ in range(tries)])
             clip = crops.index_select(0, _richness(crops[:, -1]).argmax(0, keepdim=True))
             clips.append(clip.flip(3) if rng.random() < 0.5 else clip)
-        return to_float(torch.cat(clips))
+        return pixels_of(torch.cat(clips))
 
     @staticmethod
     def _crop(source: Tensor, kind: Batch, rng: np.random.Generator) -> Tensor:

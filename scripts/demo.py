@@ -80,12 +80,11 @@ class Progress:
 
 def _contact_sheet(video: Path) -> Path:
     sys.path.insert(0, str(ROOT))  # the host is another process, so nothing here can be hidden by the pack's nodes/
-    from sora_core.video_file import contact_sheet, read_frames, video_facts
+    from sora_core.video_file import contact_sheet, evenly, read_frames, video_facts
 
     facts = video_facts(video)
     frames = [frame for chunk in read_frames(video) for frame in chunk]
-    count = min(SHEET_PICTURES, len(frames))
-    shown = [round(i * (len(frames) - 1) / max(1, count - 1)) for i in range(count)]  # the first, the last and evenly between
+    shown = evenly(len(frames), min(SHEET_PICTURES, len(frames)))
     labels = [f"{float(index / facts.fps):.1f} s" for index in shown]
     sheet = video.with_suffix(".png")
     contact_sheet([frames[index] for index in shown], sheet, columns=SHEET_COLUMNS, labels=labels)

@@ -18,7 +18,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from sora_core.generate import Pipeline  # noqa: E402
-from sora_core.video_file import contact_sheet  # noqa: E402
+from sora_core.video_file import contact_sheet, evenly  # noqa: E402
 from sora_core.world import caption, is_held_out, render, scene_for  # noqa: E402
 
 SIZES = {"1:1": (128, 128), "16:9": (176, 96), "9:16": (96, 176)}
@@ -66,11 +66,6 @@ def prompts() -> list[tuple[str, str]]:
     return made
 
 
-def moments(frames: torch.Tensor) -> list[torch.Tensor]:
-    """Evenly spaced frames of [T, H, W, 3], first and last included."""
-    return [frames[round(k * (len(frames) - 1) / (SHOWN - 1))] for k in range(SHOWN)]
-
-
 def moving_picture(videos: list[torch.Tensor], path: Path, fps: float) -> None:
     """Videos [T, H, W, 3] of one size, side by side in two rows, as a GIF that loops."""
     half = len(videos) // 2
@@ -88,7 +83,7 @@ def main() -> None:
     for i, (prompt, aspect) in enumerate(prompts()):
         width, height = SIZES[aspect]
         frames = pipeline.video(prompt, seconds=2.0, width=width, height=height, seed=i)
-        contact_sheet(moments(frames), folder / f"{i:02d}.png")
+        contact_sheet(frames[evenly(len(frames), SHOWN)], folder / f"{i:02d}.png")
         if i in MOVING:
             shown.append(frames)
         lines += [f"**{i}.** {prompt} ({aspect}, 2 s)", "", f"![{i}](gallery/{i:02d}.png)", ""]
@@ -99,7 +94,7 @@ def main() -> None:
         scene = scene_for(objects, place, time_of_day, camera, seed=100 + i)
         prompt, picture = caption(scene, "long", "en", seed=i), render(scene, [0.0], 128, 128)[0]
         frames = pipeline.video(prompt, seconds=2.0, width=128, height=128, seed=100 + i, picture=picture)
-        contact_sheet(moments(frames), folder / f"picture{i}.png")
+        contact_sheet(frames[evenly(len(frames), SHOWN)], folder / f"picture{i}.png")
         lines += [f"**{i}.** {prompt}", "", f"![{i}](gallery/picture{i}.png)", ""]
     page = ROOT / "docs" / "gallery.md"
     _, title, strips = page.read_text(encoding="utf-8").partition(EVERY_VERB)  # scripts/strips.py writes that section

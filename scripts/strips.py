@@ -26,7 +26,7 @@ from sora_core import verbs  # noqa: E402
 from sora_core.canvas import NEW, Canvas, blank, result_frames  # noqa: E402
 from sora_core.generate import GUIDANCE, SHIPPED, STEPS, Pipeline  # noqa: E402
 from sora_core.shapes import VideoShape  # noqa: E402
-from sora_core.video_file import contact_sheet  # noqa: E402
+from sora_core.video_file import contact_sheet, evenly  # noqa: E402
 from sora_core.world import Scene, caption, render, scene_for  # noqa: E402
 
 PAGE, FOLDER = ROOT / "docs" / "gallery.md", ROOT / "docs" / "gallery" / "verbs"
@@ -129,7 +129,7 @@ def given(canvas: Canvas) -> list[bool]:
 
 def marked(frames: Tensor, given: list[bool]) -> list[Tensor]:
     """SHOWN evenly spaced frames [H, W, 3], a bar above each."""
-    at = [round(k * (len(frames) - 1) / (SHOWN - 1)) for k in range(SHOWN)]
+    at = evenly(len(frames), SHOWN)
     bars = [torch.tensor(GIVEN if given[t] else MADE).expand(BAR, frames.shape[2], 3) for t in at]
     return [torch.cat([bar, frames[t]]) for bar, t in zip(bars, at)]
 

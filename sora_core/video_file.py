@@ -314,6 +314,11 @@ def _open_video(source: str | Path | BinaryIO):
         yield file, file.streams.video[0]
 
 
+def evenly(frames: int, count: int) -> list[int]:
+    """`count` numbers of so many frames: the first, the last and evenly between."""
+    return [round(k * (frames - 1) / max(1, count - 1)) for k in range(count)]
+
+
 def contact_sheet(
     frames: Sequence, path: str | Path, *, columns: int | None = None, labels: Sequence[str] | None = None, gap: int = 4
 ) -> None:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ..shapes import frames_for_seconds
+from ..video_file import evenly
 from ..world import Scene, caption, facts, render, sample_scene
 from .bench import SIZES, Bench
 from .intervals import bootstrap, mean, wilson
@@ -127,7 +128,7 @@ def scored(bench: Bench, count: int, language: str = "en", aspect: str = "1:1") 
         prompt = long_caption(scene, language, shape.seconds)
         frames = bench.studio.video(prompt, shape, seed=scene.seed)
         renders = render(scene, [k / shape.fps for k in range(shape.frames)], width, height)
-        at = [round(k * (shape.frames - 1) / (MOMENTS - 1)) for k in range(MOMENTS)]
+        at = evenly(shape.frames, MOMENTS)
         said = told(scene, prompt, language, shape.seconds)
         kept.append(Score(prompt, said, [*frames[at], *renders[at]], *bench.observer.read([frames, renders])))
         bench.say(f"{language} {aspect} clip {i + 1}/{count}")

@@ -20,6 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..video_file import evenly
 from ..world import COLOURS, MOTIONS, PLACES, SHAPES, SIZES, TIMES_OF_DAY
 
 FRAMES, SIDE = 8, 96
@@ -63,7 +64,7 @@ class Reading:
 def glimpse(frames: Tensor) -> Tensor:
     """uint8 frames [T, H, W, 3] -> what the observer sees, uint8 [FRAMES, SIDE, SIDE, 3]: evenly spaced, the middle square, smaller."""
     t, h, w, _ = frames.shape
-    chosen = frames[[round(k * (t - 1) / (FRAMES - 1)) for k in range(FRAMES)]]
+    chosen = frames[evenly(t, FRAMES)]
     side = min(h, w)
     top, left = (h - side) // 2, (w - side) // 2
     square = chosen[:, top : top + side, left : left + side].movedim(-1, 1).float()

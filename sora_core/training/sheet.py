@@ -11,7 +11,7 @@ from ..autoencoder import VideoVAE, denormalise, frames_of
 from ..config import ModelHeader
 from ..generate import generate
 from ..shapes import VideoShape
-from ..video_file import contact_sheet
+from ..video_file import contact_sheet, evenly
 from ..world import caption, sample_scene
 
 if TYPE_CHECKING:
@@ -52,6 +52,6 @@ class Sheets:
             return
         self.drawn = int(share * self.count)
         made = videos(model(), self.vae, self.prompts, self.shift, self.native_fps)
-        moments = torch.linspace(0, made.shape[1] - 1, SHOWN).round().long()
+        moments = evenly(made.shape[1], SHOWN)
         path = self.run.folder / f"sheet_{round(100 * share):03d}.png"
         contact_sheet([frame for video in made for frame in video[moments]], path, columns=SHOWN, labels=self.prompts)

@@ -13,8 +13,17 @@ SIZES = {"1:1": (128, 128), "16:9": (176, 96), "9:16": (96, 176)}
 
 @dataclass(frozen=True)
 class Budget:
-    """How much of everything is measured. `seconds`: of a clip; `paired`: prompts that are also made in Chinese and wide and tall;
-    `shots`: videos of two shots; `films`: long videos of each kind, of minute_side pixels; the rest are clips of the rows of that name."""
+    """How much of everything is measured.
+
+    Args:
+        prompts: clips of prompt adherence, of `seconds` each; `paired` of them also in Chinese, wide and tall.
+        reconstructions: clips through the VAE; `minutes`: those of a minute.
+        pictures, physics, surprise, hidden, stories, orbits, shots: clips of the rows of that name, physics and surprise for each kind.
+        long: clips of ten seconds, for drift in one pass.
+        cost_seconds: lengths of the videos that are timed.
+        films: videos by each kind of plan, of `film_seconds`; none leaves the rows of a minute out.
+        minute_side: pixels on a side, of all that lasts so long.
+    """
 
     prompts: int
     paired: int

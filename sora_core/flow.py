@@ -98,7 +98,7 @@ def flow_loss(prediction: Tensor, x0: Tensor, noise: Tensor, weight: Tensor | No
         prediction, x0, noise: [B, C, F, H, W].
         weight: broadcastable against them, 0 where a cell was known; None for everywhere.
     """
-    error = (prediction.float() - (noise - x0).float()).square()
+    error = (prediction.float() - velocity(x0, noise).float()).square()
     if weight is None:
         return error.mean()
     weight = weight.to(error).expand_as(error)

@@ -53,7 +53,8 @@ import json, sys, time
 sys.path.insert(0, sys.argv[1])
 import torch
 from sora_core.autoencoder import denormalise
-from sora_core.generate import Pipeline, generate
+from sora_core.generate import generate
+from sora_core.pipeline import Pipeline
 from sora_core.plan import Lattice, make_plan, window_of
 from sora_core.shapes import VideoShape, frames_for_seconds
 from sora_core.speed import memory_estimate, peak_memory, seconds_a_step

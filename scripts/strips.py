@@ -24,7 +24,8 @@ from gallery import EVERY_VERB  # noqa: E402
 
 from sora_core import verbs  # noqa: E402
 from sora_core.canvas import NEW, Canvas, blank, result_frames  # noqa: E402
-from sora_core.generate import GUIDANCE, SHIPPED, STEPS, Pipeline  # noqa: E402
+from sora_core.generate import GUIDANCE, STEPS  # noqa: E402
+from sora_core.pipeline import SHIPPED, Pipeline  # noqa: E402
 from sora_core.shapes import VideoShape  # noqa: E402
 from sora_core.video_file import contact_sheet, evenly  # noqa: E402
 from sora_core.world import Scene, caption, render, scene_for  # noqa: E402

@@ -17,7 +17,8 @@ from pathlib import Path
 import torch
 
 from ..checkpoint import CheckpointError
-from ..generate import GUIDANCE, SHIPPED, STEPS, Pipeline
+from ..generate import GUIDANCE, STEPS
+from ..pipeline import SHIPPED, Pipeline
 from ..video_file import contact_sheet
 from .adherence import MOMENTS, described
 from .bench import FULL, QUICK, Bench

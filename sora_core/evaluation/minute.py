@@ -290,7 +290,7 @@ def cast_rows(bench: Bench) -> Iterator[Row]:
 COST = """
 import json, sys, tempfile, time
 sys.path.insert(0, sys.argv[1])
-from sora_core.generate import Pipeline
+from sora_core.pipeline import Pipeline
 from sora_core.plan import Lattice, make_plan, window_of
 from sora_core.shapes import frames_for_seconds
 from sora_core.speed import peak_memory

@@ -71,7 +71,7 @@ def drift_rows(bench: Bench) -> Iterator[Row]:
 COST = """
 import json, sys, time
 sys.path.insert(0, sys.argv[1])
-from sora_core.generate import Pipeline
+from sora_core.pipeline import Pipeline
 from sora_core.speed import peak_memory
 pipeline, started = Pipeline.load(sys.argv[2]), time.monotonic()
 pipeline.video("a red ball", float(sys.argv[3]), steps=int(sys.argv[4]), guidance=float(sys.argv[5]))

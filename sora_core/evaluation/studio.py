@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from ..autoencoder import denormalise, frames_of, normalise, pixels_of
 from ..checkpoint import save_model
 from ..flow import cell_noise
-from ..generate import GUIDANCE, STEPS, Pipeline
+from ..generate import GUIDANCE, STEPS
+from ..pipeline import Pipeline
 from ..shapes import VideoShape
 
 SOLVER = "second_order"

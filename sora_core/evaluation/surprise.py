@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..flow import flow_loss, mix
-from ..generate import Pipeline
+from ..pipeline import Pipeline
 from ..shapes import Strides
 from ..world import COLOURS, SHAPES, Scene, render, sample_scene
 from ..world.scene import away

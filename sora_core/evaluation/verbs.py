@@ -28,7 +28,8 @@ from torch import Tensor
 from .. import verbs
 from ..canvas import NEW, Canvas, Latents, result_frames
 from ..checkpoint import CheckpointError
-from ..generate import GUIDANCE, SHIPPED, STEPS, Pipeline
+from ..generate import GUIDANCE, STEPS
+from ..pipeline import SHIPPED, Pipeline
 from ..shapes import VideoShape
 from ..video_file import atomic_path
 from ..world import PLACES, TIMES_OF_DAY, caption, is_held_out, render, scene_for

@@ -20,7 +20,7 @@ import torch
 
 from ..checkpoint import CheckpointError
 from ..config import preset
-from ..generate import SHIPPED
+from ..pipeline import SHIPPED
 from .bank import STAGES
 
 

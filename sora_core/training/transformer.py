@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..autoencoder import VideoVAE
 from ..config import ModelHeader, TextConfig, TransformerConfig, preset
-from ..generate import Pipeline
+from ..pipeline import Pipeline
 from ..shapes import Strides, VideoShape
 from ..speed import peak_flops, transformer_flops
 from ..text import ByteTextEncoder, encode_bytes

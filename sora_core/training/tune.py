@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from ..checkpoint import model_header, save_model
-from ..generate import Pipeline
+from ..pipeline import Pipeline
 from .bank import Bank
 from .clips import make_clip_bank
 from .group import ALONE, Group

@@ -16,7 +16,8 @@ from sora_pack.sora_core.evaluation import adherence, bench, hiding, lessons, me
 from sora_pack.sora_core.evaluation import observer as eyes
 from sora_pack.sora_core.evaluation.intervals import bootstrap, geometric_mean, wilson
 from sora_pack.sora_core.evaluation.studio import Studio, digest
-from sora_pack.sora_core.generate import Pipeline, generate
+from sora_pack.sora_core.generate import generate
+from sora_pack.sora_core.pipeline import Pipeline
 from sora_pack.sora_core.plan import Lattice, single
 from sora_pack.sora_core.world import Object, Scene, caption, phyworld, render, scene_for
 from sora_pack.sora_core.world.camera import picture_paths

@@ -119,7 +119,7 @@ def test_a_longer_video_begins_with_the_same_noise(model):
 
 
 def test_words_to_a_long_video_take_the_plan_that_suits_the_model(tmp_path):
-    from sora_pack.sora_core.generate import Pipeline
+    from sora_pack.sora_core.pipeline import Pipeline
     from sora_pack.tests.tiny_model import write_tiny_model
 
     pipeline, told = Pipeline.load(write_tiny_model(tmp_path), torch.float32), []
@@ -128,11 +128,11 @@ def test_words_to_a_long_video_take_the_plan_that_suits_the_model(tmp_path):
 
 
 def test_the_command_overwrites_nothing(tmp_path, monkeypatch):
-    from sora_pack.sora_core import generate as command
+    from sora_pack.sora_core import __main__ as command
 
     made = tmp_path / "made.mp4"
     made.write_bytes(b"hours of work")
-    monkeypatch.setattr("sys.argv", ["generate", "a red ball", "--out", str(made)])
+    monkeypatch.setattr("sys.argv", ["sora_core", "a red ball", "--out", str(made)])
     with pytest.raises(SystemExit, match=r"made\.mp4 is there already"):
         command.main()
     assert made.read_bytes() == b"hours of work"

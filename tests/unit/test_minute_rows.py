@@ -6,7 +6,7 @@ import torch
 from sora_pack.sora_core.evaluation import minute
 from sora_pack.sora_core.evaluation.shots import cuts_in, render_shots
 from sora_pack.sora_core.evaluation.studio import Studio
-from sora_pack.sora_core.generate import Pipeline
+from sora_pack.sora_core.pipeline import Pipeline
 from sora_pack.sora_core.plan import Lattice, foresight, rollout, single
 from sora_pack.sora_core.shapes import Strides, VideoShape
 from sora_pack.sora_core.storyboard import listed, snap

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sora_pack.sora_core.autoencoder import VideoVAE
 from sora_pack.sora_core.config import LATENT_MEAN, LATENT_STD, TextConfig, VAEConfig, preset
-from sora_pack.sora_core.generate import SHIPPED, Pipeline
+from sora_pack.sora_core.pipeline import SHIPPED, Pipeline
 from sora_pack.sora_core.training import transformer as trainer
 from sora_pack.sora_core.training import vae as vae_trainer
 from sora_pack.sora_core.training.bank import SHARD, Bank, Shape, make_shard, plan, scenes_of

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from sora_pack.sora_core.checkpoint import model_header
-from sora_pack.sora_core.generate import Pipeline
+from sora_pack.sora_core.pipeline import Pipeline
 from sora_pack.sora_core.shapes import Strides
 from sora_pack.sora_core.training import clips
 from sora_pack.sora_core.training import transformer as trainer

@@ -11,7 +11,7 @@ import torch
 from sora_pack.sora_core.autoencoder import VideoVAE
 from sora_pack.sora_core.checkpoint import save_vae
 from sora_pack.sora_core.config import TextConfig, VAEConfig, preset
-from sora_pack.sora_core.generate import Pipeline
+from sora_pack.sora_core.pipeline import Pipeline
 from sora_pack.sora_core.training import gpu, live, sheet, studies
 from sora_pack.sora_core.training import transformer as trainer
 from sora_pack.sora_core.training import vae as vae_trainer

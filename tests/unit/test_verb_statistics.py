@@ -11,7 +11,7 @@ from sora_pack.sora_core.evaluation import verbs
 from sora_pack.sora_core.evaluation.ball import BallTracker, change_of_speed, speed
 from sora_pack.sora_core.evaluation.metrics import jump, seam_steps
 from sora_pack.sora_core.evaluation.report import met
-from sora_pack.sora_core.generate import SHIPPED, Pipeline
+from sora_pack.sora_core.pipeline import SHIPPED, Pipeline
 from sora_pack.sora_core.shapes import VideoShape
 from sora_pack.tests.tiny_model import write_tiny_model
 

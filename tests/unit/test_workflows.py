@@ -9,7 +9,7 @@ from PIL import Image
 
 from sora_pack.scripts import environment
 from sora_pack.sora_core.checkpoint import model_header
-from sora_pack.sora_core.generate import SHIPPED
+from sora_pack.sora_core.pipeline import SHIPPED
 from sora_pack.sora_core.storyboard import parse
 from sora_pack.sora_core.text import unseen_words
 

@@ -1,0 +1,45 @@
+"""Words to an MP4 without the host.
+
+python -m sora_core "a red ball bounces on the beach at sunset" --seconds 2 --out ball.mp4
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from .generate import GUIDANCE, STEPS
+from .pipeline import SHIPPED, Pipeline
+from .video_file import write_video
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m sora_core", description="Words to an MP4 with the shipped model.")
+    parser.add_argument("prompt")
+    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--height", type=int, default=128)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--guidance", type=float, default=GUIDANCE)
+    parser.add_argument("--model", default=str(SHIPPED))
+    parser.add_argument("--out", default="sora.mp4")
+    args = parser.parse_args()
+    if Path(args.out).exists():
+        sys.exit(f"--out: {args.out} is there already: choose another name")
+
+    def show(done: dict) -> None:
+        sys.stderr.write(f"\rstep {done['step'] + 1}/{done['steps']}" + "\n" * (done["step"] + 1 == done["steps"]))
+
+    options = {"seed": args.seed, "steps": args.steps, "guidance": args.guidance, "callback": show}
+    try:
+        pipeline = Pipeline.load(args.model)
+        frames = pipeline.video(args.prompt, args.seconds, args.width, args.height, **options)
+    except (ValueError, FileNotFoundError) as error:  # of words, sizes and files; each is a sentence
+        sys.exit(str(error))
+    write_video(args.out, iter([frames]), pipeline.header.native_fps)
+
+
+if __name__ == "__main__":
+    main()

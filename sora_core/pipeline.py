@@ -1,0 +1,179 @@
+"""A model with all its parts: words and pictures in, frames out, without the host. For scripts, sheets and tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .autoencoder import VideoVAE, denormalise, frames_of, normalise, pixels_of
+from .canvas import Canvas, Latents, encode_given
+from .checkpoint import load_text, load_transformer, load_vae
+from .config import TEXT_ROW_MULTIPLE, ModelHeader
+from .denoise import SOLVERS, guided, renoise
+from .flow import cell_noise, schedule
+from .generate import GUIDANCE, STEPS, generate
+from .passes import known_cells
+from .plan import Lattice, PlanSettings, window_of
+from .shapes import VideoShape, check_size, frames_for_seconds
+from .speed import fast_dtype
+from .text import ByteTextEncoder
+from .transformer import SpacetimeTransformer
+
+WEIGHTS = Path(__file__).parent / "weights"
+SHIPPED = WEIGHTS / "diffusion_models" / "sora_mini.safetensors"
+COMPANIONS = {"vae": "vae", "text": "text_encoders"}  # header field -> folder
+
+
+@dataclass
+class Pipeline:
+    """Transformer, text encoder and VAE of one model, on one device."""
+
+    transformer: SpacetimeTransformer
+    header: ModelHeader
+    text: ByteTextEncoder
+    vae: VideoVAE
+
+    @classmethod
+    def load(cls, path: str | Path = SHIPPED, dtype: torch.dtype | None = None, device: str = "cpu") -> Pipeline:
+        """Opens a model file and the companions that its header names, beside it or in the folders of the pack.
+
+        Args:
+            dtype: of the arithmetic; None for what is fast on the device (speed.fast_dtype).
+
+        Raises:
+            CheckpointError: what is wrong with a file. FileNotFoundError: a companion that is nowhere.
+        """
+        dtype = dtype or fast_dtype(device)
+        transformer, header = load_transformer(path, dtype, device)
+        text = load_text(_companion(Path(path), header, "text"), dtype, device)
+        vae = load_vae(_companion(Path(path), header, "vae"), dtype, device)
+        return cls(transformer.eval(), header, text.eval(), vae.channels_last().eval())
+
+    @torch.inference_mode()
+    def video(self, prompt: str, seconds: float = 2.0, width: int = 128, height: int = 128, *, fps: float | None = None,
+              picture: Tensor | None = None, **options) -> Tensor:  # fmt: skip
+        """Frames uint8 [T, H, W, 3] on the CPU; 0 seconds is a still.
+
+        Args:
+            prompt: words in any language.
+            fps: default the model's native rate.
+            picture: uint8 [H, W, 3] of the video's size, its first frame, which comes back as it is.
+            options: for `generate`; without a plan, what suits the model: in passes where it is longer than the model was trained for.
+
+        Raises:
+            ValueError: sizes or seconds that are not legal, a prompt that is too long, a picture of another size.
+        """
+        check_size(width, height, self.vae.strides)
+        fps = self.header.native_fps if fps is None else fps
+        cells = self.vae.strides.cells(frames_for_seconds(seconds, fps, self.vae.strides))
+        shape = VideoShape(width, height, cells, fps, self.vae.strides)
+        dtype = self.vae.conv2.weight.dtype
+        if picture is not None:
+            options |= self._given(picture, shape)
+        if options.get("plan") is None:
+            lattice = Lattice(shape.cells, known_cells(options.get("mask")))
+            options["plan"] = PlanSettings().plan(lattice, window_of(self.header, shape.strides), self.header.foresight)
+        words = self.text.encode([prompt]).to(dtype)
+        z = generate(self.transformer, self.header, words, shape, **options)
+        frames = frames_of(self.vae.decode(denormalise(z).to(dtype))[0])
+        if picture is not None:
+            frames[0] = picture
+        return frames
+
+    @torch.inference_mode()
+    def complete(self, canvas: Canvas, sources: Sequence[Tensor], prompt: str = "", *, seed: int = 0, steps: int = STEPS,
+                 guidance: float = GUIDANCE, solver: str = "euler", latents_of: Latents | None = None, start: Tensor | None = None,
+                 denoise: float = 1.0) -> Tensor:  # fmt: skip
+        """Raw latents [1, C, F, h, w] of a canvas of any verb (see verbs): its unknown cells made, all in one pass.
+
+        `canvas.result_frames` turns them into the result, with `decode` for the made frames.
+
+        Args:
+            canvas: what is given, and where it stands.
+            sources: frames [T, H, W, 3] in 0..1 of each source of the canvas, at its size and rate.
+            seed, steps, guidance, solver: as for `generate`; noise belongs to moments of the first source.
+            latents_of: cells of sources that still hold some, which are then not encoded.
+            start: raw latents to begin from instead of pure noise, with `denoise` of the noise on them: remix.
+        """
+        c, f, h, w = canvas.shape.latent
+
+        def read(source: int, first: int, count: int) -> Tensor:
+            return self._pixels(sources[source][first : first + count])
+
+        latents, guides = encode_given(self.vae, canvas, read, latents_of=latents_of)
+        if start is not None:
+            latents = torch.where(canvas.mask().view(1, 1, -1, 1, 1) == 0, latents, start.float().cpu())
+        given = normalise(torch.cat([latents, *guides], 2))
+        mask = torch.cat([canvas.mask(), torch.zeros(len(guides))]).view(1, 1, -1, 1, 1)
+        noise = torch.zeros_like(given)
+        noise[:, :, :f] = cell_noise(seed, 0, canvas.seconds_of_cells, (c, h, w))
+        positions = canvas.positions(self.header.native_fps)
+        options = {"steps": steps, "guidance": guidance, "solver": solver, "denoise": denoise}
+        made = self.make_cells(given, mask, noise, positions, prompt, **options)
+        return torch.where(mask[:, :, :f] == 0, latents, denormalise(made[:, :, :f]))
+
+    @torch.inference_mode()
+    def make_cells(self, given: Tensor, mask: Tensor, noise: Tensor, positions: list[float], prompt: str, *, steps: int,
+                   guidance: float, solver: str, denoise: float = 1.0, shot_prompts: Sequence[str] = (),
+                   shots: list[int] | None = None) -> Tensor:  # fmt: skip
+        """Normalised latents [1, C, F, h, w], float32 on the CPU, of cells in any places: `given` where `mask` is 0, the others made.
+
+        Without any words it is made without guidance, which would lead away from the same.
+
+        Args:
+            given, noise: normalised latents and the noise of every cell.
+            mask: [1, 1, F, 1, 1], 0 = keep.
+            positions: of the cells, guides among them.
+            shot_prompts, shots: words of each shot, and which of them each cell hears beside `prompt`.
+        """
+        weight, sigmas = self.vae.conv2.weight, schedule(steps, self.header.shift, denoise)
+        words, *of_shots = (self.text.encode([text]).to(weight.dtype) for text in (prompt, *shot_prompts))
+        text, empty = self.transformer.prepare_text(words, of_shots), None
+        if guidance != 1 and any((prompt, *shot_prompts)):
+            empty = self.transformer.prepare_text(words.new_zeros(1, TEXT_ROW_MULTIPLE, words.shape[-1]))
+        where = torch.tensor(positions, device=weight.device)
+        velocity = guided(self.transformer, text, empty, guidance, positions=where, shots=shots)
+        x = renoise(given, noise, sigmas[0], mask).to(weight.device)
+        return SOLVERS[solver](velocity, x, sigmas, mask.to(weight.device)).float().cpu()
+
+    @torch.inference_mode()
+    def encode(self, frames: Tensor) -> Tensor:
+        """Frames [T, H, W, 3] in 0..1 of one video -> raw latents [1, C, F, h, w], float32 on the CPU; the last cell is filled up with
+        the last frame."""
+        strides = self.vae.strides
+        more = strides.frames(strides.cells(len(frames))) - len(frames)
+        frames = torch.cat([frames, frames[-1:].expand(more, -1, -1, -1)])
+        return self.vae.encode(self._pixels(frames)).float().cpu()
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Raw latents of one video -> frames [T, H, W, 3] in 0..1, float32 on the CPU."""
+        return self.vae.decode(latents.to(self.vae.conv2.weight))[0].float().clamp(-1, 1).add(1).div(2).movedim(0, -1).cpu()
+
+    def _pixels(self, frames: Tensor) -> Tensor:
+        """[T, H, W, 3] in 0..1 -> [1, 3, T, H, W] in -1..1, as the VAE takes them."""
+        return (frames.movedim(-1, 0)[None] * 2 - 1).to(self.vae.conv2.weight)
+
+    def _given(self, picture: Tensor, shape: VideoShape) -> dict[str, Tensor]:
+        """`known` and `mask` for a first frame."""
+        if picture.shape != (shape.height, shape.width, 3):
+            raise ValueError(f"picture: it is {tuple(picture.shape)}, must be ({shape.height}, {shape.width}, 3)")
+        x = pixels_of(picture[None])[None].to(self.vae.conv2.weight)
+        known = torch.zeros(1, *shape.latent, device=x.device)
+        known[:, :, :1] = normalise(self.vae.encode(x).float())
+        mask = torch.ones(1, 1, shape.cells, 1, 1, device=x.device)
+        mask[:, :, 0] = 0
+        return {"known": known, "mask": mask}
+
+
+def _companion(path: Path, header: ModelHeader, kind: str) -> Path:
+    name = getattr(header, kind) or f"sora_mini_{kind}.safetensors"
+    places = [path.parent / name, path.parent.parent / COMPANIONS[kind] / name, WEIGHTS / COMPANIONS[kind] / name]
+    found = next((p for p in places if p.is_file()), None)
+    if found is None:
+        raise FileNotFoundError(f"{path.name}: its {kind} file {name} is neither beside it nor in {places[1].parent}")
+    return found

@@ -75,5 +75,5 @@ def test_the_readme_names_every_node(root, nodes):
 
 def test_contributing_names_every_file(root):
     rooms = (root / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    files = [path for folder in ("nodes", "sora_core") for path in (root / folder).glob("*.py") if path.stem != "__init__"]
+    files = [path for folder in ("nodes", "sora_core") for path in (root / folder).glob("*.py") if not path.stem.startswith("__")]
     assert [path.name for path in files if not re.search(rf"\b{path.stem}\b", rooms)] == []

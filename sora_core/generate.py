@@ -17,7 +17,7 @@ from .plan import Lattice, Pass, Plan, single
 from .shapes import VideoShape
 from .transformer import PreparedText, SpacetimeTransformer
 
-STEPS, GUIDANCE = 20, 5.0
+STEPS, GUIDANCE = 20, 2.0  # of the shipped model
 
 
 @torch.inference_mode()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .transformer import Student
 
 CELLS, SIDE, SHOWN = 5, 128, 3  # two seconds at 8 frames a second; moments of each video on the sheet
-STEPS, GUIDANCE = 16, 4.0
+STEPS, GUIDANCE = 16, 2.0
 
 
 def world_prompts(count: int = 6) -> list[str]:

@@ -8,6 +8,7 @@ Every prompt has a combination of colour, shape, motion and place that no traini
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from pathlib import Path
@@ -24,6 +25,7 @@ from sora_core.world import caption, is_held_out, render, scene_for  # noqa: E40
 SIZES = {"1:1": (128, 128), "16:9": (176, 96), "9:16": (96, 176)}
 SHOWN = 6  # moments of a video on its sheet
 EVERY_VERB = "## Every verb"
+LONG = ("one_minute", "storyboard")
 MOVING = (0, 1, 6, 7, 12, 13, 18, 19)  # prompts of the README's moving picture, all square
 
 # objects (colour, shape, motion), place, time of day, camera
@@ -66,6 +68,13 @@ def prompts() -> list[tuple[str, str]]:
     return made
 
 
+def told(name: str) -> str:
+    """What the model is told in a workflow of the shipped model, in one line."""
+    nodes = json.loads((ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8"))["nodes"]
+    words = (value for node in nodes if node["type"] in ("SoraPrompt", "SoraStoryboard") for value in node["widgets_values"])
+    return " / ".join(next(filter(None, words)).split("\n"))
+
+
 def moving_picture(videos: list[torch.Tensor], path: Path, fps: float) -> None:
     """Videos [T, H, W, 3] of one size, side by side in two rows, as a GIF that loops."""
     half = len(videos) // 2
@@ -96,6 +105,9 @@ def main() -> None:
         frames = pipeline.video(prompt, seconds=2.0, width=128, height=128, seed=100 + i, picture=picture)
         contact_sheet(frames[evenly(len(frames), SHOWN)], folder / f"picture{i}.png")
         lines += [f"**{i}.** {prompt}", "", f"![{i}](gallery/picture{i}.png)", ""]
+    lines += ["## Long videos", "", "A frame each second, by the workflows of these names (`python scripts/thumbnails.py`).", ""]
+    for name in LONG:
+        lines += [f"**{name}.** {told(name)}", "", f"![{name}](gallery/{name}.png)", ""]
     page = ROOT / "docs" / "gallery.md"
     _, title, strips = page.read_text(encoding="utf-8").partition(EVERY_VERB)  # scripts/strips.py writes that section
     page.write_text("\n".join(lines) + (f"\n{title}{strips}" if title else ""), encoding="utf-8")

@@ -5,8 +5,8 @@
     python scripts/thumbnails.py --times                           # and write what each took into its note; on a quiet machine
 
 Runs workflows/*.json in the real ComfyUI with the shipped model, about ten seconds for each sampling on two quiet cores, and saves the
-middle frame beside it as .jpg, which is the name that the host looks for. Run it again when the weights change. A workflow of a model
-that is not shipped gets a card with its name.
+middle frame beside it as .jpg, which is the name that the host looks for. Of a video of more than six seconds docs/gallery gets a frame
+each second. Run it again when the weights change. A workflow of a model that is not shipped gets a card with its name.
 """
 
 import argparse
@@ -22,6 +22,8 @@ import environment
 
 WORKFLOWS = environment.ROOT / "workflows"
 FIRST_FRAME = WORKFLOWS / "first_frame.png"
+GALLERY = environment.ROOT / "docs" / "gallery"
+LONG, COLUMNS = 6.0, 10  # seconds of a video that gets a sheet; its pictures in a row
 SIDE = 384  # pixels of the longer side; the browser shows about 250
 TAKES = re.compile(r"\*\*Takes\*\* [^.]*\.")  # the first sentence of a note about time
 
@@ -91,22 +93,26 @@ def run(server, workflow: dict) -> Path:
 
 
 def save_thumbnail(made: Path, target: Path) -> None:
-    """The middle frame of a video, or a picture, as JPEG."""
+    """The middle frame of a video, or a picture, as JPEG; of a long video also the sheet."""
     from PIL import Image
 
-    picture = Image.open(made) if made.suffix == ".png" else middle_frame(made)
+    picture = Image.open(made) if made.suffix == ".png" else middle_frame(made, GALLERY / f"{target.stem}.png")
     scale = SIDE / max(picture.size)
     size = tuple(round(side * scale) for side in picture.size)
     picture.resize(size, Image.Resampling.LANCZOS).save(target, quality=88)
 
 
-def middle_frame(video: Path):
+def middle_frame(video: Path, sheet: Path):
     from PIL import Image
 
     sys.path.insert(0, str(environment.ROOT))  # the host is another process, so nothing here can be hidden by the pack's nodes/
-    from sora_core.video_file import read_frames, video_facts
+    from sora_core.video_file import contact_sheet, read_frames, video_facts
 
-    middle = video_facts(video).frames // 2
+    facts = video_facts(video)
+    if (seconds := facts.frames / float(facts.fps)) > LONG:
+        moments = (min(round(k * facts.fps), facts.frames - 1) for k in range(round(seconds) + 1))
+        contact_sheet([next(read_frames(video, k, k + 1))[0] for k in moments], sheet, columns=COLUMNS, gap=2)
+    middle = facts.frames // 2
     return Image.fromarray(next(read_frames(video, middle, middle + 1))[0].numpy())
 
 

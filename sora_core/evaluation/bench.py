@@ -30,7 +30,7 @@ class Budget:
     seconds: float = 2.0
     reconstructions: int = 4
     minutes: int = 1
-    minute_side: int = 64
+    minute_side: int = 128
     pictures: int = 2
     physics: int = 1
     surprise: int = 3
@@ -45,7 +45,7 @@ class Budget:
 
 
 QUICK = Budget(prompts=8, paired=4)
-FULL = Budget(prompts=120, paired=70, reconstructions=40, minutes=4, minute_side=128, pictures=24, physics=40, surprise=25, hidden=24,
+FULL = Budget(prompts=120, paired=70, reconstructions=40, minutes=4, pictures=24, physics=40, surprise=25, hidden=24,
               stories=60, orbits=24, shots=40, long=20, films=20)  # fmt: skip
 
 

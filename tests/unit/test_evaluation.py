@@ -289,7 +289,7 @@ def test_latents_are_made_once_and_known_cells_come_back(pipeline, tmp_path, mon
     assert torch.equal(latents[:, :, :1], known) and latents.shape[2] == 3, "known cells stay, guides are stripped"
     monkeypatch.setattr(Studio, "_make", lambda *_: pytest.fail("made again"))
     assert torch.equal(Studio(pipeline, tmp_path, steps=2).video("a red ball", shape, 0, known, guides), made)
-    for other in ({"steps": 3}, {"guidance": 2.0}):
+    for other in ({"steps": 3}, {"guidance": 3.0}):
         with pytest.raises(pytest.fail.Exception):
             Studio(pipeline, tmp_path, **({"steps": 2} | other)).video("a red ball", shape, 0, known, guides)
     with pytest.raises(pytest.fail.Exception):

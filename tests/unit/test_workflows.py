@@ -2,6 +2,7 @@
 
 import json
 import sys
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,15 @@ def test_a_measured_time_takes_the_place_of_the_old_one(monkeypatch, root, secon
     note["widgets_values"][0] = "no word of it"
     with pytest.raises(ValueError, match="no sentence"):
         write_time(workflow, seconds, 2)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_node_lies_on_another_once_pictures_are_shown(root, name):
+    grown = {"SoraSampler": 620, "SaveVideo": 420, "SaveImage": 420}  # heights with a preview or a player in the node
+    boxes = {}
+    for node in nodes(root, name):
+        (x, y), (width, height) = node["pos"], node["size"]
+        boxes[node["id"], node["type"]] = (x, y, x + width, y + max(height, grown.get(node["type"], 0)))
+    for a, b in combinations(boxes, 2):
+        (left, top, right, bottom), other = boxes[a], boxes[b]
+        assert right <= other[0] or other[2] <= left or bottom <= other[1] or other[3] <= top, f"{a} and {b} overlap"

@@ -16,7 +16,7 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..sora_core.canvas import Canvas, blank
-from ..sora_core.plan import SMALLEST_PASS, PlanSettings
+from ..sora_core.plan import PlanSettings
 from ..sora_core.shapes import ASPECT_RATIOS, MAX_SECONDS, Strides, VideoShape, check_size, frames_for_seconds, size_for_aspect
 from .show import show_on_node
 
@@ -170,15 +170,14 @@ class SoraCanvas(io.ComfyNode):
 
     @classmethod
     def execute(cls, vae, seconds, fps, size=None, batch=1) -> io.NodeOutput:
-        from ..sora_core.speed import check_fits
+        from .costs import check_canvas
         from .host_vae import strides_of
 
         strides = strides_of(vae)
         cells = strides.cells(frames_for_seconds(seconds, fps, strides))
         width, height = pixels(size, strides)
         shape = VideoShape(width, height, cells, fps, strides)
-        # For the smallest model and the smallest passes; the sampler knows its own.
-        check_fits(shape, batch=batch, at_once=SMALLEST_PASS, device=comfy.model_management.get_torch_device())
+        check_canvas(shape, batch)
         samples = torch.zeros(
             (batch, *shape.latent), device=comfy.model_management.intermediate_device(), dtype=comfy.model_management.intermediate_dtype()
         )

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
-from ..sora_core.plan import Plan
+from typing import TYPE_CHECKING
+
+import comfy.model_management
+
+from ..sora_core.plan import SMALLEST_PASS, Plan
+from ..sora_core.shapes import VideoShape
 from ..sora_core.transformer import SpacetimeTransformer
-from .canvas import Given
+
+if TYPE_CHECKING:
+    from .canvas import Given
+
+
+def check_canvas(shape: VideoShape, batch: int) -> None:
+    """Refuses what does not fit even with the smallest model in the smallest passes. The sampler knows its own."""
+    from ..sora_core.speed import check_fits
+
+    check_fits(shape, batch=batch, at_once=SMALLEST_PASS, device=comfy.model_management.get_torch_device())
 
 
 def check_memory(model, given: Given | None, plan: Plan, batch: int) -> None:

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from ..sora_core.canvas import encode_given, encode_held
-from ..sora_core.plan import SMALLEST_PASS
 from ..sora_core.sound import soundtrack
-from ..sora_core.speed import check_fits
 from .canvas import KEY, ROUNDING, Given, Media, given_of, samples_of
+from .costs import check_canvas
 from .host_vae import VideoCoder
 from .media import refitted
 
@@ -39,8 +38,7 @@ def latent_of(vae, given: Given, latent: dict | None = None) -> dict:
     """
     canvas, coder = given.canvas, VideoCoder(vae)
     batch = len(latent["samples"]) if latent else max((media.batch for media in given.sources), default=1)
-    # For the smallest passes, as Sora Canvas does; the sampler knows its own.
-    check_fits(canvas.shape, batch=batch, at_once=SMALLEST_PASS, device=comfy.model_management.get_torch_device())
+    check_canvas(canvas.shape, batch)
 
     def read(source: int, start: int, count: int) -> Tensor:
         return pixels_of(given.sources[source], start, count)

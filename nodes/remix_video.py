@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import comfy.model_management
 import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
@@ -122,12 +121,11 @@ def cell_mask(region: Tensor, shape: VideoShape) -> Tensor:
 
 def latents_of(vae, clip: Media, shape: VideoShape) -> Tensor:
     """[B, C, F, h, w] of a whole video: those it holds, or encoded; the last cell filled up with the last frame."""
-    from ..sora_core.plan import SMALLEST_PASS
-    from ..sora_core.speed import check_fits
+    from .costs import check_canvas
     from .host_vae import VideoCoder
     from .known import pixels_of
 
-    check_fits(shape, batch=clip.batch, at_once=SMALLEST_PASS, device=comfy.model_management.get_torch_device())
+    check_canvas(shape, clip.batch)
     cells = clip.cells(0, shape.cells) if shape.frames == clip.frames else None
     if cells is not None:
         return cells.float()

@@ -108,12 +108,11 @@ def middle_frame(video: Path, sheet: Path):
     sys.path.insert(0, str(environment.ROOT))  # the host is another process, so nothing here can be hidden by the pack's nodes/
     from sora_core.video_file import contact_sheet, read_frames, video_facts
 
-    facts = video_facts(video)
+    facts, frames = video_facts(video), [frame for chunk in read_frames(video) for frame in chunk]
     if (seconds := facts.frames / float(facts.fps)) > LONG:
-        moments = (min(round(k * facts.fps), facts.frames - 1) for k in range(round(seconds) + 1))
-        contact_sheet([next(read_frames(video, k, k + 1))[0] for k in moments], sheet, columns=COLUMNS, gap=2)
-    middle = facts.frames // 2
-    return Image.fromarray(next(read_frames(video, middle, middle + 1))[0].numpy())
+        moments = (min(round(k * facts.fps), len(frames) - 1) for k in range(round(seconds) + 1))
+        contact_sheet([frames[k] for k in moments], sheet, columns=COLUMNS, gap=2)
+    return Image.fromarray(frames[len(frames) // 2].numpy())
 
 
 if __name__ == "__main__":

@@ -98,6 +98,14 @@ def generate(
     return run_plan(plan, start, passes.make, job)
 
 
+def beginning(cells: Tensor, shape: VideoShape) -> dict[str, Tensor]:
+    """`known` and `mask` for `generate` of a video whose first cells are given: normalised latents [1, C, k, h, w]."""
+    first = cells.shape[2]
+    known, mask = cells.new_zeros(1, *shape.latent), cells.new_ones(1, 1, shape.cells, 1, 1)
+    known[:, :, :first], mask[:, :, :first] = cells, 0
+    return {"known": known, "mask": mask}
+
+
 @dataclass
 class CorePasses:
     """The work of each pass, for `run_plan`; fields as the arguments of `generate`, prepared."""

@@ -15,7 +15,7 @@ from .checkpoint import load_text, load_transformer, load_vae
 from .config import TEXT_ROW_MULTIPLE, ModelHeader
 from .denoise import SOLVERS, guided, renoise
 from .flow import cell_noise, schedule
-from .generate import GUIDANCE, STEPS, generate
+from .generate import GUIDANCE, STEPS, beginning, generate
 from .passes import known_cells
 from .plan import Lattice, PlanSettings, window_of
 from .shapes import VideoShape, check_size, frames_for_seconds
@@ -163,11 +163,7 @@ class Pipeline:
         if picture.shape != (shape.height, shape.width, 3):
             raise ValueError(f"picture: it is {tuple(picture.shape)}, must be ({shape.height}, {shape.width}, 3)")
         x = pixels_of(picture[None])[None].to(self.vae.conv2.weight)
-        known = torch.zeros(1, *shape.latent, device=x.device)
-        known[:, :, :1] = normalise(self.vae.encode(x).float())
-        mask = torch.ones(1, 1, shape.cells, 1, 1, device=x.device)
-        mask[:, :, 0] = 0
-        return {"known": known, "mask": mask}
+        return beginning(normalise(self.vae.encode(x).float()), shape)
 
 
 def _companion(path: Path, header: ModelHeader, kind: str) -> Path:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ..checkpoint import save_model
 from ..config import TEXT_DIM, TEXT_ROW_MULTIPLE
-from ..generate import generate
+from ..generate import beginning, generate
 from ..jobs import content_hash
 from ..plan import Plan, make_plan, window_of
 from ..shapes import Strides, VideoShape, frames_for_seconds
@@ -79,11 +79,7 @@ def _make(studio: Studio, board: Storyboard, shape: VideoShape, seed: int, plan:
     pipeline = studio.pipeline
     device, dtype = pipeline.text.device, pipeline.vae.conv2.weight.dtype
     texts = [pipeline.text.encode([text]).to(dtype) for text in board.texts]
-    options = {}
-    if known is not None:
-        given, mask = torch.zeros(1, *shape.latent, device=device), torch.ones(1, 1, shape.cells, 1, 1, device=device)
-        given[:, :, : known.shape[2]], mask[:, :, : known.shape[2]] = known.to(device), 0
-        options = {"known": given, "mask": mask}
+    options = {} if known is None else beginning(known.to(device), shape)
     # As in the host: a shot's words hold those for all, which are left empty.
     words = texts[0] if len(texts) == 1 else torch.zeros(1, TEXT_ROW_MULTIPLE, TEXT_DIM, device=device, dtype=dtype)
     made = generate(

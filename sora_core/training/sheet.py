@@ -9,7 +9,7 @@ import torch
 
 from ..autoencoder import VideoVAE, denormalise, frames_of
 from ..config import ModelHeader
-from ..generate import generate
+from ..generate import GUIDANCE, generate
 from ..shapes import VideoShape
 from ..video_file import contact_sheet, evenly
 from ..world import caption, sample_scene
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .transformer import Student
 
 CELLS, SIDE, SHOWN = 5, 128, 3  # two seconds at 8 frames a second; moments of each video on the sheet
-STEPS, GUIDANCE = 16, 2.0
+STEPS = 16
 
 
 def world_prompts(count: int = 6) -> list[str]:

@@ -16,6 +16,7 @@ import folder_paths
 import torch
 from torch import Tensor
 
+from ..sora_core.denoise import Noise, renewed
 from ..sora_core.jobs import SAVE_SECONDS, Job, Progress
 from ..sora_core.passes import mask_of, run_plan
 from ..sora_core.plan import Pass, Plan, PlanSettings, window_of
@@ -24,8 +25,11 @@ from .canvas import KEY, Given
 from .graph_facts import FactsError, facts_above
 from .storyboard import shots_of
 
-RESUMABLE = ("euler", "heun")
-"""Solvers of the host whose next step depends on nothing but the latents: these go on inside a pass."""
+ANCESTRAL = "sora_ancestral"
+"""Our own solver among the host's: what it draws on the way belongs to moments, as all our noise does."""
+
+RESUMABLE = (ANCESTRAL, "euler", "heun")
+"""Solvers whose next step depends on nothing but the latents and the noise level: these go on inside a pass."""
 
 
 def jobs_folder() -> Path:
@@ -87,9 +91,9 @@ class PassSampler:
     Args:
         stages: one, or those of a pair of MODELs.
         given: what the LATENT carries; None for a foreign one.
-        solver: the host's SAMPLER.
+        solver: the host's SAMPLER; None for our own.
         resumable: whether the solver can go on inside a pass.
-        noise_of: seed -> noise [B, C, F, h, w] of the lattice, for passes that are made anew.
+        noise_of: (seed, level) -> noise [B, C, F, h, w] of the lattice, for passes that are made anew and for our own solver.
         told: the callback of the host's samplers, for the steps of all passes.
     """
 
@@ -98,9 +102,9 @@ class PassSampler:
     given: Given | None
     guidance: float
     seed: int
-    solver: comfy.samplers.KSAMPLER
+    solver: comfy.samplers.KSAMPLER | None
     resumable: bool
-    noise_of: Callable[[int], Tensor]
+    noise_of: Callable[[int, float], Tensor]
     told: Callable
 
     def sample(self, job: Job | None) -> Tensor:
@@ -119,6 +123,7 @@ class PassSampler:
         for stage in self.stages:
             layout = self._layout(stage, p)
             samples = torch.cat([cells, layout.guides], 2)
+            solver = self.solver or ancestral(lambda level, shown=layout.guides: self._noise(p, shown, level))
             if made is not None:
                 samples = continued(stage.run.model.model, made, layout.noise, samples, layout.mask, float(stage.sigmas[0]))
             guider = comfy.samplers.CFGGuider(_placed(stage.run.model, layout.positions))
@@ -127,7 +132,7 @@ class PassSampler:
             made = guider.sample(
                 layout.noise,
                 samples,
-                resumed(self.solver, progress) if self.resumable and progress and len(self.stages) == 1 else self.solver,
+                resumed(solver, progress) if self.resumable and progress and len(self.stages) == 1 else solver,
                 stage.sigmas,
                 denoise_mask=layout.mask,
                 callback=self._told_in(p, done),
@@ -151,13 +156,17 @@ class PassSampler:
         index, shown = p.cells + guides, run.samples[:, :, guides]
         noise = run.noise[:, :, index]
         if p.seed is not None:
-            noise = torch.cat([self.noise_of(p.seed)[:, :, p.cells], torch.zeros_like(shown)], 2)
+            noise = self._noise(p, shown)
         mask = mask_of(p, run.mask)
         if mask is not None:
             mask = mask.expand(-1, -1, -1, *run.samples.shape[3:])
             mask = torch.cat([mask.expand(len(shown), -1, -1, -1, -1), torch.zeros_like(shown[:, :1]).to(mask)], 2) if guides else mask
         positions = run.model.model_options["transformer_options"].get(KEY, {}).get("positions")
         return Layout(noise, shown, mask, None if positions is None else positions[index])
+
+    def _noise(self, p: Pass, guides: Tensor, level: float = 1.0) -> Tensor:
+        """Of the cells of a pass; the guides behind them have none."""
+        return torch.cat([self.noise_of(self.seed if p.seed is None else p.seed, level)[:, :, p.cells], torch.zeros_like(guides)], 2)
 
     def _seed(self, p: Pass) -> int:
         """For solvers that draw noise themselves: not the same in every pass."""
@@ -211,6 +220,20 @@ def _said(words: list, shots: set[int]) -> list:
         rest = {name: value for name, value in extra.items() if name != KEY}
         said.append([[extra[KEY].rows[i] for i in sorted(shots)] if KEY in extra else rows, rest])
     return said
+
+
+def ancestral(noise: Noise) -> comfy.samplers.KSAMPLER:
+    """`denoise.ancestral` as the host calls its solvers: `model` gives clean latents."""
+
+    def sample(model, x, sigmas, extra_args=None, callback=None, disable=None):
+        for i, (sigma, to) in enumerate(zip(sigmas, sigmas[1:])):
+            x0 = model(x, sigma.expand(len(x)), **(extra_args or {}))
+            if callback:
+                callback({"x": x, "i": i, "sigma": sigma, "sigma_hat": sigma, "denoised": x0})
+            x = renewed(x0, (x - (1 - sigma) * x0) / sigma, sigma.item(), to.item(), noise)
+        return x
+
+    return comfy.samplers.KSAMPLER(sample)
 
 
 def resumed(solver: comfy.samplers.KSAMPLER, progress: Progress) -> comfy.samplers.KSAMPLER:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import comfy.model_base
 import comfy.model_management
+import comfy.model_sampling
 import comfy.samplers
 import comfy.utils
 import torch
@@ -21,7 +22,7 @@ from ..sora_core.plan import Lattice, single, summary
 from ..sora_core.shapes import PATCH, Strides
 from .canvas import Given, given_of, samples_of
 from .costs import check_memory
-from .passes import RESUMABLE, PassSampler, Stage, job_for, plan_for
+from .passes import ANCESTRAL, RESUMABLE, PassSampler, Stage, job_for, plan_for
 from .show import show_on_node
 from .storyboard import has_pictures
 
@@ -73,7 +74,13 @@ class SoraSampler(io.ComfyNode):
                     ),
                 ),
                 io.Combo.Input(
-                    "sampler_name", options=comfy.samplers.SAMPLER_NAMES, default="euler", tooltip="The solver, from ComfyUI's list."
+                    "sampler_name",
+                    options=[ANCESTRAL, *comfy.samplers.SAMPLER_NAMES],
+                    default=ANCESTRAL,
+                    tooltip=(
+                        "The solver. sora_ancestral renews a part of the noise at every step, so early mistakes are mended: "
+                        "euler_ancestral, with noise that belongs to moments. The others are ComfyUI's."
+                    ),
                 ),
                 io.Combo.Input(
                     "scheduler", options=comfy.samplers.SCHEDULER_NAMES, default="simple", tooltip="How the noise levels are spaced."
@@ -139,11 +146,14 @@ class SoraSampler(io.ComfyNode):
         models = [m for m in (model, low_noise_model) if m is not None]
         for m in models:
             check(m, positive, negative, latent)
+            if sampler is None:
+                check_solver(m, sampler_name)
         latent, positive = with_shot_pictures(enlarged(latent), positive)
         given = given_of(latent)
         if sigmas is None:
             denoise = min(denoise, given.strength) if given else denoise
-            sigmas = comfy.samplers.KSampler(model, steps, model.load_device, sampler_name, scheduler, denoise).sigmas
+            solver_name = "euler" if sampler_name == ANCESTRAL else sampler_name
+            sigmas = comfy.samplers.KSampler(model, steps, model.load_device, solver_name, scheduler, denoise).sigmas
         words = positive, empty_prompt(model, positive) if negative is None else negative
         noise = CellNoise(seed, given) if noise is None else noise
         stages = [stage(m, levels, latent, noise, words) for m, levels in parts(models, sigmas, switch_sigma)]
@@ -156,9 +166,9 @@ class SoraSampler(io.ComfyNode):
             given=given,
             guidance=guidance,
             seed=seed,
-            solver=sampler or comfy.samplers.sampler_object(sampler_name),
+            solver=sampler or (None if sampler_name == ANCESTRAL else comfy.samplers.sampler_object(sampler_name)),
             resumable=sampler is None and sampler_name in RESUMABLE,
-            noise_of=lambda other: CellNoise(other, given).generate_noise(latent),
+            noise_of=lambda other, level: CellNoise(other, given).at(level, latent),
             told=progress(run.model, (len(sigmas) - 1) * len(plan.passes)),
         )
         job = job_for(passes, cls.hidden, ("model", "low_noise_model", "sampler"), [sampler_name, switch_sigma])
@@ -201,6 +211,10 @@ class CellNoise:
 
     def generate_noise(self, latent: dict) -> Tensor:
         """float32 [B, C, F, h, w] for the samples of a LATENT; an other one than at the node keeps the node's rate, if it has none."""
+        return self.at(1.0, latent)
+
+    def at(self, level: float, latent: dict) -> Tensor:
+        """What is put on at a noise level."""
         batch, channels, cells, height, width = latent["samples"].shape
         canvas = _canvas(given_of(latent)) or _canvas(self.given)
         if canvas is None or canvas.shape.cells != cells:
@@ -209,7 +223,7 @@ class CellNoise:
         else:
             times = canvas.seconds_of_cells
         numbers = latent.get("batch_index") or range(batch)
-        return torch.stack([cell_noise(self.seed, number, times, (channels, height, width)) for number in numbers])
+        return torch.stack([cell_noise(self.seed, number, times, (channels, height, width), level) for number in numbers])
 
 
 def _canvas(given: Given | None) -> Canvas | None:
@@ -253,6 +267,12 @@ def check(model, positive, negative, latent: dict) -> None:
                 raise ValueError(
                     f"{name}: its words are {rows.shape[-1]} wide, the MODEL needs {TEXT_DIM}: use the CLIP that belongs to the MODEL"
                 )
+
+
+def check_solver(model, name: str) -> None:
+    """Raises ValueError where the MODEL's path from noise is not the straight one that our own solver goes."""
+    if name == ANCESTRAL and not isinstance(model.get_model_object("model_sampling"), comfy.model_sampling.CONST):
+        raise ValueError(f"sampler_name: {ANCESTRAL} is for flow models, and this MODEL is none: choose euler_ancestral")
 
 
 # -- one run -------------------------------------------------------------------------------------------------------------------------

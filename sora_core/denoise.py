@@ -25,6 +25,11 @@ Callback = Callable[[dict], None]
 from where a solver can go on. What it raises ends the run, so cancelling is an exception."""
 
 
+Noise = Callable[[float], Tensor]
+"""Noise [B, C, F, H, W] to put on at a level: at 1 that of the start. The same level gives the same noise, so a solver that goes on
+draws what it would have drawn."""
+
+
 @dataclass(frozen=True)
 class State:
     """Where a solver stands: `done` steps are done, which led to x; `velocity` is that of the last one."""
@@ -43,6 +48,7 @@ class Solver(Protocol):
         mask: Tensor | None = None,
         callback: Callback | None = None,
         state: State | None = None,
+        noise: Noise | None = None,
     ) -> Tensor:
         """From latents x at sigmas[0] to latents at sigmas[-1].
 
@@ -54,6 +60,7 @@ class Solver(Protocol):
                 The model sees kept cells at noise level 0, and they come back bit for bit.
             callback: called after each step.
             state: goes on from there, bit for bit as if it had never stopped; all else is as it was at the start.
+            noise: for solvers that put on more on the way.
         """
         ...
 
@@ -81,26 +88,71 @@ class _Known:
         return x if self.mask is None else torch.where(self.mask.to(x.device) == 0, self.given, x)
 
 
-def euler(velocity, x, sigmas, mask=None, callback=None, state=None) -> Tensor:
+def euler(velocity, x, sigmas, mask=None, callback=None, state=None, noise=None) -> Tensor:
     """Euler's method: one forward and first order a step. Arguments as Solver says."""
-    return _walk(velocity, x, sigmas, mask, callback, state, order=1)
+    return _walk(velocity, x, sigmas, mask, callback, state, _straight)
 
 
-def second_order(velocity, x, sigmas, mask=None, callback=None, state=None) -> Tensor:
+def second_order(velocity, x, sigmas, mask=None, callback=None, state=None, noise=None) -> Tensor:
     """The Adams-Bashforth method of second order, for steps of any size: one forward a step, the last velocity extrapolated.
 
     Multistep methods for diffusion: Liu et al., arXiv 2202.09778. The first step is Euler's, and so is the last one to 0, where
     extrapolation would only sharpen the model's error. Arguments as Solver says.
     """
-    return _walk(velocity, x, sigmas, mask, callback, state, order=2)
+
+    def step(x: Tensor, v: Tensor, before: Tensor | None, sigma: float, to: float, came_from: float | None) -> Tensor:
+        if before is not None and to > 0:
+            v = v + (v - before) * ((to - sigma) / (sigma - came_from) / 2)
+        return x + v * (to - sigma)
+
+    return _walk(velocity, x, sigmas, mask, callback, state, step)
 
 
-SOLVERS: dict[str, Solver] = {"euler": euler, "second_order": second_order}
+def ancestral(velocity, x, sigmas, mask=None, callback=None, state=None, noise=None) -> Tensor:
+    """Euler's method with a part of the noise renewed at every step: a straight path keeps what it got wrong at high noise, this one
+    looks again. Arguments as Solver says; see `renewed`.
+
+    Raises:
+        ValueError: no `noise`.
+    """
+    if noise is None:
+        raise ValueError("noise: ancestral sampling puts on more on the way: say which")
+
+    def step(x: Tensor, v: Tensor, before: Tensor | None, sigma: float, to: float, came_from: float | None) -> Tensor:
+        return renewed(x - sigma * v, x + (1 - sigma) * v, sigma, to, noise)
+
+    return _walk(velocity, x, sigmas, mask, callback, state, step)
+
+
+def renewed(x0: Tensor, old: Tensor, sigma: float, to: float, noise: Noise) -> Tensor:
+    """The point at level `to` on the way from a point at `sigma`, whose clean latents are x0 and whose noise is `old`.
+
+    As ancestral sampling of the host goes (k-diffusion, for rectified flow): below the goal, to to^2 / sigma, and up again with new
+    noise, which leaves this share of the old; the smaller the step, the more.
+    """
+    if to == 0:
+        return x0
+    kept = to * (1 - to) / (sigma - to * to)
+    return (1 - to) * x0 + to * (kept * old + (1 - kept * kept) ** 0.5 * noise(to).to(x0))
+
+
+SOLVERS: dict[str, Solver] = {"ancestral": ancestral, "euler": euler, "second_order": second_order}
+
+
+def _straight(x: Tensor, v: Tensor, before: Tensor | None, sigma: float, to: float, came_from: float | None) -> Tensor:
+    return x + v * (to - sigma)
 
 
 def _walk(
-    velocity: Velocity, x: Tensor, sigmas: list[float], mask: Tensor | None, callback: Callback | None, state: State | None, order: int
+    velocity: Velocity,
+    x: Tensor,
+    sigmas: list[float],
+    mask: Tensor | None,
+    callback: Callback | None,
+    state: State | None,
+    step_to: Callable[[Tensor, Tensor, Tensor | None, float, float, float | None], Tensor],
 ) -> Tensor:
+    """Step by step; `step_to` goes from x and its velocity, knowing the one before, at a level to the next, and whence it came."""
     known, before, done = _Known(x, mask), None, 0
     if state is not None:
         x, before, done = state.x.to(x), state.velocity.to(x), state.done
@@ -108,12 +160,9 @@ def _walk(
     for step in range(done, steps):
         sigma, to = sigmas[step], sigmas[step + 1]
         v = velocity(x, known.levels(sigma)).to(x.dtype)
-        slope = v
-        if order == 2 and before is not None and to > 0:
-            ratio = (to - sigma) / (sigma - sigmas[step - 1])
-            slope = v + (v - before) * (ratio / 2)
         foreseen = x0_from_velocity(x, v, sigma) if callback else None
-        x, before = known.restore(x + slope * (to - sigma)), v
+        x = known.restore(step_to(x, v, before, sigma, to, sigmas[step - 1] if step else None))
+        before = v
         if callback:
             state = State(step + 1, x, v)
             callback({"step": step, "steps": steps, "sigma": sigma, "x": x, "x0": known.restore(foreseen), "state": state})

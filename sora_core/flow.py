@@ -36,13 +36,15 @@ def schedule(steps: int, shift: float, denoise: float = 1.0) -> list[float]:
     return [shift_sigma(denoise * (steps - k) / steps, shift) for k in range(steps + 1)]
 
 
-def cell_seed(seed: int, batch_index: int, seconds: float) -> int:
-    """A stable 63-bit seed for one cell of one video."""
+def cell_seed(seed: int, batch_index: int, seconds: float, level: float = 1.0) -> int:
+    """A stable 63-bit seed for one cell of one video; noise that is put on at a `level` below 1, on the way, is another."""
     key = struct.pack("<Qqq", seed % 2**64, batch_index, round(seconds * TICKS_PER_SECOND))
+    if level != 1:
+        key += struct.pack("<q", round(level * 10**5))
     return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 1
 
 
-def cell_noise(seed: int, batch_index: int, pixel_times: list[float], shape: tuple[int, int, int]) -> Tensor:
+def cell_noise(seed: int, batch_index: int, pixel_times: list[float], shape: tuple[int, int, int], level: float = 1.0) -> Tensor:
     """Noise of some cells of one video, float32 on the CPU.
 
     Each cell has a generator of its own, so its noise depends on neither the length of the video nor on which cells are drawn with
@@ -53,11 +55,12 @@ def cell_noise(seed: int, batch_index: int, pixel_times: list[float], shape: tup
         batch_index: which video of the batch.
         pixel_times: seconds at which the cells end, on the timeline of the result.
         shape: (C, H, W) of a cell.
+        level: noise level at which it is put on; solvers that renew noise on the way ask for those below 1.
 
     Returns:
         [C, F, H, W] with F = len(pixel_times).
     """
-    seeds = (cell_seed(seed, batch_index, float(t)) for t in pixel_times)
+    seeds = (cell_seed(seed, batch_index, float(t), level) for t in pixel_times)
     return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds], dim=1)
 
 

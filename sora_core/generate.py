@@ -17,7 +17,7 @@ from .plan import Lattice, Pass, Plan, single
 from .shapes import VideoShape
 from .transformer import PreparedText, SpacetimeTransformer
 
-STEPS, GUIDANCE = 20, 2.0  # of the shipped model
+STEPS, GUIDANCE, SOLVER = 20, 2.0, "ancestral"  # of the shipped model
 
 
 @torch.inference_mode()
@@ -33,7 +33,7 @@ def generate(
     negative: Tensor | None = None,
     known: Tensor | None = None,
     mask: Tensor | None = None,
-    solver: str = "euler",
+    solver: str = SOLVER,
     denoise: float = 1.0,
     callback: Callback | None = None,
     plan: Plan | None = None,
@@ -139,16 +139,17 @@ class CorePasses:
             if self.callback:
                 self.callback(done)
 
-        return SOLVERS[self.solver](velocity, x, self.sigmas, kept, after_step if self.callback or progress else None, state)
+        told = after_step if self.callback or progress else None
+        return SOLVERS[self.solver](velocity, x, self.sigmas, kept, told, state, lambda level: self._noise(p, len(cells), level))
 
     def facts(self, p: Pass) -> list:
         """What determines a pass beside the latents of its cells and what all passes have in common."""
         shots = [self.shots[k] for k in p.cells] if self.shots else []
         return [shots, [self.shot_words[i] for i in sorted(set(shots))], mask_of(p, self.mask)]
 
-    def _noise(self, p: Pass, batch: int) -> Tensor:
+    def _noise(self, p: Pass, batch: int, level: float = 1.0) -> Tensor:
         """[B, C, f, h, w]."""
         c, _, h, w = self.shape.latent
         times = [self.shape.strides.time * k / self.shape.fps for k in p.cells]
         seed = self.seed if p.seed is None else p.seed
-        return torch.stack([cell_noise(seed, b, times, (c, h, w)) for b in range(batch)])
+        return torch.stack([cell_noise(seed, b, times, (c, h, w), level) for b in range(batch)])

@@ -13,9 +13,9 @@ from .autoencoder import VideoVAE, denormalise, frames_of, normalise, pixels_of
 from .canvas import Canvas, Latents, encode_given
 from .checkpoint import load_text, load_transformer, load_vae
 from .config import TEXT_ROW_MULTIPLE, ModelHeader
-from .denoise import SOLVERS, guided, renoise
+from .denoise import SOLVERS, Noise, guided, renoise
 from .flow import cell_noise, schedule
-from .generate import GUIDANCE, STEPS, beginning, generate
+from .generate import GUIDANCE, SOLVER, STEPS, beginning, generate
 from .passes import known_cells
 from .plan import Lattice, PlanSettings, window_of
 from .shapes import VideoShape, check_size, frames_for_seconds
@@ -86,7 +86,7 @@ class Pipeline:
 
     @torch.inference_mode()
     def complete(self, canvas: Canvas, sources: Sequence[Tensor], prompt: str = "", *, seed: int = 0, steps: int = STEPS,
-                 guidance: float = GUIDANCE, solver: str = "euler", latents_of: Latents | None = None, start: Tensor | None = None,
+                 guidance: float = GUIDANCE, solver: str = SOLVER, latents_of: Latents | None = None, start: Tensor | None = None,
                  denoise: float = 1.0) -> Tensor:  # fmt: skip
         """Raw latents [1, C, F, h, w] of a canvas of any verb (see verbs): its unknown cells made, all in one pass.
 
@@ -109,15 +109,13 @@ class Pipeline:
             latents = torch.where(canvas.mask().view(1, 1, -1, 1, 1) == 0, latents, start.float().cpu())
         given = normalise(torch.cat([latents, *guides], 2))
         mask = torch.cat([canvas.mask(), torch.zeros(len(guides))]).view(1, 1, -1, 1, 1)
-        noise = torch.zeros_like(given)
-        noise[:, :, :f] = cell_noise(seed, 0, canvas.seconds_of_cells, (c, h, w))
         positions = canvas.positions(self.header.native_fps)
         options = {"steps": steps, "guidance": guidance, "solver": solver, "denoise": denoise}
-        made = self.make_cells(given, mask, noise, positions, prompt, **options)
+        made = self.make_cells(given, mask, noise_of(seed, canvas.seconds_of_cells, given), positions, prompt, **options)
         return torch.where(mask[:, :, :f] == 0, latents, denormalise(made[:, :, :f]))
 
     @torch.inference_mode()
-    def make_cells(self, given: Tensor, mask: Tensor, noise: Tensor, positions: list[float], prompt: str, *, steps: int,
+    def make_cells(self, given: Tensor, mask: Tensor, noise: Noise, positions: list[float], prompt: str, *, steps: int,
                    guidance: float, solver: str, denoise: float = 1.0, shot_prompts: Sequence[str] = (),
                    shots: list[int] | None = None) -> Tensor:  # fmt: skip
         """Normalised latents [1, C, F, h, w], float32 on the CPU, of cells in any places: `given` where `mask` is 0, the others made.
@@ -125,7 +123,8 @@ class Pipeline:
         Without any words it is made without guidance, which would lead away from the same.
 
         Args:
-            given, noise: normalised latents and the noise of every cell.
+            given: normalised latents.
+            noise: of every cell (`noise_of`).
             mask: [1, 1, F, 1, 1], 0 = keep.
             positions: of the cells, guides among them.
             shot_prompts, shots: words of each shot, and which of them each cell hears beside `prompt`.
@@ -137,8 +136,8 @@ class Pipeline:
             empty = self.transformer.prepare_text(words.new_zeros(1, TEXT_ROW_MULTIPLE, words.shape[-1]))
         where = torch.tensor(positions, device=weight.device)
         velocity = guided(self.transformer, text, empty, guidance, positions=where, shots=shots)
-        x = renoise(given, noise, sigmas[0], mask).to(weight.device)
-        return SOLVERS[solver](velocity, x, sigmas, mask.to(weight.device)).float().cpu()
+        x = renoise(given, noise(1.0), sigmas[0], mask).to(weight.device)
+        return SOLVERS[solver](velocity, x, sigmas, mask.to(weight.device), noise=noise).float().cpu()
 
     @torch.inference_mode()
     def encode(self, frames: Tensor) -> Tensor:
@@ -164,6 +163,17 @@ class Pipeline:
             raise ValueError(f"picture: it is {tuple(picture.shape)}, must be ({shape.height}, {shape.width}, 3)")
         x = pixels_of(picture[None])[None].to(self.vae.conv2.weight)
         return beginning(normalise(self.vae.encode(x).float()), shape)
+
+
+def noise_of(seed: int, seconds: list[float], cells: Tensor) -> Noise:
+    """The noise of some cells [1, C, F, h, w], the first of which end at these seconds; guides behind them have none."""
+
+    def noise(level: float) -> Tensor:
+        made = torch.zeros_like(cells)
+        made[:, :, : len(seconds)] = cell_noise(seed, 0, seconds, (cells.shape[1], *cells.shape[3:]), level)
+        return made
+
+    return noise
 
 
 def _companion(path: Path, header: ModelHeader, kind: str) -> Path:

@@ -14,12 +14,9 @@ from torch import Tensor, nn
 
 from ..autoencoder import denormalise, frames_of, normalise, pixels_of
 from ..checkpoint import save_model
-from ..flow import cell_noise
-from ..generate import GUIDANCE, STEPS
-from ..pipeline import Pipeline
+from ..generate import GUIDANCE, SOLVER, STEPS
+from ..pipeline import Pipeline, noise_of
 from ..shapes import VideoShape
-
-SOLVER = "second_order"
 
 
 def digest(*modules: nn.Module) -> str:
@@ -86,9 +83,9 @@ class Studio:
         (c, f, h, w), native_fps = shape.latent, self.pipeline.header.native_fps
         first = known.shape[2]
         given = torch.cat([known, torch.zeros(1, c, f - first, h, w), *guides.values()], 2)
-        mask, noise = torch.zeros(1, 1, given.shape[2], 1, 1), torch.zeros_like(given)
+        mask = torch.zeros(1, 1, given.shape[2], 1, 1)
         mask[:, :, first:f] = 1
-        noise[:, :, :f] = cell_noise(seed, 0, [shape.strides.time * k / shape.fps for k in range(f)], (c, h, w))
+        noise = noise_of(seed, [shape.strides.time * k / shape.fps for k in range(f)], given)
         positions = shape.positions(native_fps) + [frame / shape.strides.time * native_fps / shape.fps for frame in guides]
         options = {"steps": self.steps, "guidance": self.guidance, "solver": SOLVER}
         if shots:

@@ -102,6 +102,8 @@ def _add_settings(part: argparse.ArgumentParser, *, size: str, tokens: int, shee
     part.add_argument("--still-share", type=float, nargs=2, default=(0.6, 0.2), help="share of stills at the start and at the end")
     part.add_argument("--reading-steps", type=int, default=1200, help="of the text encoder alone, before all else")
     part.add_argument("--start", default="", help="model file, or folder of an earlier run, to go on from")
+    part.add_argument("--muon-lr", type=float, default=2e-3, help="peak rate of learning of the matrices; half for a model that is trained")
+    part.add_argument("--adam-lr", type=float, default=1.5e-3, help="that of all else")
     part.add_argument("--decay", type=float, default=0.5, help="last share of the run that lowers the learning rate")
     part.add_argument("--sheets", type=int, default=sheets, help="sample sheets over the run")
     part.add_argument("--workers", type=int, default=-1, help="processes that write captions ahead; default by the machine")
@@ -150,7 +152,8 @@ def _settings(args: argparse.Namespace, **more):
     from .gpu import default_workers
     from .transformer import Settings
 
-    chosen = {name: getattr(args, name) for name in ("size", "tokens", "reading_steps", "start", "decay", "sheets", "seed")}
+    names = ("size", "tokens", "muon_lr", "adam_lr", "reading_steps", "start", "decay", "sheets", "seed")
+    chosen = {name: getattr(args, name) for name in names}
     curves = {name: tuple(getattr(args, name)) for name in ("still_share", "sigma_mean", "detail")}
     workers = default_workers() if args.workers < 0 else args.workers
     return Settings(**chosen, **curves, workers=workers, compile=args.compile, **more)

@@ -123,9 +123,10 @@ def velocity_loss(student: Student, made: Lesson, words: list[list[str]], seed: 
     Args:
         words: those of the distinct records of the batch.
         seed: of the noise.
-        weight_of_detail: how much more the error weighs where there is more to see (`detail`) and little noise hides it. Of what noise
-            hides the model has to tell the mean over all that may be there: a weight that knows what is there would bend this
-            towards bodies, and samples then have too many of them.
+        weight_of_detail: how much more the error weighs where the student itself sees more (`detail` of what it predicts). What is really
+            there may be no part of a weight: where noise hides a body, the model has to tell the mean over all that may be there, and a
+            weight that knows better would bend this towards bodies, so that samples have too many of them. A weight that is the same
+            for all that may hide behind one input leaves the mean as it is.
         group: of several processes each computes the part of the mean that its records are; the sum of all is the mean.
         adapter: added to the student's weights.
     """
@@ -133,8 +134,6 @@ def velocity_loss(student: Student, made: Lesson, words: list[list[str]], seed: 
     latents, rows = made.latents.to(device), student.rows(words)
     noise = torch.randn(latents.shape, generator=torch.Generator(device).manual_seed(seed), device=device)
     weight = (made.pixel_sigma.to(device) > 0).float().expand_as(latents[:, :1])
-    if weight_of_detail:
-        weight = weight * (1 + weight_of_detail * (1 - made.pixel_sigma.to(device)).square() * detail(latents))
     total = weight.sum().clamp_min(1) * latents.shape[1]  # of the whole batch
     first, last = group.bounds(len(made.records))
     if first == last:  # more processes than records
@@ -150,6 +149,9 @@ def velocity_loss(student: Student, made: Lesson, words: list[list[str]], seed: 
     inputs = (noisy.to(torch.bfloat16), made.timestep.to(device), words, made.positions.to(device), made.shots, rows)
     velocity = torch.func.functional_call(student, halves, inputs)
     error = (velocity.float() - (noise - latents)).square()
+    if weight_of_detail:
+        clean = noisy - made.pixel_sigma.to(device) * velocity.detach().float()
+        weight = weight * (1 + weight_of_detail * detail(clean))
     return (error * weight).sum() / total
 
 

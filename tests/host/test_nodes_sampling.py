@@ -39,8 +39,10 @@ def forwards(model, monkeypatch):
 # -- known cells ---------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("how", ["sora", "ksampler", "custom"])
+OURS = [("sora", "sora_ancestral")]
+
+
+@pytest.mark.parametrize("how, solver", OURS + list(itertools.product(["sora", "ksampler", "custom"], SOLVERS)))
 def test_known_cells_come_back_exactly(graph, how, solver):
     run = {
         "sora": lambda: sample("placed", sampler_name=solver),
@@ -213,8 +215,9 @@ def test_host_opens_our_files_and_makes_the_same_video(graph, how):
     assert ours.std() > 0.01
 
 
+@pytest.mark.parametrize("name, solver", [("euler", "euler"), ("sora_ancestral", "ancestral")])
 @pytest.mark.parametrize("second", [None, 0.0])
-def test_core_loop_makes_the_same(graph, second):
+def test_core_loop_makes_the_same(graph, second, name, solver):
     """The core's own loop and the node agree: words, noise, positions, schedule, known cells, guidance."""
     import folder_paths
 
@@ -228,10 +231,11 @@ def test_core_loop_makes_the_same(graph, second):
     prompt = {**BEGIN, **canvas(seconds=2.0, fps=4.0), **(place(second=second) if second is not None else {})}
     model, rows, latent = graph.run(prompt, ["load", 0], ["words", 0], ["canvas" if second is None else "placed", 0])
     sigmas = torch.tensor(schedule(4, header.shift))
-    ours = SoraSampler.execute(model, rows, latent, 7, 4, 3.0, "euler", "simple", 1.0, sigmas=sigmas).result[0]["samples"]
+    ours = SoraSampler.execute(model, rows, latent, 7, 4, 3.0, name, "simple", 1.0, sigmas=sigmas).result[0]["samples"]
     mask = latent.get("noise_mask")
     known = None if mask is None else normalise(latent["samples"])
-    theirs = generate(core, header, rows[0][0], latent["sora"].canvas.shape, steps=4, guidance=3.0, seed=7, known=known, mask=mask)
+    settings = {"steps": 4, "guidance": 3.0, "seed": 7, "solver": solver}
+    theirs = generate(core, header, rows[0][0], latent["sora"].canvas.shape, **settings, known=known, mask=mask)
     difference = (ours - denormalise(theirs)).abs().max()
     assert difference < 1e-3, f"largest difference of latents {difference:.2e}"
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from sora_pack.sora_core.denoise import SOLVERS, euler, guided, renoise, second_order
+from sora_pack.sora_core.denoise import SOLVERS, ancestral, euler, guided, renoise, second_order
 from sora_pack.sora_core.flow import schedule
 
 SHAPE = (2, 4, 3, 4, 6)
@@ -24,6 +24,10 @@ def noise():
     return torch.randn(SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
+def fresh(level):
+    return torch.randn(SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(round(level * 10**5)))
+
+
 @pytest.mark.parametrize("solver, order", [(euler, 1), (second_order, 2)])
 def test_order_of_the_solvers(solver, order):
     x = noise()
@@ -39,10 +43,23 @@ def test_second_order_is_better_at_every_length():
         assert error < euler_error, (n, error, euler_error)
 
 
+def test_ancestral_sampling_keeps_the_spread_of_the_data_and_forgets_its_start():
+    x = noise()
+    straight, out = (s(gaussian(), x, schedule(80, 1.0), noise=fresh) for s in (euler, ancestral))
+    assert 0.47 < out.std() < 0.53
+    alike = [torch.corrcoef(torch.stack([x.flatten(), made.flatten()]))[0, 1] for made in (straight, out)]
+    assert alike[0] > 0.99 and abs(alike[1]) < 0.15, alike
+
+
+def test_ancestral_sampling_needs_noise():
+    with pytest.raises(ValueError, match="noise"):
+        ancestral(gaussian(), noise(), schedule(4, 1.0))
+
+
 @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
 def test_a_right_velocity_gives_x0_in_one_step(solver):
     x0, n = torch.randn(SHAPE), torch.randn(SHAPE)
-    assert torch.allclose(solver(lambda x, s: n - x0, n, [1.0, 0.0]), x0, atol=1e-6)
+    assert torch.allclose(solver(lambda x, s: n - x0, n, [1.0, 0.0], noise=fresh), x0, atol=1e-6)
 
 
 @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
@@ -56,7 +73,7 @@ def test_known_cells_come_back_bit_for_bit_and_are_seen_clean(solver, shape):
         seen.append((x.clone(), sigma))
         return torch.randn_like(x)
 
-    out = solver(velocity, x, schedule(5, 3.0), mask)
+    out = solver(velocity, x, schedule(5, 3.0), mask, noise=fresh)
     assert torch.equal(out[:, :, 1], x[:, :, 1]) and not torch.equal(out[:, :, 0], x[:, :, 0])
     for step, (at, sigma) in enumerate(seen):
         assert torch.equal(at[:, :, 1], x[:, :, 1])

@@ -44,6 +44,8 @@ def test_noise_is_the_same_for_ever():
     """Pinned: another value here would change every video that users have kept the seed of."""
     assert flow.cell_seed(0, 0, 0.0) == 1445694884619442965
     assert flow.cell_seed(2**64 - 1, 3, 59.5) == 8768296677829077483
+    on_the_way = [flow.cell_seed(0, 0, 0.0, level) for level in (1.0, 0.99, 0.75, 0.74, 0.0)]
+    assert on_the_way[0] == flow.cell_seed(0, 0, 0.0) and len(set(on_the_way)) == 5
 
 
 def test_noise_differs_by_seed_batch_and_time_and_is_normal():

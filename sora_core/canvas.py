@@ -24,9 +24,13 @@ NEW = -1
 SEAM = 8
 """Frames over which what the codec lost of a given frame fades out of the made ones beside it."""
 
-LOST = 0.1
-"""The most of it that is carried, of 1. A codec rarely loses more; a larger difference is one of content, where a made neighbour disagrees
-with what is given, and it would stand in the frames beside as a ghost."""
+MOVED = 0.1
+"""Difference of decoded frames, of 1, from which on a place does not show any more what it did, and carries nothing; half of it may be
+noise."""
+
+REACH = 4
+"""Pixels that a place looks around for what has moved, one more in each frame up to so many: a codec blurs an edge over about half a
+latent cell to either side, and what moves on leaves it behind step by step."""
 
 HISTORY_CELLS = 2
 """Cells of false history shown to a causal encoder before a span from the middle of a video. Nothing true can stand there: what the
@@ -304,28 +308,39 @@ def _carried(frames: Iterator[Tensor], count: int, before: Tensor | None, behind
     that of the one `behind` it: those beside a given one carry what it lost, fading out over SEAM frames. In a run that is shorter the
     two losses cross over."""
     span = min(SEAM, count) if before is not None and behind is not None else SEAM
-    lost_before = _lost(before, frames)
+    loss = None if before is None else _Loss(before, next(frames))
     held = 0 if behind is None else min(SEAM, count)
     waiting = []
     for i in range(count):
         frame = next(frames)
-        if before is not None and i < span:
-            frame = frame + (1 - (i + 1) / (span + 1)) * lost_before
+        made = frame if loss is None or i >= span else frame + (1 - (i + 1) / (span + 1)) * loss.in_frame(frame)
         if i < count - held:
-            yield frame.clamp(0, 1)[None]
+            yield made.clamp(0, 1)[None]
         else:
-            waiting.append(frame)
-    lost_behind = _lost(behind, frames)
-    for i, frame in enumerate(waiting):
-        yield (frame + (1 - (held - i) / (span + 1)) * lost_behind).clamp(0, 1)[None]
+            waiting.append((frame, made))
+    if behind is None:
+        return
+    loss, done = _Loss(behind, next(frames)), []
+    for i, (frame, made) in enumerate(reversed(waiting)):
+        done.append(made + (1 - (i + 1) / (span + 1)) * loss.in_frame(frame))
+    for made in reversed(done):
+        yield made.clamp(0, 1)[None]
 
 
-def _lost(given: Tensor | None, frames: Iterator[Tensor]) -> Tensor | None:
-    """What the codec lost of a given frame, of which the next one is the decoding: LOST at most."""
-    if given is None:
-        return None
-    decoded = next(frames)
-    return (given.to(decoded) - decoded).clamp(-LOST, LOST)
+class _Loss:
+    """What the codec lost of a given frame, for the frames beside it, which are asked for from the nearest on: as far as a place has
+    looked the same since, because details of what has moved on would stay behind as a ghost."""
+
+    def __init__(self, given: Tensor, decoded: Tensor):
+        self.decoded, self.lost, self.share = decoded, given.to(decoded) - decoded, torch.ones_like(decoded[..., :1])
+        self.reach = 0
+
+    def in_frame(self, frame: Tensor) -> Tensor:
+        moved = (frame - self.decoded).abs().amax(-1)
+        self.reach = min(self.reach + 1, REACH)
+        moved = torch.nn.functional.max_pool2d(moved[None], 2 * self.reach + 1, 1, self.reach)[0]
+        self.share = (2 - 2 * moved / MOVED).clamp(0, 1)[..., None].minimum(self.share)
+        return self.share * self.lost
 
 
 def composed(chunks: Iterator[Tensor], read: Callable[[int, int], Iterator[Tensor]], mask: Tensor) -> Iterator[Tensor]:

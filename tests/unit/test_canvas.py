@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from sora_pack.sora_core.autoencoder import VideoVAE
 from sora_pack.sora_core.canvas import (
-    LOST,
     NEW,
     SEAM,
     Canvas,
@@ -415,9 +414,21 @@ def test_seam_never_carries_more_than_was_lost(count):
         assert torch.allclose(added[5 : 5 + count], torch.tensor(0.05), atol=1e-4), "a short run is carried whole"
 
 
-def test_seam_carries_no_content():
-    added = result(CANVAS, lost=0.4) - result(CANVAS, lost=0.4, carry=False)
-    assert 0 < added.max() <= LOST, "what a codec loses is less: this would be a ghost of the given frame"
+def test_seam_carries_nothing_to_what_has_moved_on():
+    """A bright body in the left third that the codec shows darker leaves, and comes back: what was lost of it does not."""
+    canvas = Canvas(VideoShape(32, 32, 4, 8.0), Timeline((Piece(0, 0, 5), Piece(NEW, 5, 8))), spans=(Span(0, 2, 0, 0),))
+    decoded = torch.full((13, 3, 20, 3), 0.3)
+    decoded[:6, :, :4] = decoded[8:, :, :4] = 0.8
+    given = decoded[:5].clone()
+    given[:, :, :4] += 0.1
+    given[:, :, 10:] += 0.02
+    made = torch.cat(
+        list(result_frames(canvas, lambda: iter([decoded]), lambda source, start, count: iter([given[start : start + count]])))
+    )
+    added = made - decoded
+    assert torch.allclose(added[5], given[4] - decoded[4] - added[5] / 8, atol=1e-6), "nothing has moved yet"
+    assert not added[6:, :, :4].any(), "it would be a ghost"
+    assert (added[6:12, :, 10:] > 0).all(), "what stays goes on carrying"
 
 
 def test_seam_of_a_loop_leads_back_to_its_first_frame():

@@ -40,6 +40,9 @@ BATCH = {"short": 64, "long": 24}
 SHORT_SHARE = (0.9, 0.3)
 """Of the steps, at the start and at the end."""
 
+ASKED = 400
+"""Scenes whose captions are asked of now and then, to see how far reading has come."""
+
 MOST_BODIES = 6
 TRUE_WEIGHT = 4.0
 """A scene has one in twenty facts; without this the answer no to all is a place to rest."""
@@ -129,3 +132,22 @@ def teach_reading(text: ByteTextEncoder, scenes: list[Scene], steps: int, seed: 
         optimizer.step(step)
         if (step + 1) % 50 == 0:
             log(f"reading: step {step + 1}/{steps}  loss {loss.item():.4f}", flush=True)
+        if (step + 1) % 200 == 0 or step + 1 == steps:
+            told = "  ".join(f"{kind} {share:.2f}" for kind, share in right_answers(reader, scenes[:ASKED]).items())
+            log(f"reading: right answers: {told}", flush=True)
+
+
+@torch.no_grad()
+def right_answers(reader: Reader, scenes: list[Scene]) -> dict[str, float]:
+    """Share of scenes with one body of which the rows of a long caption, together, tell the right word of each kind."""
+    alone = [
+        scene for scene in scenes if len(scene.objects) == 1 and scene.objects[0].shape in SHAPES and scene.objects[0].motion in MOTIONS
+    ]
+    prompts = write(alone, [("long", "zh" if i % 4 == 0 else "en", i) for i in range(len(alone))])
+    answers = torch.cat([reader(*reader.text.tokenize([prompt])).float().mean(1) for prompt in prompts])
+    asked = {"colour": COLOURS, "shape": SHAPES, "size": SIZES, "motion": MOTIONS}
+    right = {}
+    for kind, words in asked.items():
+        told = answers[:, [COLUMN[word] for word in words]].argmax(1).tolist()
+        right[kind] = sum(words[i] == getattr(scene.objects[0], kind) for i, scene in zip(told, alone)) / max(1, len(alone))
+    return right

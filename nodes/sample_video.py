@@ -17,6 +17,7 @@ from torch import Tensor
 from ..sora_core.canvas import Canvas
 from ..sora_core.config import TEXT_DIM, ModelHeader
 from ..sora_core.flow import cell_noise
+from ..sora_core.generate import GUIDANCE, STEPS
 from ..sora_core.passes import known_cells
 from ..sora_core.plan import Lattice, single, summary
 from ..sora_core.shapes import PATCH, Strides
@@ -57,14 +58,14 @@ class SoraSampler(io.ComfyNode):
                 seed_input("Chooses the noise. The same seed gives the same video, and the same moments in a longer one."),
                 io.Int.Input(
                     "steps",
-                    default=20,
+                    default=STEPS,
                     min=1,
                     max=1000,
                     tooltip="Number of denoising steps. More take longer and add detail, up to about 30.",
                 ),
                 io.Float.Input(
                     "guidance",
-                    default=2.0,
+                    default=GUIDANCE,
                     min=0.0,
                     max=100.0,
                     step=0.1,

@@ -12,6 +12,7 @@ from .adherence import adherence_rows, observer_rows, paired_rows
 from .bench import Bench
 from .geometry import geometry_rows
 from .happenings import story_rows
+from .hearing import hearing_rows
 from .hiding import permanence_rows
 from .minute import minute_cost_rows, minute_rows
 from .physics import physics_rows
@@ -25,6 +26,7 @@ ROWS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "reconstruction": reconstruction_rows,
     "adherence": adherence_rows,
     "pairs": paired_rows,
+    "hearing": hearing_rows,
     "stories": story_rows,
     "pictures": picture_rows,
     "permanence": permanence_rows,

@@ -1,6 +1,7 @@
 """The scorecard: every measure says what is known on made-up inputs, bad where it is bad; the observer answers; a killed run goes on."""
 
 import copy
+import itertools
 import json
 import sys
 import xml.etree.ElementTree as ET
@@ -12,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from sora_pack.sora_core.evaluation import __main__ as program
-from sora_pack.sora_core.evaluation import adherence, bench, hiding, lessons, metrics, physics, report, rows, surprise
+from sora_pack.sora_core.evaluation import adherence, bench, hearing, hiding, lessons, metrics, physics, report, rows, surprise
 from sora_pack.sora_core.evaluation import observer as eyes
 from sora_pack.sora_core.evaluation.intervals import bootstrap, geometric_mean, wilson
 from sora_pack.sora_core.evaluation.studio import Studio, digest
@@ -375,3 +376,36 @@ def test_the_scorecard_of_a_tiny_model(model, observer, tmp_path, monkeypatch, c
     program.main()
     again = json.loads((tmp_path / "again" / "scorecard.json").read_text())
     assert again["rows"] and all(row in first["rows"] for row in again["rows"])
+
+
+# -- hearing -----------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", hearing.FACTS)
+def test_a_change_is_of_one_fact_and_is_told(what):
+    for scene, other in itertools.islice(hearing.pairs(what), 5):
+        told, instead = (caption(s, "long", "en", scene.seed, seconds=2.0) for s in (scene, other))
+        assert told != instead, told
+        kept = {"colour", "shape", "size", "motion", "x", "z"} - {what}
+        assert all(getattr(scene.objects[0], name) == getattr(other.objects[0], name) for name in kept)
+        places = ("place", "time_of_day") if what in ("place", "time of day") else ()
+        changes = [name for name in ("place", "time_of_day", "camera") if getattr(scene, name) != getattr(other, name)]
+        assert changes == ([what.replace(" ", "_")] if places or what == "camera" else [])
+
+
+@pytest.mark.parametrize("hears", [0.0, 0.5, 1.0])
+def test_hearing_is_the_share_of_a_change_that_is_foreseen(pipeline, hears):
+    latents = torch.randn(2, 1, 16, 3, 4, 4)
+
+    class Model:
+        def prepare_text(self, rows):
+            return float("blue" in said.pop(0))
+
+        def __call__(self, x, level, text, positions):
+            foreseen = latents[0] + hears * text * (latents[1] - latents[0])
+            return (x - foreseen) / (level / 1000)
+
+    said = ["a red ball", "a blue ball"]
+    listener = Pipeline(Model(), pipeline.header, pipeline.text, pipeline.vae)
+    share = hearing.heard(listener, tuple(said), tuple(latents), 8.0, torch.randn(latents.shape[1:]))
+    assert share == pytest.approx(hears, abs=1e-4)

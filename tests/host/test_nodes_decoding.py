@@ -10,7 +10,6 @@ import av
 import pytest
 import torch
 
-from sora_pack.sora_core.canvas import MOVED
 from sora_pack.sora_core.video_file import read_frames, video_facts
 from sora_pack.tests.host.prompts import canvas, custom_sample, decode, frames, ksample, load, node, picture, place, sample, save, words
 
@@ -158,17 +157,22 @@ def test_given_frame_in_the_hosts_denoised_output(graph):
     assert torch.equal(video[:1], image)
 
 
-def test_seam(graph):
+@pytest.mark.parametrize("still", [True, False])
+def test_seam(graph, monkeypatch, still):
+    """The pictures of a model with random weights have nothing in common, so all has moved, unless the limit is out of reach."""
+    if still:
+        monkeypatch.setattr("sora_pack.sora_core.canvas.MOVED", 1e6)
     graph.nodes.NODE_CLASS_MAPPINGS["Noisy"] = noisy()
     prompt = {**BEGIN, **canvas(seconds=2.0), "picture": node("Noisy"), **place(), **sample("placed"), **frames()}
     prompt["hard"] = frames(seam="hard")["frames"]
     prompt["plain"] = node("VAEDecode", samples=["sample", 0], vae=["load", 2])
     image, soft, hard, plain = graph.run(prompt, ["picture", 0], ["frames", 0], ["hard", 0], ["plain", 0])
     assert torch.equal(hard[1:], plain[1:]) and torch.equal(soft[9:], plain[9:])
-    moved = torch.nn.functional.max_pool2d((plain[1] - plain[0]).abs().amax(-1)[None], 3, 1, 1)[0]
-    residual = (image[0] - plain[0]) * (2 - 2 * moved / MOVED).clamp(0, 1)[..., None]
-    assert residual.any() and torch.allclose(soft[1], (plain[1] + residual * 8 / 9).clamp(0, 1), atol=1e-6)
-    assert (soft[1] - image[0]).abs().mean() < (hard[1] - image[0]).abs().mean()
+    lost = image[0] - plain[0]
+    if still:
+        assert torch.allclose(soft[1], (plain[1] + lost * 8 / 9).clamp(0, 1), atol=1e-5)
+    else:
+        assert (soft[1] - plain[1]).abs().mean() < 0.1 * lost.abs().mean()
 
 
 def test_a_changed_latent_is_decoded_plainly_and_says_so(graph):

@@ -42,7 +42,7 @@ def long_video(model: str) -> dict:
         "plan": node("SoraPlan", model=["load", 0], latent=["canvas", 0], plan="foresight", window=0, overlap=3, distance=6),
         "sample": node(
             "SoraSampler", model=["load", 0], positive=["words", 0], latent=["plan", 0], seed=7, steps=8, guidance=3.0,
-            sampler_name="euler", scheduler="simple", denoise=1.0,
+            sampler_name="sora_ancestral", scheduler="simple", denoise=1.0,
         ),
         "latents": node("SaveLatent", samples=["sample", 0], filename_prefix="kill/latents"),
         "video": node("SoraDecode", vae=["load", 2], latent=["sample", 0], seam="carry"),

@@ -60,7 +60,7 @@ def saved_video(seconds: float) -> dict:
         "canvas": node("SoraCanvas", vae=["load", 2], seconds=seconds, fps=8.0, batch=1, **size),
         "sample": node(
             "SoraSampler", model=["load", 0], positive=["words", 0], latent=["canvas", 0], seed=7, steps=1, guidance=1.0,
-            sampler_name="euler", scheduler="simple", denoise=1.0,
+            sampler_name="sora_ancestral", scheduler="simple", denoise=1.0,
         ),
         "video": node("SoraDecode", vae=["load", 2], latent=["sample", 0], seam="carry"),
         "save": node("SaveVideo", video=["video", 0], filename_prefix="video/memory", format="auto", codec="auto"),

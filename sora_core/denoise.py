@@ -90,7 +90,11 @@ class _Known:
 
 def euler(velocity, x, sigmas, mask=None, callback=None, state=None, noise=None) -> Tensor:
     """Euler's method: one forward and first order a step. Arguments as Solver says."""
-    return _walk(velocity, x, sigmas, mask, callback, state, _straight)
+
+    def step(i: int, x: Tensor, v: Tensor, before: Tensor | None) -> Tensor:
+        return x + v * (sigmas[i + 1] - sigmas[i])
+
+    return _walk(velocity, x, sigmas, mask, callback, state, step)
 
 
 def second_order(velocity, x, sigmas, mask=None, callback=None, state=None, noise=None) -> Tensor:
@@ -100,9 +104,10 @@ def second_order(velocity, x, sigmas, mask=None, callback=None, state=None, nois
     extrapolation would only sharpen the model's error. Arguments as Solver says.
     """
 
-    def step(x: Tensor, v: Tensor, before: Tensor | None, sigma: float, to: float, came_from: float | None) -> Tensor:
+    def step(i: int, x: Tensor, v: Tensor, before: Tensor | None) -> Tensor:
+        sigma, to = sigmas[i : i + 2]
         if before is not None and to > 0:
-            v = v + (v - before) * ((to - sigma) / (sigma - came_from) / 2)
+            v = v + (v - before) * ((to - sigma) / (sigma - sigmas[i - 1]) / 2)
         return x + v * (to - sigma)
 
     return _walk(velocity, x, sigmas, mask, callback, state, step)
@@ -118,7 +123,8 @@ def ancestral(velocity, x, sigmas, mask=None, callback=None, state=None, noise=N
     if noise is None:
         raise ValueError("noise: ancestral sampling puts on more on the way: say which")
 
-    def step(x: Tensor, v: Tensor, before: Tensor | None, sigma: float, to: float, came_from: float | None) -> Tensor:
+    def step(i: int, x: Tensor, v: Tensor, before: Tensor | None) -> Tensor:
+        sigma, to = sigmas[i : i + 2]
         return renewed(x - sigma * v, x + (1 - sigma) * v, sigma, to, noise)
 
     return _walk(velocity, x, sigmas, mask, callback, state, step)
@@ -139,10 +145,6 @@ def renewed(x0: Tensor, old: Tensor, sigma: float, to: float, noise: Noise) -> T
 SOLVERS: dict[str, Solver] = {"ancestral": ancestral, "euler": euler, "second_order": second_order}
 
 
-def _straight(x: Tensor, v: Tensor, before: Tensor | None, sigma: float, to: float, came_from: float | None) -> Tensor:
-    return x + v * (to - sigma)
-
-
 def _walk(
     velocity: Velocity,
     x: Tensor,
@@ -150,19 +152,18 @@ def _walk(
     mask: Tensor | None,
     callback: Callback | None,
     state: State | None,
-    step_to: Callable[[Tensor, Tensor, Tensor | None, float, float, float | None], Tensor],
+    solve: Callable[[int, Tensor, Tensor, Tensor | None], Tensor],
 ) -> Tensor:
-    """Step by step; `step_to` goes from x and its velocity, knowing the one before, at a level to the next, and whence it came."""
+    """Step by step; `solve` makes step i from x, its velocity, and that of the step before where there was one."""
     known, before, done = _Known(x, mask), None, 0
     if state is not None:
         x, before, done = state.x.to(x), state.velocity.to(x), state.done
     steps = len(sigmas) - 1
     for step in range(done, steps):
-        sigma, to = sigmas[step], sigmas[step + 1]
+        sigma = sigmas[step]
         v = velocity(x, known.levels(sigma)).to(x.dtype)
         foreseen = x0_from_velocity(x, v, sigma) if callback else None
-        x = known.restore(step_to(x, v, before, sigma, to, sigmas[step - 1] if step else None))
-        before = v
+        x, before = known.restore(solve(step, x, v, before)), v
         if callback:
             state = State(step + 1, x, v)
             callback({"step": step, "steps": steps, "sigma": sigma, "x": x, "x0": known.restore(foreseen), "state": state})

@@ -28,9 +28,8 @@ MOVED = 0.1
 """Difference of decoded frames, of 1, from which on a place does not show any more what it did, and carries nothing; half of it may be
 noise."""
 
-REACH = 4
-"""Pixels that a place looks around for what has moved, one more in each frame up to so many: a codec blurs an edge over about half a
-latent cell to either side, and what moves on leaves it behind step by step."""
+REACH = 3
+"""Pixels that a place looks around for what has moved: a codec blurs an edge over about half a latent cell to either side."""
 
 HISTORY_CELLS = 2
 """Cells of false history shown to a causal encoder before a span from the middle of a video. Nothing true can stand there: what the
@@ -333,12 +332,10 @@ class _Loss:
 
     def __init__(self, given: Tensor, decoded: Tensor):
         self.decoded, self.lost, self.share = decoded, given.to(decoded) - decoded, torch.ones_like(decoded[..., :1])
-        self.reach = 0
 
     def in_frame(self, frame: Tensor) -> Tensor:
         moved = (frame - self.decoded).abs().amax(-1)
-        self.reach = min(self.reach + 1, REACH)
-        moved = torch.nn.functional.max_pool2d(moved[None], 2 * self.reach + 1, 1, self.reach)[0]
+        moved = torch.nn.functional.max_pool2d(moved[None], 2 * REACH + 1, 1, REACH)[0]
         self.share = (2 - 2 * moved / MOVED).clamp(0, 1)[..., None].minimum(self.share)
         return self.share * self.lost
 

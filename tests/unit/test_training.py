@@ -16,7 +16,7 @@ from sora_pack.sora_core.pipeline import SHIPPED, Pipeline
 from sora_pack.sora_core.training import transformer as trainer
 from sora_pack.sora_core.training import vae as vae_trainer
 from sora_pack.sora_core.training.bank import SHARD, Bank, Shape, make_shard, plan, scenes_of
-from sora_pack.sora_core.training.objective import draw_captions, lesson, tell
+from sora_pack.sora_core.training.objective import detail, draw_captions, lesson, tell
 from sora_pack.sora_core.training.optim import Muon, Optimizer, orthogonalise
 from sora_pack.sora_core.training.ship import half_precision
 from sora_pack.sora_core.world import is_held_out, scene_for
@@ -80,14 +80,20 @@ def test_every_shot_has_words_of_its_own(bank):
     assert seen == {0, 1}
 
 
-@pytest.mark.parametrize(("sigma", "weighs"), [(1.0, False), (0.3, True)])
-def test_bodies_weigh_more_only_where_noise_does_not_hide_them(bank, sigma, weighs):
-    made = lesson(bank.shards[0], 256, 8.0, np.random.default_rng(0))
+@pytest.mark.parametrize(("sigma", "tells"), [(1.0, False), (0.3, True)])
+def test_bodies_weigh_by_what_the_student_sees_not_by_what_is_there(bank, monkeypatch, sigma, tells):
+    """A weight that knows what noise hides would bend the mean that the student has to learn."""
+    made, seen = lesson(bank.shards[0], 256, 8.0, np.random.default_rng(0)), []
     made.sigma, made.latents = torch.full_like(made.sigma, sigma), torch.zeros_like(made.latents)
-    made.latents[..., :2, :2] = 3.0
+    torch.manual_seed(0)
     student, words = trainer.Student(preset("tiny"), TextConfig(num_layers=1)), [[""] * len(made.records)]
-    plain, weighed = (trainer.velocity_loss(student, made, words, 0, weight).item() for weight in (0.0, 5.0))
-    assert (abs(weighed - plain) > 1e-3 * plain) == weighs, (plain, weighed)
+    monkeypatch.setattr(trainer, "detail", lambda clean: seen.append(clean) or detail(clean))
+    losses = []
+    for body in (0.0, 3.0):
+        made.latents[..., :2, :2] = body
+        losses.append([trainer.velocity_loss(student, made, words, 0, weight).item() for weight in (0.0, 5.0)])
+    assert all(weighed > plain for plain, weighed in losses), losses
+    assert len(seen) == 2 and torch.equal(*seen) != tells and not seen[0].requires_grad
 
 
 def test_nine_of_ten_captions_are_long_and_the_rest_medium_or_short(monkeypatch):
@@ -263,12 +269,38 @@ def test_text_encoder_learns_to_read():
     encoder = ByteTextEncoder(TextConfig(dim=128, num_layers=1, num_heads=2))
     lines = []
     text.teach_reading(encoder, scenes, 200, log=lambda line, **_: lines.append(line))
-    losses = [float(line.split()[-1]) for line in lines]
+    losses = [float(line.split()[-1]) for line in lines if "loss" in line]
+    assert lines[-1].startswith("reading: right answers: colour")
     targets = torch.stack([text.fact_vector(scene) for scene in scenes])
     share, weight = targets.mean(0).clamp(1e-4, 1 - 1e-4), torch.tensor(text.TRUE_WEIGHT)
     answer = (weight * share / (1 - share)).log().expand_as(targets)  # the best that never looks at the words
     blind = torch.nn.functional.binary_cross_entropy_with_logits(answer, targets, pos_weight=weight).item()
     assert losses[-1] < 0.6 * blind, (losses, blind, caption(scenes[0]))
+
+
+@pytest.mark.parametrize("knows", [True, False])
+def test_right_answers_are_counted_by_kind(knows):
+    from sora_pack.sora_core.training import text
+    from sora_pack.sora_core.world import sample_scene
+
+    scenes = [sample_scene(seed, max_objects=1) for seed in range(12)]
+
+    class Answers:
+        """Two rows for each prompt that tell all facts of its scene; or that of all, which is none."""
+
+        def __init__(self):
+            self.text, self.at = self, -1
+
+        def tokenize(self, prompts):
+            return prompts, len(prompts)
+
+        def __call__(self, prompts, count):
+            self.at += 1
+            return text.fact_vector(scenes[self.at]).expand(count, 2, -1) * knows
+
+    shares = text.right_answers(Answers(), scenes)
+    assert list(shares) == ["colour", "shape", "size", "motion"]
+    assert all(share == 1 if knows else share < 0.8 for share in shares.values()), shares
 
 
 def test_a_run_goes_on_from_an_earlier_transformer(bank, tmp_path):

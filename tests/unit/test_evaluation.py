@@ -304,9 +304,7 @@ def test_a_film_of_two_shots_is_what_the_core_makes_of_a_plan_with_shots(pipelin
     [path] = tmp_path.glob("*.safetensors")
     words, *of_shots = (pipeline.text.encode([text]) for text in ("a ball", "it rolls", "左"))
     plan = single(Lattice(shape.cells, frozenset(), (0, 0, 0, 1, 1), (0, 0, 0, 1, 1)))
-    true = generate(
-        pipeline.transformer, pipeline.header, words, shape, steps=2, seed=3, solver="second_order", plan=plan, shot_words=of_shots
-    )
+    true = generate(pipeline.transformer, pipeline.header, words, shape, steps=2, seed=3, plan=plan, shot_words=of_shots)
     assert (load_file(path)["latents"] - true).abs().max() < 1e-5
     assert not torch.equal(made, studio.video("a ball", shape, 3, shots={0: "it rolls", 2: "左"})), "the cut is somewhere else"
 

@@ -30,8 +30,8 @@ Clock = Callable[[], float]
 DENSE_BF16_FLOPS = {"H200": 989e12, "H100": 989e12, "B200": 2250e12, "A100": 312e12, "L40S": 362e12, "RTX 4090": 165e12, "RTX 5090": 210e12}
 """By part of the device's name, from the makers' data sheets, without sparsity."""
 
-PROCESS_BYTES = 530 * 10**6
-"""Resident memory of Python with torch before any model: 516 MB once torch 2.11 and this module are imported."""
+PROCESS_BYTES = 580 * 10**6
+"""Resident memory of Python with torch before any model: 535 MB once all is imported, and what the first products load."""
 
 # Fitted to peak resident memory at widths 256 to 768, 2,000 to 8,000 tokens, bfloat16 and float32 (tests/unit/test_speed.py).
 LAYERS_ALIVE = 18  # [tokens, width] tensors in the compute dtype, and for the MLP a third of [tokens, ffn]

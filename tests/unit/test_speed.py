@@ -67,19 +67,18 @@ def test_a_pass_needs_memory_for_what_it_holds_at_once():
 PEAK = """
 import sys, torch
 sys.path.insert(0, sys.argv[1])
-from sora_core.autoencoder import VideoVAE
-from sora_core.config import VAEConfig, preset, TransformerConfig
+from sora_core.config import TextConfig, TransformerConfig, VAEConfig
+from sora_core.pipeline import ByteTextEncoder, SpacetimeTransformer, VideoVAE
 from sora_core.speed import peak_memory
-from sora_core.transformer import SpacetimeTransformer
 torch.set_num_threads(1)
 kind, a, b, c, dtype = sys.argv[2:7]
 cells, height, width, dtype = int(a), int(b), int(c), getattr(torch, dtype)
 with torch.inference_mode():
+    model = SpacetimeTransformer(TransformerConfig(dim=512, ffn_dim=2048, num_layers=2)).to(dtype)
+    text, vae = ByteTextEncoder(TextConfig()).to(dtype), VideoVAE(VAEConfig()).channels_last().to(dtype)
     if kind == "denoise":
-        model = SpacetimeTransformer(TransformerConfig(dim=512, ffn_dim=2048, num_layers=2)).to(dtype)
         model(torch.randn(1, 16, cells, height, width), torch.full((1, cells), 500.0), torch.zeros(1, 64, 4096).to(dtype))
     else:
-        vae = VideoVAE(VAEConfig()).channels_last().to(dtype)
         for chunk in vae.decode_chunks(torch.randn(1, 16, cells, height, width).to(dtype)):
             pass
 print(peak_memory())

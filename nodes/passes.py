@@ -93,7 +93,7 @@ class PassSampler:
         given: what the LATENT carries; None for a foreign one.
         solver: the host's SAMPLER; None for our own.
         resumable: whether the solver can go on inside a pass.
-        noise_of: (seed, level) -> noise [B, C, F, h, w] of the lattice, for passes that are made anew and for our own solver.
+        noise_of: (seed, level, cells) -> noise [B, C, f, h, w] of some cells, for passes that are made anew and for our own solver.
         told: the callback of the host's samplers, for the steps of all passes.
     """
 
@@ -104,7 +104,7 @@ class PassSampler:
     seed: int
     solver: comfy.samplers.KSAMPLER | None
     resumable: bool
-    noise_of: Callable[[int, float], Tensor]
+    noise_of: Callable[[int, float, list[int]], Tensor]
     told: Callable
 
     def sample(self, job: Job | None) -> Tensor:
@@ -166,7 +166,8 @@ class PassSampler:
 
     def _noise(self, p: Pass, guides: Tensor, level: float = 1.0) -> Tensor:
         """Of the cells of a pass; the guides behind them have none."""
-        return torch.cat([self.noise_of(self.seed if p.seed is None else p.seed, level)[:, :, p.cells], torch.zeros_like(guides)], 2)
+        seed = self.seed if p.seed is None else p.seed
+        return torch.cat([self.noise_of(seed, level, p.cells), torch.zeros_like(guides)], 2)
 
     def _seed(self, p: Pass) -> int:
         """For solvers that draw noise themselves: not the same in every pass."""
@@ -226,11 +227,12 @@ def ancestral(noise: Noise) -> comfy.samplers.KSAMPLER:
     """`denoise.ancestral` as the host calls its solvers: `model` gives clean latents."""
 
     def sample(model, x, sigmas, extra_args=None, callback=None, disable=None):
-        for i, (sigma, to) in enumerate(zip(sigmas, sigmas[1:])):
-            x0 = model(x, sigma.expand(len(x)), **(extra_args or {}))
+        levels = sigmas.tolist()
+        for i, (sigma, to) in enumerate(zip(levels, levels[1:])):
+            x0 = model(x, sigmas[i].expand(len(x)), **(extra_args or {}))
             if callback:
-                callback({"x": x, "i": i, "sigma": sigma, "sigma_hat": sigma, "denoised": x0})
-            x = renewed(x0, (x - (1 - sigma) * x0) / sigma, sigma.item(), to.item(), noise)
+                callback({"x": x, "i": i, "sigma": sigmas[i], "sigma_hat": sigmas[i], "denoised": x0})
+            x = renewed(x0, (x - (1 - sigma) * x0) / sigma, sigma, to, noise)
         return x
 
     return comfy.samplers.KSAMPLER(sample)

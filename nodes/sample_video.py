@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import comfy.model_base
@@ -169,7 +170,7 @@ class SoraSampler(io.ComfyNode):
             seed=seed,
             solver=sampler or (None if sampler_name == ANCESTRAL else comfy.samplers.sampler_object(sampler_name)),
             resumable=sampler is None and sampler_name in RESUMABLE,
-            noise_of=lambda other, level: CellNoise(other, given).at(level, latent),
+            noise_of=lambda other, level, cells: CellNoise(other, given).of_cells(latent, cells, level),
             told=progress(run.model, (len(sigmas) - 1) * len(plan.passes)),
         )
         job = job_for(passes, cls.hidden, ("model", "low_noise_model", "sampler"), [sampler_name, switch_sigma])
@@ -212,10 +213,10 @@ class CellNoise:
 
     def generate_noise(self, latent: dict) -> Tensor:
         """float32 [B, C, F, h, w] for the samples of a LATENT; an other one than at the node keeps the node's rate, if it has none."""
-        return self.at(1.0, latent)
+        return self.of_cells(latent, range(latent["samples"].shape[2]))
 
-    def at(self, level: float, latent: dict) -> Tensor:
-        """What is put on at a noise level."""
+    def of_cells(self, latent: dict, chosen: Sequence[int], level: float = 1.0) -> Tensor:
+        """The noise of some of its cells, as it is put on at a level."""
         batch, channels, cells, height, width = latent["samples"].shape
         canvas = _canvas(given_of(latent)) or _canvas(self.given)
         if canvas is None or canvas.shape.cells != cells:
@@ -223,7 +224,7 @@ class CellNoise:
             times = [s * k / fps for k in range(cells)]
         else:
             times = canvas.seconds_of_cells
-        numbers = latent.get("batch_index") or range(batch)
+        times, numbers = [times[k] for k in chosen], latent.get("batch_index") or range(batch)
         return torch.stack([cell_noise(self.seed, number, times, (channels, height, width), level) for number in numbers])
 
 

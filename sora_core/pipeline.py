@@ -99,12 +99,8 @@ class Pipeline:
             latents_of: cells of sources that still hold some, which are then not encoded.
             start: raw latents to begin from instead of pure noise, with `denoise` of the noise on them: remix.
         """
-        c, f, h, w = canvas.shape.latent
-
-        def read(source: int, first: int, count: int) -> Tensor:
-            return self._pixels(sources[source][first : first + count])
-
-        latents, guides = encode_given(self.vae, canvas, read, latents_of=latents_of)
+        f = canvas.shape.cells
+        latents, guides = self.encode_given(canvas, sources, latents_of)
         if start is not None:
             latents = torch.where(canvas.mask().view(1, 1, -1, 1, 1) == 0, latents, start.float().cpu())
         given = normalise(torch.cat([latents, *guides], 2))
@@ -152,6 +148,15 @@ class Pipeline:
     def decode(self, latents: Tensor) -> Tensor:
         """Raw latents of one video -> frames [T, H, W, 3] in 0..1, float32 on the CPU."""
         return self.vae.decode(latents.to(self.vae.conv2.weight))[0].float().clamp(-1, 1).add(1).div(2).movedim(0, -1).cpu()
+
+    @torch.inference_mode()
+    def encode_given(self, canvas: Canvas, sources: Sequence[Tensor], latents_of: Latents | None = None) -> tuple[Tensor, list[Tensor]]:
+        """Raw latents of what a canvas knows, and its guides (canvas.encode_given), out of sources as `complete` takes them."""
+
+        def read(source: int, first: int, count: int) -> Tensor:
+            return self._pixels(sources[source][first : first + count])
+
+        return encode_given(self.vae, canvas, read, latents_of=latents_of)
 
     def _pixels(self, frames: Tensor) -> Tensor:
         """[T, H, W, 3] in 0..1 -> [1, 3, T, H, W] in -1..1, as the VAE takes them."""

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from ..flow import mix
 from ..pipeline import Pipeline
-from ..shapes import Strides
 from ..world import PLACES, TIMES_OF_DAY, Scene, caption, render, sample_scene
 from .bench import SIZES as PICTURES
 from .bench import Bench
@@ -26,6 +25,7 @@ from .surprise import broken
 FACTS = {"colour": 1, "shape": 1, "size": 1, "place": 1, "time of day": 1, "motion": 17, "camera": 17}
 """What is changed, and how many frames it takes to see it."""
 
+SECONDS = 2.0  # that captions tell of
 FIRST_SEED = 8_500_000
 LEVELS = (0.8, 0.9, 0.95)  # below, the picture tells it; above, nobody can
 
@@ -72,8 +72,8 @@ def hearing_rows(bench: Bench) -> Iterator[Row]:
     studio, fps = bench.studio, 8.0
     for what, frames in FACTS.items():
         shares = []
-        for scene, other in itertools.islice(pairs(what), 4 * bench.budget.surprise):
-            words = tuple(caption(s, "long", "en", scene.seed, seconds=Strides().frames(5) / fps) for s in (scene, other))
+        for scene, other in itertools.islice(pairs(what), bench.budget.heard):
+            words = tuple(caption(s, "long", "en", scene.seed, seconds=SECONDS) for s in (scene, other))
             latents = tuple(studio.encode(render(s, [k / fps for k in range(frames)], *PICTURES["1:1"])) for s in (scene, other))
             noise = torch.randn(latents[0].shape, generator=torch.Generator().manual_seed(scene.seed))
             shares.append(heard(studio.pipeline, words, latents, fps, noise))

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from .. import verbs
-from ..canvas import NEW, Canvas, Latents, encode_given, result_frames
+from ..canvas import NEW, Canvas, Latents, result_frames
 from ..checkpoint import CheckpointError
 from ..generate import GUIDANCE, STEPS
 from ..pipeline import SHIPPED, Pipeline
@@ -231,7 +231,7 @@ class _Test:
         """The result with seam = carry, if the made cells were those of the scene's own frames."""
         first = start + canvas.offset  # of the lattice
         true = self.pipeline.encode(self.scene.frames[first : first + canvas.shape.frames])
-        given, _ = encode_given(self.pipeline.vae, canvas, lambda i, at, n: self.pipeline._pixels(sources[i][at : at + n]))
+        given, _ = self.pipeline.encode_given(canvas, sources)
         cells = torch.where(canvas.mask().view(1, 1, -1, 1, 1) == 0, given, true)
         return _result(canvas, self.pipeline.decode(cells), sources, carry=True)
 

@@ -140,14 +140,16 @@ def teach_reading(text: ByteTextEncoder, scenes: list[Scene], steps: int, seed: 
 @torch.no_grad()
 def right_answers(reader: Reader, scenes: list[Scene]) -> dict[str, float]:
     """Share of scenes with one body of which the rows of a long caption, together, tell the right word of each kind."""
-    alone = [
-        scene for scene in scenes if len(scene.objects) == 1 and scene.objects[0].shape in SHAPES and scene.objects[0].motion in MOTIONS
-    ]
+    bodies = [(scene, scene.objects[0]) for scene in scenes if len(scene.objects) == 1]
+    alone = [scene for scene, body in bodies if body.shape in SHAPES and body.motion in MOTIONS]
+    if not alone:
+        return {}
     prompts = write(alone, [("long", "zh" if i % 4 == 0 else "en", i) for i in range(len(alone))])
-    answers = torch.cat([reader(*reader.text.tokenize([prompt])).float().mean(1) for prompt in prompts])
+    read = (reader.text.tokenize([prompt], reader.text.device) for prompt in prompts)
+    answers = torch.cat([reader(tokens, lengths).float().mean(1) for tokens, lengths in read])
     asked = {"colour": COLOURS, "shape": SHAPES, "size": SIZES, "motion": MOTIONS}
     right = {}
     for kind, words in asked.items():
         told = answers[:, [COLUMN[word] for word in words]].argmax(1).tolist()
-        right[kind] = sum(words[i] == getattr(scene.objects[0], kind) for i, scene in zip(told, alone)) / max(1, len(alone))
+        right[kind] = sum(words[i] == getattr(scene.objects[0], kind) for i, scene in zip(told, alone)) / len(alone)
     return right

@@ -289,9 +289,9 @@ def test_right_answers_are_counted_by_kind(knows):
         """Two rows for each prompt that tell all facts of its scene; or that of all, which is none."""
 
         def __init__(self):
-            self.text, self.at = self, -1
+            self.text, self.at, self.device = self, -1, "cpu"
 
-        def tokenize(self, prompts):
+        def tokenize(self, prompts, device):
             return prompts, len(prompts)
 
         def __call__(self, prompts, count):
@@ -300,6 +300,7 @@ def test_right_answers_are_counted_by_kind(knows):
 
     shares = text.right_answers(Answers(), scenes)
     assert list(shares) == ["colour", "shape", "size", "motion"]
+    assert text.right_answers(Answers(), []) == {}, "nobody to ask about"
     assert all(share == 1 if knows else share < 0.8 for share in shares.values()), shares
 
 

@@ -8,7 +8,7 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..sora_core.shapes import MAX_SECONDS
-from ..sora_core.storyboard import ScriptError, Storyboard, describe, listed, parse, snap
+from ..sora_core.storyboard import ScriptError, Storyboard, check_length, describe, listed, parse, snap
 from .canvas import KEY
 from .encode_prompt import note_on_words
 from .show import show_on_node
@@ -94,6 +94,8 @@ class SoraStoryboard(io.ComfyNode):
         from .host_vae import strides_of
 
         board, pictures = read(script, shots or {})
+        if hasattr(clip, "header"):
+            check_length(board)
         board = snap(board, fps, strides_of(vae))
         words = note_on_words(clip, " ".join(board.texts))
         note = "\n".join(line for line in (describe(board, fps), words) if line)

@@ -109,13 +109,22 @@ def listed(words: str, fields: Sequence[tuple[float, str, bool]]) -> Storyboard:
 
 
 def _checked(board: Storyboard) -> Storyboard:
-    for number, (shot, text) in enumerate(zip(board.shots, board.texts), start=1):
+    for number, shot in enumerate(board.shots, start=1):
         if not shot.words:
             raise _wrong(shot, number, "the shot has no words: say what it shows" + (" behind the bracket" if shot.line else ""))
+    return board
+
+
+def check_length(board: Storyboard) -> None:
+    """For the text encoder of this pack; others have limits of their own.
+
+    Raises:
+        ValueError: a shot whose words, with those for all, are too long; ScriptError if it is in a script.
+    """
+    for number, (shot, text) in enumerate(zip(board.shots, board.texts), start=1):
         if (size := len(text.encode())) > MAX_PROMPT_BYTES:
             says = f"the shot and the words for all are {size:,} bytes together: use at most {MAX_PROMPT_BYTES:,}"
             raise _wrong(shot, number, says)
-    return board
 
 
 def _wrong(shot: Shot, number: int, says: str) -> ValueError:

@@ -59,18 +59,34 @@ def test_long_prompt(graph):
     graph.run({**load(), **words("a" * 1024)}, ["words", 0])
 
 
-def test_a_long_prompt_for_another_encoder(pack):
+class OtherClip:
     """That of Wan reads 512 tokens, more than our 1,024 bytes."""
+
+    def tokenize(self, text):
+        return text
+
+    def encode_from_tokens_scheduled(self, tokens):
+        return [[tokens, {}]]
+
+
+def test_a_long_prompt_for_another_encoder(pack):
     from sora_pack.nodes.encode_prompt import SoraPrompt
 
-    class OtherClip:
-        def tokenize(self, text):
-            return text
-
-        def encode_from_tokens_scheduled(self, tokens):
-            return [[tokens, {}]]
-
     assert SoraPrompt.execute(OtherClip(), "a " * 900).result[0] == [["a " * 900, {}]]
+
+
+def test_long_shots(graph):
+    shots = node("SoraStoryboard", clip=["load", 1], vae=["load", 2], script="[0-2 s] a ball\n[2-4 s] " + "a " * 900, fps=8.0)
+    sentence = refusal(graph, {**load(), "shots": shots}, ["shots", 0])
+    assert "line 2" in sentence and "1,024" in sentence
+
+
+def test_long_shots_for_another_encoder(graph):
+    from sora_pack.nodes.storyboard import SoraStoryboard
+
+    vae = graph.run(load(), ["load", 2])
+    text = ("a " * 900).strip()
+    assert SoraStoryboard.execute(OtherClip(), vae, f"[0-2 s] {text}", 8.0).result[0] == [[text, {}]]
 
 
 # -- canvas --------------------------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from sora_pack.sora_core.storyboard import (
     ScriptError,
     Shot,
     Storyboard,
+    check_length,
     describe,
     first_frame,
     lattice_of,
@@ -67,7 +68,7 @@ def test_transitions(begin, cut):
 )
 def test_errors_point_at_line_and_column(script, line, column, says):
     with pytest.raises(ScriptError, match=f"^line {line}, column {column}: .*") as caught:
-        parse(script)
+        check_length(parse(script))
     assert says in str(caught.value) and (caught.value.line, caught.value.column) == (line, column)
 
 
@@ -136,7 +137,7 @@ def test_shots_from_fields_are_those_of_the_script():
 )
 def test_wrong_fields_are_named(words, fields, says):
     with pytest.raises(ValueError, match=f"^{says}"):
-        listed(words, fields)
+        check_length(listed(words, fields))
 
 
 def test_a_field_without_a_cell_is_named():

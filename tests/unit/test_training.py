@@ -173,7 +173,7 @@ def test_folding_gives_the_published_statistics_and_keeps_the_reconstruction():
     vae, x = VideoVAE(VAEConfig(dim=8)), torch.rand(1, 3, 9, 32, 32) * 2 - 1
     with torch.no_grad():
         before = vae.decode(vae.encode(x))
-        vae_trainer.fold_statistics(vae, [x])
+        vae_trainer.fold_latents(vae, [x])
         z = vae.encode(x)
         after = vae.decode(z)
     difference = (after - before).abs().max().item()
@@ -182,11 +182,26 @@ def test_folding_gives_the_published_statistics_and_keeps_the_reconstruction():
     assert torch.allclose(flat.mean(1), torch.tensor(LATENT_MEAN), atol=1e-3)
     assert torch.allclose(flat.std(1), torch.tensor(LATENT_STD), atol=1e-3)
     with torch.no_grad():
-        vae_trainer.unfold_statistics(vae)
+        vae_trainer.unfold_latents(vae)
         flat, again = vae.encode(x).movedim(1, 0).flatten(1), vae.decode(vae.encode(x))
     assert flat.mean(1).abs().max() < 1e-3 and (flat.std(1) - 1).abs().max() < 1e-3, "where training goes on"
     difference = (again - before).abs().max().item()
     assert difference < 1e-4, f"max_diff {difference}"
+
+
+def test_folding_makes_an_error_of_latents_that_of_pixels():
+    torch.manual_seed(0)
+    vae, x, units = VideoVAE(VAEConfig(dim=8)), torch.rand(1, 3, 9, 48, 48) * 2 - 1, torch.tensor(LATENT_STD)
+    with torch.no_grad():
+        vae.conv2.weight.mul_(torch.linspace(0.3, 1.5, 16).view(1, -1, 1, 1, 1))  # channels that count little and much
+        spread = []
+        for fold in (False, True):
+            if fold:
+                vae_trainer.fold_latents(vae, [x])
+            metric = vae_trainer.decoder_metric(vae, [vae.encode(x)], units)
+            values = torch.linalg.eigvalsh(metric)
+            spread.append((values.max() / values.min()).item())
+    assert spread[1] < spread[0] / 10, f"largest over smallest {spread}"
 
 
 def test_a_killed_run_resumes_to_the_same_weights(bank, tmp_path, monkeypatch):

@@ -32,8 +32,12 @@ def _arguments() -> argparse.Namespace:
     vae = parts.add_parser("vae", help="train the video VAE on rendered frames and write vae.safetensors")
     vae.add_argument("--folder", required=True, help="of the run: its log, and what it resumes from")
     vae.add_argument("--steps", type=int, default=2400)
+    vae.add_argument("--minutes", type=float, default=0.0, help="in place of steps: of training, over all starts")
     vae.add_argument("--seed", type=int, default=0)
     vae.add_argument("--start", default="", help="vae.safetensors of an earlier training to go on from")
+    vae.add_argument("--decoder-only", action="store_true", help="leave the latents of --start as they are, so that its transformer stays good")
+    vae.add_argument("--muon-lr", type=float, default=2.5e-3, help="peak rate of learning of the kernels; less for a VAE that is trained")
+    vae.add_argument("--adam-lr", type=float, default=2e-3, help="that of all else")
     bank = parts.add_parser("bank", help="render and encode clips once")
     bank.add_argument("--folder", required=True, help="of the bank")
     bank.add_argument("--vae", required=True, help="vae.safetensors of the VAE training")
@@ -134,7 +138,12 @@ def _vae(args: argparse.Namespace) -> None:
     from .vae import VAESettings, train_vae
 
     group = Group.join()
-    vae = train_vae(args.folder, VAESettings(args.steps, start=args.start, seed=args.seed), group)
+    names = ("start", "decoder_only", "muon_lr", "adam_lr", "seed")
+    try:
+        settings = VAESettings(**_length(args), **{name: getattr(args, name) for name in names})
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
+    vae = train_vae(args.folder, settings, group)
     if group.leads:
         path = Path(args.folder) / "vae.safetensors"
         save_vae(path, vae)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..autoencoder import VideoVAE, pixels_of
@@ -30,6 +31,7 @@ from .run import Run
 
 KL_WEIGHT = 5e-4  # enough to keep the latents smooth for the transformer; 0.1 dB of reconstruction
 EDGE_WEIGHT = 0.5  # of the difference between neighbouring pixels: sharp outlines, which L1 alone leaves soft
+SHARPNESS_WEIGHT, BLOCK = 0.5, 8  # of how sharp blocks of so many pixels are: what the decoder cannot place it must still not blur
 DETAIL_SHARE, DETAIL_TRIES = 0.7, 4  # of the crops, this share is the richest of so many: most places are plain sky or ground
 
 
@@ -132,12 +134,15 @@ def _richness(frames: Tensor) -> Tensor:
 
 
 def reconstruction_loss(x: Tensor, y: Tensor) -> Tensor:
-    """Mean absolute error of pixels, and of their differences to the right, below and next in time."""
+    """Mean absolute error of pixels, of their differences to the right, below and next in time, and of the sharpness of blocks."""
     loss = (x - y).abs().mean()
     error = x - y
     for axis in (2, 3, 4):
         if x.shape[axis] > 1:
             loss = loss + EDGE_WEIGHT / 3 * error.diff(dim=axis).abs().mean()
+    for axis in (3, 4):
+        sharp, soft = (F.avg_pool3d(frames.diff(dim=axis).abs(), (1, BLOCK, BLOCK)) for frames in (x, y))
+        loss = loss + SHARPNESS_WEIGHT / 2 * (sharp - soft).abs().mean()
     return loss
 
 
@@ -223,6 +228,7 @@ class VAESettings:
     Args:
         steps, minutes: length of the run, one of the two (run.py).
         start: file of an earlier VAE to go on from: the stills alone at the beginning are then left out.
+        decoder_only: of `start`: latents stay what they are, so a transformer that was trained on them stays good.
         batch: times the clips of every kind in MIX.
         workers: processes that sample scenes, where a GPU renders them.
     """
@@ -230,11 +236,16 @@ class VAESettings:
     steps: int = 0
     minutes: float = 0.0
     start: str = ""
+    decoder_only: bool = False
     muon_lr: float = 2.5e-3
     adam_lr: float = 2e-3
     batch: int = 1
     workers: int = 0
     seed: int = 0
+
+    def __post_init__(self):
+        if self.decoder_only and not self.start:
+            raise ValueError("decoder-only: name the VAE whose decoder is to be trained with start")
 
 
 def train_vae(folder: str, settings: VAESettings, group: Group = ALONE) -> VideoVAE:
@@ -244,7 +255,11 @@ def train_vae(folder: str, settings: VAESettings, group: Group = ALONE) -> Video
     vae = VideoVAE(VAEConfig()).init_weights()
     if settings.start:
         vae.load_state_dict(load_vae(settings.start).state_dict())
-        unfold_latents(vae)
+        if settings.decoder_only:
+            vae.encoder.requires_grad_(False)
+            vae.conv1.requires_grad_(False)
+        else:
+            unfold_latents(vae)
     vae = vae.channels_last().to(device)
     optimizer = Optimizer(vae, muon_lr=settings.muon_lr, adam_lr=settings.adam_lr, decay=0.5)
     average = Average(vae, 0.998)
@@ -259,11 +274,8 @@ def train_vae(folder: str, settings: VAESettings, group: Group = ALONE) -> Video
         torch.manual_seed(settings.seed * 1_000_003 + step * group.size + group.rank)
         x = pool.batch(replace(kind, count=kind.count * settings.batch), rng).to(device, memory_format=torch.channels_last_3d)
         with torch.autocast(device, torch.bfloat16):
-            mean, log_variance = vae.moments(x)
-            mean, log_variance = mean.float(), log_variance.float().clamp(-20, 10)
-            z = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
+            z, kl = latents_of(vae, x) if not settings.decoder_only else (vae.encode(x, None), torch.zeros(()))
             y = vae.decoder(vae.conv2(z)).float()
-        kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
         loss = reconstruction_loss(x, y) + KL_WEIGHT * kl
         (loss / group.size).backward()
         group.sum_gradients(optimizer.parameters)
@@ -274,9 +286,18 @@ def train_vae(folder: str, settings: VAESettings, group: Group = ALONE) -> Video
     run.finish(vae, optimizer, average)
     average.swap()
     vae = vae.to("cpu").eval()
-    rng = np.random.default_rng((settings.seed, run.step))
-    fold_latents(vae, [pool.batch(FOLDING, rng).cpu() for _ in range(12)])
+    if not settings.decoder_only:
+        rng = np.random.default_rng((settings.seed, run.step))
+        fold_latents(vae, [pool.batch(FOLDING, rng).cpu() for _ in range(12)])
     return vae
+
+
+def latents_of(vae: VideoVAE, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Latents drawn from the posterior of frames, and its divergence from a normal distribution (Kingma & Welling, arXiv 1312.6114)."""
+    mean, log_variance = (moment.float() for moment in vae.moments(x))
+    log_variance = log_variance.clamp(-20, 10)
+    z = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
+    return z, 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
 
 
 def choose_kind(share: float, rng: np.random.Generator) -> Batch:

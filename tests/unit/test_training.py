@@ -189,6 +189,18 @@ def test_folding_gives_the_published_statistics_and_keeps_the_reconstruction():
     assert difference < 1e-4, f"max_diff {difference}"
 
 
+def test_blurred_frames_cost_more_than_noise_does():
+    """Of two reconstructions that are equally far from a picture of fine stripes, the one that has lost them costs more."""
+    x = torch.zeros(1, 3, 1, 16, 16)
+    x[..., ::2] = 0.5
+    blurred, shifted = torch.full_like(x, 0.25), 0.5 - x
+    assert vae_trainer.reconstruction_loss(x, x) == 0
+    blur = vae_trainer.reconstruction_loss(x, blurred) - (x - blurred).abs().mean() - vae_trainer.EDGE_WEIGHT / 3 * 0.5
+    assert blur > 0.1, "as sharp as the blocks are"
+    move = vae_trainer.reconstruction_loss(x, shifted) - (x - shifted).abs().mean() - vae_trainer.EDGE_WEIGHT / 3
+    assert abs(move) < 1e-6, "moved stripes are as sharp as before"
+
+
 def test_folding_makes_an_error_of_latents_that_of_pixels():
     torch.manual_seed(0)
     vae, x, units = VideoVAE(VAEConfig(dim=8)), torch.rand(1, 3, 9, 48, 48) * 2 - 1, torch.tensor(LATENT_STD)

@@ -133,6 +133,17 @@ def test_vae_trains_from_clips_in_memory(tmp_path, monkeypatch):
     second = vae_trainer.train_vae(str(tmp_path / "b"), vae_trainer.VAESettings(steps=3, batch=2))
     assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True))
     assert json.loads((tmp_path / "a/log.jsonl").read_text())["psnr"] > 0
+    save_vae(tmp_path / "a/vae.safetensors", first)
+    settings = vae_trainer.VAESettings(steps=3, start=str(tmp_path / "a/vae.safetensors"), decoder_only=True)
+    third = vae_trainer.train_vae(str(tmp_path / "c"), settings)
+    with torch.no_grad():
+        z = first.encode(batch)
+        assert torch.equal(third.encode(batch), z) and not torch.equal(third.decode(z), first.decode(z))
+
+
+def test_a_decoder_alone_is_that_of_a_file():
+    with pytest.raises(ValueError, match="^decoder-only: name the VAE"):
+        vae_trainer.VAESettings(steps=3, decoder_only=True)
 
 
 def test_blocks_compile_for_all_shapes(small_world, vae, monkeypatch):

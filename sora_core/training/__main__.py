@@ -35,7 +35,7 @@ def _arguments() -> argparse.Namespace:
     vae.add_argument("--minutes", type=float, default=0.0, help="in place of steps: of training, over all starts")
     vae.add_argument("--seed", type=int, default=0)
     vae.add_argument("--start", default="", help="vae.safetensors of an earlier training to go on from")
-    vae.add_argument("--decoder-only", action="store_true", help="leave the latents of --start as they are, so that its transformer stays good")
+    vae.add_argument("--decoder-only", action="store_true", help="leave the latents of --start as they are: its transformer stays good")
     vae.add_argument("--muon-lr", type=float, default=2.5e-3, help="peak rate of learning of the kernels; less for a VAE that is trained")
     vae.add_argument("--adam-lr", type=float, default=2e-3, help="that of all else")
     bank = parts.add_parser("bank", help="render and encode clips once")

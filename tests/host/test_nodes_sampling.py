@@ -2,14 +2,22 @@
 
 import itertools
 import uuid
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from PIL import Image
 from safetensors.torch import save_file
 
-from sora_pack.sora_core.checkpoint import read_transformer
-from sora_pack.tests.host.executor import Failed
+from sora_pack.sora_core.autoencoder import normalise, pixels_of
+from sora_pack.sora_core.checkpoint import load_vae, model_header, read_transformer
+from sora_pack.sora_core.pipeline import SHIPPED
+from sora_pack.sora_core.video_file import video_facts
+from sora_pack.sora_core.world import render, sample_scene
+from sora_pack.tests.host.executor import Failed, refusal
 from sora_pack.tests.host.prompts import canvas, custom_sample, decode, frames, ksample, load, node, picture, place, sample, save, words
 
 SOLVERS = ["euler", "uni_pc", "dpmpp_2m_sde", "euler_ancestral", "lcm", "er_sde", "heun", "res_multistep"]
@@ -197,19 +205,22 @@ def test_optional_inputs_take_the_place_of_fields(graph):
     assert torch.equal(fields["samples"], linked["samples"])
 
 
-@pytest.mark.parametrize("how", ["custom", "sora"])
-def test_host_opens_our_files_and_makes_the_same_video(graph, how):
+@pytest.mark.parametrize("how, name, height, steps", [("custom", "tiny", 32, 3), ("sora", "tiny", 32, 3), ("custom", "sora_mini", 64, 2)])
+def test_host_opens_our_files_and_makes_the_same_video(graph, how, name, height, steps):
+    """The tiny files, and those that ship."""
     hosts = {
-        "unet": node("UNETLoader", unet_name="tiny.safetensors", weight_dtype="default"),
-        "vae": node("VAELoader", vae_name="tiny_vae.safetensors"),
+        "unet": node("UNETLoader", unet_name=f"{name}.safetensors", weight_dtype="default"),
+        "vae": node("VAELoader", vae_name=f"{name}_vae.safetensors"),
     }
     levels = sigmas() if how == "sora" else {}
-    run = custom_sample if how == "custom" else lambda **model: sample(sigmas=["sigmas", 0], **model)
-    prompt = {**load(), **words(), **canvas(seconds=2.0), **levels}
+    run = partial(custom_sample, steps=steps) if how == "custom" else partial(sample, sigmas=["sigmas", 0])
+    prompt = {**load(f"{name}.safetensors"), **words(), **canvas(seconds=2.0, height=height), **levels}
     ours = graph.run({**prompt, **run(), **frames()}, ["frames", 0])
     theirs = {"frames": node("VAEDecode", samples=["sample", 0], vae=["vae", 0])}
     theirs = graph.run({**prompt, **hosts, **run(model=("unet", 0)), **theirs}, ["frames", 0])
-    assert type(graph.run(hosts, ["unet", 0]).model.diffusion_model).__module__ == "comfy.ldm.wan.model"
+    model, vae = graph.run(hosts, ["unet", 0], ["vae", 0])
+    assert type(model.model.diffusion_model).__module__ == "comfy.ldm.wan.model"
+    assert type(vae.first_stage_model).__module__ == "comfy.ldm.wan.vae"
     difference = (ours - theirs).abs().max() * 255
     assert difference < 2, f"largest pixel difference {difference:.3f} / 255"
     assert ours.std() > 0.01
@@ -398,9 +409,44 @@ def lora_file(graph, names):
     return "tiny_lora.safetensors"
 
 
-def test_lora_loader_reaches_model_and_words(graph):
+def lora_loader(graph):
+    """The host's LoRA loader behind the model, with a LoRA for MODEL and CLIP."""
     name = lora_file(graph, {"diffusion_model.blocks.0.ffn.0": (256, 128), "text_encoders.sora.transformer.blocks.0.out": (64, 64)})
-    lora = {"lora": node("LoraLoader", model=["load", 0], clip=["load", 1], lora_name=name, strength_model=1.0, strength_clip=1.0)}
+    return {"lora": node("LoraLoader", model=["load", 0], clip=["load", 1], lora_name=name, strength_model=1.0, strength_clip=1.0)}
+
+
+@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("run", [sample, ksample, custom_sample])
+def test_every_sampler_with_and_without_lora_into_every_decoder(graph, run, lora):
+    import folder_paths
+
+    plain = graph.run({**BEGIN, **run(steps=2)}, ["sample", 0])
+    source, latent = "lora" if lora else "load", {"samples": ["sample", 0], "vae": ["load", 2]}
+    tiles = {"tile_size": 512, "overlap": 64, "temporal_size": 16, "temporal_overlap": 4}
+    prompt = {
+        **BEGIN,
+        **(lora_loader(graph) if lora else {}),
+        "words": node("SoraPrompt", clip=[source, 1], text="a red ball"),
+        **run(model=(source, 0), steps=2),
+        **frames(),
+        **decode(),
+        **save(),
+        "pictures": node("SaveImage", images=["frames", 0], filename_prefix="frame"),
+        "whole": node("VAEDecode", **latent),
+        "tiled": node("VAEDecodeTiled", **latent, **tiles),
+    }
+    made, ours, whole, tiled = graph.run(prompt, *([name, 0] for name in ("sample", "frames", "whole", "tiled")))
+    assert torch.equal(made["samples"], plain["samples"]) is not lora
+    assert ours.shape == (9, 32, 64, 3) and ours.std() > 0.01
+    assert torch.allclose(ours, whole, atol=1e-6) and torch.allclose(ours, tiled, atol=1e-5)
+    outputs, folder = graph.history["outputs"], Path(folder_paths.get_output_directory())
+    assert all((folder / item["filename"]).is_file() for item in outputs["pictures"]["images"])
+    (file,) = outputs["save"]["images"]
+    assert len(outputs["pictures"]["images"]) == video_facts(folder / file["subfolder"] / file["filename"]).frames == 9
+
+
+def test_lora_loader_reaches_model_and_words(graph):
+    lora = lora_loader(graph)
     plain, rows = graph.run({**BEGIN, **sample()}, ["sample", 0], ["words", 0])
     patched = {**BEGIN, **lora, "words": node("SoraPrompt", clip=["lora", 1], text="a red ball"), **sample(model=("lora", 0))}
     made, patched_rows = graph.run(patched, ["sample", 0], ["words", 0])
@@ -492,26 +538,35 @@ def test_bfloat16(graph):
 # -- cancelling and previews ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("at", [1, 2])
-def test_cancel_in_the_middle(graph, model, monkeypatch, at):
+@pytest.mark.parametrize("at", [1, 2, 3])
+@pytest.mark.parametrize("run", [partial(sample, guidance=1.0), partial(ksample, cfg=1.0), partial(custom_sample, guidance=1.0)])
+def test_cancel_at_every_step(graph, model, monkeypatch, run, at):
+    """The run stops there, and the next one makes what it would have made."""
     import comfy.model_management
+    import comfy.utils
 
-    count, network = itertools.count(1), type(model.model.diffusion_model)
-    inner = network._forward
+    prompt, done, network = {**BEGIN, **run()}, [], type(model.model.diffusion_model)
+    whole, inner = graph.run(prompt, ["sample", 0]), network._forward
+    graph.run(load(), ["load", 0])  # so that the host forgets what the sampler made
 
     def cancel(self, *args, **kwargs):
         out = inner(self, *args, **kwargs)
-        if next(count) == at:
+        done.append(1)
+        if len(done) == at:
             comfy.model_management.interrupt_current_processing()
         return out
 
+    def hook(*args, **kwargs):
+        """What the server does at every progress."""
+        comfy.model_management.throw_exception_if_processing_interrupted()
+
     monkeypatch.setattr(network, "_forward", cancel)
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", hook)
     with pytest.raises(Failed) as failed:
-        graph.run({**BEGIN, **sample(seed=200 + at, steps=8)}, ["sample", 0])
-    assert failed.value.kind == "execution_interrupted" and next(count) <= at + 2
+        graph.run(prompt, ["sample", 0])
+    assert failed.value.kind == "execution_interrupted" and len(done) == at
     monkeypatch.undo()
-    clean = graph.run({**BEGIN, **sample(seed=200 + at, steps=3)}, ["sample", 0])
-    assert clean["samples"].isfinite().all()
+    assert torch.equal(graph.run(prompt, ["sample", 0])["samples"], whole["samples"])
 
 
 def test_cancel_while_saving(graph, monkeypatch):
@@ -539,16 +594,19 @@ def test_cancel_while_saving(graph, monkeypatch):
     assert list(Path(folder_paths.get_output_directory()).glob(f"{name}*.mp4"))
 
 
-def test_every_step_has_a_preview(graph, monkeypatch):
+@pytest.mark.parametrize("run, size", [(sample, (512, 256)), (ksample, (8, 4)), (custom_sample, (8, 4))])
+def test_every_step_has_a_preview(graph, monkeypatch, run, size):
+    """The host's samplers show what the host makes of the factors in the header, where its previews are switched on."""
     import comfy.utils
+    import latent_preview
 
     seen = []
+    monkeypatch.setattr(latent_preview, "default_preview_method", latent_preview.LatentPreviewMethod.Auto)
     monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, picture, node_id=None: seen.append((value, total, picture)))
-    graph.run({**BEGIN, **canvas(seconds=2.0), **sample(steps=3, seed=77)}, ["sample", 0])
-    steps = [entry for entry in seen if entry[1] == 3]
-    assert [value for value, *_ in steps][-1] == 3
-    kind, image, size = next(picture for *_, picture in steps if picture)
-    assert kind == "JPEG" and image.size == (512, 256) and size == 512
+    graph.run({**BEGIN, **canvas(seconds=2.0), **run(steps=4)}, ["sample", 0])
+    shown = {value: picture for value, total, picture in seen if total == 4 and picture}
+    assert list(shown) == [1, 2, 3, 4]
+    assert {(kind, image.size, limit) for kind, image, limit in shown.values()} == {("JPEG", size, 512)}
 
 
 def test_preview_shows_the_colours_of_the_header(pack):
@@ -558,3 +616,35 @@ def test_preview_shows_the_colours_of_the_header(pack):
 
     picture = preview(torch.zeros(16, 5, 4, 8), SoraLatentFormat(HEADER.preview_factors))
     assert picture.size == (512, 256) and picture.getpixel((9, 9)) == (127, 140, 153)
+
+
+def test_preview_shows_what_is_encoded(pack):
+    """The shipped VAE and header: the preview of a render, and the render with a pixel for each cell."""
+    from sora_pack.nodes.host import SoraLatentFormat
+    from sora_pack.nodes.sample_video import preview
+
+    header = model_header(SHIPPED)
+    vae, form = load_vae(SHIPPED.parent.parent / "vae" / header.vae), SoraLatentFormat(header.preview_factors)
+    cells, pixels = [], []
+    for seed in range(100, 104):
+        clip = pixels_of(render(sample_scene(seed), [0.0], 128, 128)[None])
+        shown = preview(normalise(vae.encode(clip))[0], form).resize((16, 16), Image.Resampling.BOX)
+        cells.append(torch.from_numpy(np.array(shown)).float().movedim(-1, 0))
+        pixels.append(F.avg_pool2d(clip[0, :, 0], 8))
+    found = torch.corrcoef(torch.stack([torch.stack(both).flatten() for both in (cells, pixels)]))[0, 1]
+    assert found > 0.9, f"correlation {found:.3f}"
+
+
+# -- memory --------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_video_that_does_not_fit_is_refused_before_it_is_sampled(graph, forwards, monkeypatch):
+    from sora_pack.sora_core import speed
+
+    prompt = {**BEGIN, **canvas(batch=2), **sample(seed=300, steps=1)}
+    graph.run(prompt, ["canvas", 0], ["words", 0])  # the canvas itself fits
+    monkeypatch.setattr(speed, "machine_memory", lambda device="cpu": 10**6)
+    sentence = refusal(graph, prompt, ["sample", 0])
+    assert "64x32 and 1 s, 2 at once, need about" in sentence and "GB: use" in sentence and not forwards
+    monkeypatch.undo()
+    assert graph.run(prompt, ["sample", 0])["samples"].isfinite().all()

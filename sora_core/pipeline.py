@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .autoencoder import VideoVAE, denormalise, frames_of, normalise, pixels_of
 from .canvas import Canvas, Latents, encode_given
-from .checkpoint import load_text, load_transformer, load_vae
+from .checkpoint import CheckpointError, load_text, load_transformer, load_vae, model_header
 from .config import TEXT_ROW_MULTIPLE, ModelHeader
 from .denoise import SOLVERS, Noise, guided, renoise
 from .flow import cell_noise, schedule
@@ -38,20 +38,23 @@ class Pipeline:
     vae: VideoVAE
 
     @classmethod
-    def load(cls, path: str | Path = SHIPPED, dtype: torch.dtype | None = None, device: str = "cpu") -> Pipeline:
+    def load(cls, path: str | Path = SHIPPED, dtype: torch.dtype | None = None, device: str = "cpu", *,
+             vae: str | Path | None = None, text: str | Path | None = None) -> Pipeline:  # fmt: skip
         """Opens a model file and the companions that its header names, beside it or in the folders of the pack.
 
         Args:
             dtype: of the arithmetic; None for what is fast on the device (speed.fast_dtype).
+            vae, text: files in place of those companions; a file without our header, such as a public Wan 2.1 file, names none.
 
         Raises:
-            CheckpointError: what is wrong with a file. FileNotFoundError: a companion that is nowhere.
+            CheckpointError: what is wrong with a file, or companions that are neither named nor given. FileNotFoundError: a companion
+                that is nowhere.
         """
         dtype = dtype or fast_dtype(device)
+        files = _companions(Path(path), {"vae": vae, "text": text})
         transformer, header = load_transformer(path, dtype, device)
-        text = load_text(_companion(Path(path), header, "text"), dtype, device)
-        vae = load_vae(_companion(Path(path), header, "vae"), dtype, device)
-        return cls(transformer.eval(), header, text.eval(), vae.channels_last().eval())
+        encoder, autoencoder = load_text(files["text"], dtype, device), load_vae(files["vae"], dtype, device)
+        return cls(transformer.eval(), header, encoder.eval(), autoencoder.channels_last().eval())
 
     @torch.inference_mode()
     def video(self, prompt: str, seconds: float = 2.0, width: int = 128, height: int = 128, *, fps: float | None = None,
@@ -181,8 +184,17 @@ def noise_of(seed: int, seconds: list[float], cells: Tensor) -> Noise:
     return noise
 
 
-def _companion(path: Path, header: ModelHeader, kind: str) -> Path:
-    name = getattr(header, kind) or f"sora_mini_{kind}.safetensors"
+def _companions(path: Path, given: dict[str, str | Path | None]) -> dict[str, Path]:
+    """The files of a model beside its transformer: those given, or what its header names. Another model's would be no error, but noise."""
+    header = model_header(path)
+    unnamed = [kind for kind, file in given.items() if not (file or getattr(header, kind))]
+    if unnamed:
+        kinds = " and ".join(unnamed)
+        raise CheckpointError(f"{path.name} does not say which {kinds} file belongs to it: give {kinds}, or a model file of this pack")
+    return {kind: Path(file) if file else _companion(path, getattr(header, kind), kind) for kind, file in given.items()}
+
+
+def _companion(path: Path, name: str, kind: str) -> Path:
     places = [path.parent / name, path.parent.parent / COMPANIONS[kind] / name, WEIGHTS / COMPANIONS[kind] / name]
     found = next((p for p in places if p.is_file()), None)
     if found is None:

@@ -128,6 +128,27 @@ def test_words_to_a_long_video_take_the_plan_that_suits_the_model(tmp_path):
     assert frames.shape == (49, 32, 32, 3) and len(told) == 2, "13 cells, in windows of 11"
 
 
+def test_a_model_without_our_header_needs_its_companions(tmp_path):
+    """A public Wan file opens, but its latents are not those of the shipped VAE: neither run nor trained with it unasked."""
+    from sora_pack.sora_core.checkpoint import CheckpointError, load_transformer, save_model
+    from sora_pack.sora_core.pipeline import Pipeline
+    from sora_pack.sora_core.training import transformer as trainer
+    from sora_pack.tests.tiny_model import write_tiny_model
+
+    public = tmp_path / "wan.safetensors"
+    save_model(public, load_transformer(write_tiny_model(tmp_path))[0].state_dict())
+    vae, text = tmp_path / "vae/tiny_vae.safetensors", tmp_path / "text_encoders/tiny_text.safetensors"
+    with pytest.raises(CheckpointError, match="wan.safetensors does not say which vae and text file belongs to it: give vae and text"):
+        Pipeline.load(public)
+    with pytest.raises(CheckpointError, match="which text file belongs to it: give text"):
+        Pipeline.load(public, vae=vae)
+    for begun in (trainer.new_student, lambda settings: trainer.begin(None, None, settings)):
+        with pytest.raises(CheckpointError, match="give vae and text"):
+            begun(trainer.Settings(size="", start=str(public)))
+    pipeline = Pipeline.load(public, torch.float32, vae=vae, text=text)
+    assert pipeline.header.native_fps == 16 and pipeline.video("a red ball", 0.0, 32, 32, steps=1).shape == (1, 32, 32, 3)
+
+
 def test_the_command_overwrites_nothing(tmp_path, monkeypatch):
     from sora_pack.sora_core import __main__ as command
 

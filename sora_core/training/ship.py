@@ -39,10 +39,13 @@ def preview_factors(vae: VideoVAE, scenes: int = 24) -> list[list[float]]:
 
 
 def ship(folder: str, vae_path: str, size: str, name: str, out: str, stage: str = "S2") -> list[Path]:
-    """Writes diffusion_models/NAME.safetensors, vae/NAME_vae.safetensors and text_encoders/NAME_text.safetensors below `out`."""
+    """Writes diffusion_models/NAME.safetensors, vae/NAME_vae.safetensors and text_encoders/NAME_text.safetensors below `out`.
+
+    Only in stage S4 parts of a minute are seen, so only then the model foresees long videos (plan.kind_for).
+    """
     student, step = averaged_student(folder, Settings(size=size))
     vae = load_vae(vae_path)
-    facts = header(name, tuple(sorted(vocabulary(stage))), preview_factors(vae))
+    facts = header(name, tuple(sorted(vocabulary(stage))), preview_factors(vae), foresight=stage == "S4")
     plain = ModelHeader(name=name, native_fps=facts.native_fps)
     files = {
         f"diffusion_models/{name}.safetensors": (half_precision(student.transformer.state_dict()), facts),

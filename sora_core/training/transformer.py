@@ -326,10 +326,11 @@ def averaged_student(folder: str | Path, settings: Settings) -> tuple[Student, i
     return student.eval(), state["step"]
 
 
-def header(name: str, words: tuple[str, ...], preview: list[list[float]]) -> ModelHeader:
-    """The facts of a model trained here. Preview factors are fitted by `fit_preview`."""
+def header(name: str, words: tuple[str, ...], preview: list[list[float]], foresight: bool = False) -> ModelHeader:
+    """The facts of a model trained here. Preview factors are fitted by `fit_preview`; `foresight` as in ModelHeader."""
     return ModelHeader(name=name, noise="frame", shift=SHIFT, native_fps=NATIVE_FPS, max_seconds=5.0, vae=f"{name}_vae.safetensors",
-                       text=f"{name}_text.safetensors", preview_factors=tuple(map(tuple, preview)), words=words)  # fmt: skip
+                       text=f"{name}_text.safetensors", preview_factors=tuple(map(tuple, preview)), words=words,
+                       foresight=foresight)  # fmt: skip
 
 
 def fit_preview(latents: Tensor, pixels: Tensor) -> list[list[float]]:

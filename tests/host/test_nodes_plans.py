@@ -59,6 +59,22 @@ def test_a_plan_is_followed(graph, steps, kind, cells):
     assert text.startswith(f"{kind}: ") and "tokens at once, 77 frames" in text and "GB, and " in text and "#" in text
 
 
+def test_a_model_trained_for_foresight_foresees_by_itself(graph, steps):
+    import folder_paths
+
+    from sora_pack.tests.tiny_model import write_tiny_model
+
+    folder = next(path for path in map(Path, folder_paths.get_folder_paths("diffusion_models")) if (path / "tiny.safetensors").exists())
+    write_tiny_model(folder.parent, "seer", foresight=True, vae="seer_vae.safetensors", text="seer_text.safetensors")
+    for kind in ("diffusion_models", "vae", "text_encoders"):
+        folder_paths.filename_list_cache.pop(kind, None)
+    begin = {**BEGIN, **load("seer.safetensors")}
+    graph.run({**begin, **plan()}, ["plan", 0])
+    assert shown(graph, "plan").startswith("foresight: ")
+    graph.run({**begin, **sample(seed=113, steps=1, guidance=1.0)}, ["sample", 0])
+    assert "foresight: 4 passes, at most 9 of 20 cells" in shown(graph) and max(steps) == 9, steps
+
+
 def test_a_guide_is_seen_by_the_passes_around_it(graph, steps):
     guided = {**BEGIN, **place(second=5.0), **plan("foresight", "placed"), **sample("plan", seed=102, guidance=1.0, steps=1)}
     graph.run(guided, ["sample", 0])

@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sora_pack.sora_core.autoencoder import VideoVAE
+from sora_pack.sora_core.checkpoint import model_header
 from sora_pack.sora_core.config import LATENT_MEAN, LATENT_STD, TextConfig, VAEConfig, preset
 from sora_pack.sora_core.pipeline import SHIPPED, Pipeline
+from sora_pack.sora_core.training import ship as shipping
 from sora_pack.sora_core.training import transformer as trainer
 from sora_pack.sora_core.training import vae as vae_trainer
 from sora_pack.sora_core.training.bank import SHARD, Bank, Shape, make_shard, plan, scenes_of
@@ -268,6 +270,16 @@ def test_half_precision_keeps_what_bfloat16_would_hurt():
     tensors = {name: torch.rand(shape) for name, shape in shapes.items()}
     kinds = {name: t.dtype for name, t in half_precision(tensors, ("conv1.",)).items()}
     assert kinds == dict.fromkeys(shapes, torch.float32) | {"body.weight": torch.bfloat16}
+
+
+@pytest.mark.parametrize(("stage", "foresees"), [("S3", False), ("S4", True)])
+def test_a_model_that_saw_parts_of_a_minute_says_so(tmp_path, monkeypatch, stage, foresees):
+    student, vae = trainer.Student(preset("tiny"), TextConfig(num_layers=1)), VideoVAE(VAEConfig(dim=8))
+    monkeypatch.setattr(shipping, "averaged_student", lambda *_: (student, 1))
+    monkeypatch.setattr(shipping, "load_vae", lambda _: vae)
+    monkeypatch.setattr(shipping, "preview_factors", lambda _: [[0.0] * 3] * 17)
+    files = shipping.ship("run", "vae.safetensors", "tiny", "mine", str(tmp_path), stage)
+    assert [model_header(path).foresight for path in files] == [foresees, False, False]
 
 
 def test_curve_is_drawn_from_the_log(tmp_path):

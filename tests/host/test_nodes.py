@@ -280,6 +280,31 @@ def test_missing_companion(graph, model_file):
     assert "gone.safetensors" in sentence and "models/vae" in sentence
 
 
+@pytest.mark.parametrize("kind, field", [("vae", "vae"), ("text_encoders", "text")])
+@pytest.mark.parametrize("fault, says", [("torn", "torn"), ("pickle", "pickle"), ("lacks", "lacks"), ("nan", "NaN")])
+def test_broken_companion(graph, model_file, kind, field, fault, says):
+    """A VAE or a text encoder is looked at as a transformer is."""
+    tensors, metadata = tiny(model_file.folder)
+    name = f"broken_{field}.safetensors"
+    metadata["sora"] = json.dumps({**json.loads(metadata["sora"]), field: name})
+    model = model_file("broken.safetensors", tensors=tensors, metadata=metadata)
+    whole, broken = model_file.folder.parent / kind / f"tiny_{field}.safetensors", f"../{kind}/{name}"
+    inside = load_file(whole)
+    tensor = next(key for key in inside if key.endswith("bias") and inside[key].numel() > 3)
+    if fault == "torn":
+        model_file(broken, whole.read_bytes()[:-100])
+    elif fault == "pickle":
+        model_file(broken, b"PK\x03\x04" + bytes(100))
+    elif fault == "lacks":
+        model_file(broken, tensors={key: value for key, value in inside.items() if key != tensor})
+    else:
+        inside[tensor][3] = float("nan")
+        model_file(broken, tensors=inside)
+    sentence = refusal(graph, load(model), ["load", 0])
+    assert name in sentence and says in sentence and (fault in ("torn", "pickle") or tensor in sentence), sentence
+    graph.run(load(), ["load", 0])
+
+
 def test_unknown_name(graph):
     assert "no file 'nothing.safetensors'" in refusal(graph, load("nothing.safetensors"), ["load", 0])
 
@@ -325,11 +350,19 @@ def test_shipped_files_come_first(graph, host, root):
 # -- things that do not belong together ----------------------------------------------------------------------------------------------
 
 
-def test_latent_of_a_picture(graph):
-    prompt = {**load(), **words(), "canvas": node("EmptyLatentImage", width=64, height=64, batch_size=1), **sample()}
-    assert "picture's latent of 4 axes" in refusal(graph, prompt, ["sample", 0])
-    wrong = {**load(), "canvas": prompt["canvas"], **decode("canvas")}
-    assert "picture's latent of 4 axes" in refusal(graph, wrong, ["video", 0])
+@pytest.mark.parametrize(
+    "name, taker",
+    [
+        ("sample", sample()),
+        ("noise", {"noise": node("SoraNoise", latent=["canvas", 0], seed=1)}),
+        ("placed", {**picture(), **place()}),
+        ("video", decode("canvas")),
+        ("frames", frames("canvas")),
+    ],
+)
+def test_latent_of_a_picture(graph, name, taker):
+    latent = {"canvas": node("EmptyLatentImage", width=64, height=64, batch_size=1)}
+    assert "picture's latent of 4 axes" in refusal(graph, {**load(), **words(), **latent, **taker}, [name, 0])
 
 
 def test_latent_of_another_vae(graph):

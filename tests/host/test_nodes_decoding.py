@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from sora_pack.sora_core.video_file import read_frames, video_facts
+from sora_pack.tests.host.executor import refusal
 from sora_pack.tests.host.prompts import canvas, custom_sample, decode, frames, ksample, load, node, picture, place, sample, save, words
 
 BEGIN = {**load(), **words(), **canvas(), **picture()}
@@ -257,6 +258,19 @@ def test_refused_range(graph, start, end, sentence):
 
     with pytest.raises(Failed, match=sentence):
         graph.run({**BEGIN, **sample(), **frames(start=start, end=end)}, ["frames", 0])
+
+
+def test_frames_that_do_not_fit_are_refused_before_they_are_decoded(graph, decoded, monkeypatch):
+    import comfy.model_management
+
+    prompt = {**BEGIN, **sample(), **frames()}
+    graph.run({**BEGIN, **sample()}, ["sample", 0])
+    monkeypatch.setattr(comfy.model_management, "get_total_memory", lambda *_, **__: 400_000)
+    sentence = refusal(graph, prompt, ["frames", 0])
+    assert "to_second: 9 frames of 64x32 are" in sentence and "take a shorter part, or save with 'Sora Decode'" in sentence
+    assert graph.run({**prompt, **frames(end=0.5)}, ["frames", 0]).shape[0] == 5, "a part fits"
+    monkeypatch.undo()
+    assert graph.run(prompt, ["frames", 0]).shape[0] == 9
 
 
 @pytest.mark.parametrize("start, end, count", [(0, 0, 9), (0, 1, 9), (0.5, 0.5, 1), (0.3, 0.31, 1), (0, 0.99, 8), (1, 0, 1)])

@@ -55,7 +55,25 @@ def root():
 
 
 @pytest.fixture(scope="session")
-def host():
+def host_listing():
+    """A function that lists the host's folder: {path: (size, time of change)}."""
+    from sora_pack.scripts.environment import host_folder
+
+    def listing():
+        files = (path for path in host_folder().rglob("*") if path.is_file())
+        return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
+
+    return listing
+
+
+@pytest.fixture(scope="session")
+def host_before(host_listing):
+    """The host's folder before anything of it runs, in this process or as a server."""
+    return host_listing()
+
+
+@pytest.fixture(scope="session")
+def host(host_before):
     """The host's `nodes` module, in this process, on the CPU, with a temporary base directory."""
     prepare_host()
     import nodes
@@ -70,7 +88,7 @@ def pack(host):
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory):
+def server(tmp_path_factory, host_before):
     """The real ComfyUI server with this pack, on the CPU (scripts/server.py says what it can do). One for the whole session."""
     from sora_pack.scripts.environment import child_variables, host_folder
     from sora_pack.scripts.server import ComfyServer

@@ -1,5 +1,6 @@
 """The pack in the real server: it loads fast and whole, every node explains itself, nothing is written into the host."""
 
+import itertools
 import json
 import re
 import urllib.request
@@ -8,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from sora_pack.scripts.server import PACK_NAME, PromptError
+from sora_pack.sora_core.pipeline import SHIPPED
+from sora_pack.sora_core.video_file import video_facts
+from sora_pack.tests.host.prompts import canvas, decode, load, node, sample, save, words
 
 NODES = sorted(page.stem for page in (Path(__file__).parents[2] / "web/docs").glob("*.md"))  # tests/unit/test_words.py: that is all of them
 LANGUAGE = "zh"
@@ -97,6 +101,53 @@ def test_refused_prompt_names_the_field(server, described):
     with pytest.raises(PromptError) as refused:
         server.queue(prompt)
     assert "vae" in json.dumps(refused.value.details)  # the sentence is of whichever missing field the host found first
+    assert server.get("/queue") == {"queue_running": [], "queue_pending": []}
+
+
+BEGIN = {**load(SHIPPED.name), **words(), **canvas(height=64), **decode(), **save()}
+GOOD = {**BEGIN, **sample(steps=1, guidance=1.0)}
+SEEDS = itertools.count(1)  # never the same, so that the server has something to do
+
+
+def serves(server) -> bool:
+    """Whether a good prompt gives its video."""
+    (video,) = server.files(server.queue({**GOOD, **sample(steps=1, guidance=1.0, seed=next(SEEDS))}))
+    return video_facts(video).frames == 9
+
+
+@pytest.mark.parametrize(
+    "bad, says",
+    [
+        ({**GOOD, **load("nothing.safetensors")}, "no file 'nothing.safetensors'"),
+        ({**GOOD, **load("torn.safetensors")}, "torn"),
+        ({**GOOD, **canvas(width=500)}, "width 500 is not a multiple of 16: use 496 or 512"),
+        ({**GOOD, **canvas(seconds=-2.0)}, "use 0 (one picture) to 600"),
+        ({**GOOD, "canvas": node("EmptyLatentImage", width=64, height=64, batch_size=1)}, "picture's latent of 4 axes"),
+    ],
+)
+def test_bad_prompts_leave_it_serving(server, bad, says):
+    whole = SHIPPED.read_bytes()
+    torn = server.base / "models/diffusion_models/torn.safetensors"
+    torn.parent.mkdir(parents=True, exist_ok=True)
+    torn.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(PromptError) as refused:
+        server.queue(bad)
+    torn.unlink()
+    assert says in str(refused.value) and serves(server)
+
+
+def test_interrupt_stops_a_run_and_the_next_is_clean(server):
+    steps = []
+
+    def stop(kind, data):
+        if kind == "progress" and data["max"] == 500:
+            steps.append(data["value"])
+            if data["value"] == 2:
+                server.interrupt()
+
+    with pytest.raises(PromptError, match="interrupted"):
+        server.queue({**BEGIN, **sample(steps=500)}, stop)
+    assert 2 <= max(steps) < 500 and serves(server)
     assert server.get("/queue") == {"queue_running": [], "queue_pending": []}
 
 

@@ -95,7 +95,7 @@ def main() -> None:
         contact_sheet(frames[evenly(len(frames), SHOWN)], folder / f"{i:02d}.png")
         if i in MOVING:
             shown.append(frames)
-        lines += [f"**{i}.** {prompt} ({aspect}, 2 s)", "", f"![{i}](gallery/{i:02d}.png)", ""]
+        lines += [f"![{i}](gallery/{i:02d}.png)", "", f"**{i}.** {prompt} ({aspect}, 2 s)", ""]
         print(f"{i + 1}/{len(SCENES)}  {time.monotonic() - started:.0f} s", flush=True)
     moving_picture(shown, folder / "moving.gif", pipeline.header.native_fps)
     lines += ["## Animated pictures", "", "The first frame is given, a rendered picture that no training clip had; the rest is made.", ""]
@@ -104,10 +104,10 @@ def main() -> None:
         prompt, picture = caption(scene, "long", "en", seed=i), render(scene, [0.0], 128, 128)[0]
         frames = pipeline.video(prompt, seconds=2.0, width=128, height=128, seed=100 + i, picture=picture)
         contact_sheet(frames[evenly(len(frames), SHOWN)], folder / f"picture{i}.png")
-        lines += [f"**{i}.** {prompt}", "", f"![{i}](gallery/picture{i}.png)", ""]
+        lines += [f"![{i}](gallery/picture{i}.png)", "", f"**{i}.** {prompt}", ""]
     lines += ["## Long videos", "", "A frame each second, by the workflows of these names (`python scripts/thumbnails.py`).", ""]
     for name in LONG:
-        lines += [f"**{name}.** {told(name)}", "", f"![{name}](gallery/{name}.png)", ""]
+        lines += [f"![{name}](gallery/{name}.png)", "", f"**{name}.** {told(name)}", ""]
     page = ROOT / "docs" / "gallery.md"
     _, title, strips = page.read_text(encoding="utf-8").partition(EVERY_VERB)  # scripts/strips.py writes that section
     page.write_text("\n".join(lines) + (f"\n{title}{strips}" if title else ""), encoding="utf-8")

@@ -30,8 +30,8 @@ MIDDLES = {"cone": 1 / 3}  # of what is seen of a body, as a share of its height
 
 
 def orbit_scenes(count: int, first_seed: int = FIRST_SEED) -> Iterator[Scene]:
-    """The first `count` scenes by seed in which bodies of different colours rest and the camera goes along an arc."""
-    drawn = (sample_scene(seed, motions=("still",), cameras=("orbit",)) for seed in itertools.count(first_seed))
+    """The first `count` scenes by seed with a held-out combination, bodies of different colours that rest, and a camera on an arc."""
+    drawn = (sample_scene(seed, motions=("still",), cameras=("orbit",), held_out=True) for seed in itertools.count(first_seed))
     return itertools.islice((scene for scene in drawn if len(scene.objects) > 1 and told_apart(scene)), count)
 
 

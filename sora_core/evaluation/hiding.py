@@ -34,8 +34,8 @@ class Hiding:
 
 
 def hidings(count: int, fps: float, first_seed: int = FIRST_SEED) -> Iterator[Hiding]:
-    """The first `count` stories by seed in which a body passes behind a wall in time, in clips of SECONDS."""
-    drawn = (_hiding(sample_story(seed, ("behind",)), fps) for seed in itertools.count(first_seed))
+    """The first `count` stories by seed with a held-out combination in which a body passes behind a wall in time, in clips of SECONDS."""
+    drawn = (_hiding(sample_story(seed, ("behind",), held_out=True), fps) for seed in itertools.count(first_seed))
     return itertools.islice(filter(None, drawn), count)
 
 

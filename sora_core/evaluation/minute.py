@@ -9,10 +9,13 @@ Of all that is measured there is a pure function of frames (`border_jump`, `join
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import math
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,10 +29,11 @@ from ..checkpoint import save_model
 from ..config import TEXT_DIM, TEXT_ROW_MULTIPLE
 from ..generate import beginning, generate
 from ..jobs import content_hash
-from ..plan import Plan, make_plan, window_of
+from ..plan import Lattice, Plan, make_plan, window_of
 from ..shapes import Strides, VideoShape, frames_for_seconds
 from ..storyboard import Storyboard, first_frame, lattice_of, listed, snap
-from ..world import Scene, caption, introduce, render, sample_shots, sample_story
+from ..world import Object, Scene, caption, events, introduce, render, sample_shots, sample_story
+from ..world.motion import position
 from ..world.parts import COVER_SECONDS
 from .adherence import long_caption, scored_scenes
 from .bench import Bench
@@ -43,9 +47,13 @@ from .tracking import seen_shape
 KINDS = ("foresight", "rollout")
 TAKES, STORIES, CASTS = 5_800_000, 5_900_000, 6_100_000  # first seeds, of scenes that no training has
 
-HIDDEN = {1.0: 0.9, 5.0: 0.9, 15.0: 0.8}  # seconds under a cover -> share that must come back as itself
+HIDDEN = {1.0: 0.9, 5.0: 0.9, 15.0: 0.8}  # seconds out of sight -> share that must come back as itself
 LOOK = 2.0  # seconds before and after what hides, at least
 SHOTS = 4
+EXACT_SECONDS = 10.0
+
+NOT_LESS, NOT_MORE, MORE = "0 inside, or >= 0", "0 inside, or <= 0", "> 0"  # of foresight - rollout
+FAR = 15.0  # seconds out of sight after which foresight has to be better than rollout
 
 
 # -- making them ---------------------------------------------------------------------------------------------------------------------
@@ -75,11 +83,12 @@ def make_film(studio: Studio, board: Storyboard, shape: VideoShape, seed: int, k
 
 
 @torch.inference_mode()
-def _make(studio: Studio, board: Storyboard, shape: VideoShape, seed: int, plan: Plan, known: Tensor | None) -> Tensor:
+def _make(studio: Studio, board: Storyboard, shape: VideoShape, seed: int, plan: Plan, known: Tensor | None, **more) -> Tensor:
+    """more: for `generate`."""
     pipeline = studio.pipeline
     device, dtype = pipeline.text.device, pipeline.vae.conv2.weight.dtype
     texts = [pipeline.text.encode([text]).to(dtype) for text in board.texts]
-    options = {} if known is None else beginning(known.to(device), shape)
+    options = {"jobs": studio.folder / "jobs", **({} if known is None else beginning(known.to(device), shape)), **more}
     # As in the host: a shot's words hold those for all, which are left empty.
     words = texts[0] if len(texts) == 1 else torch.zeros(1, TEXT_ROW_MULTIPLE, TEXT_DIM, device=device, dtype=dtype)
     made = generate(
@@ -93,7 +102,6 @@ def _make(studio: Studio, board: Storyboard, shape: VideoShape, seed: int, plan:
         solver=SOLVER,
         plan=plan,
         shot_words=texts if len(texts) > 1 else None,
-        jobs=studio.folder / "jobs",
         **options,
     )
     return made.cpu()
@@ -134,8 +142,9 @@ def border_jump(frames: Tensor, plan: Plan, strides: Strides) -> float | None:
 
 
 @dataclass(frozen=True)
-class Covered:
-    """A story in which body `body` stands under a cover; `last`: the last frame before it comes, `back`: the first after it is gone."""
+class Absence:
+    """A story in which body `body` is out of sight, in the middle of it at frame `middle`; `last`: the last frame in which it is seen
+    whole before, `back`: the first after."""
 
     scene: Scene
     body: int
@@ -145,16 +154,37 @@ class Covered:
     frames: int
 
 
-def covered(seed: int, hidden: float, fps: float) -> Covered:
+def covered(seed: int, hidden: float, fps: float) -> Absence:
     """A body is seen, is covered for `hidden` seconds, and is seen again for LOOK seconds."""
-    scene = sample_story(seed, ("cover",))
+    scene = sample_story(seed, ("cover",), held_out=True)
     body = next(i for i, other in enumerate(scene.objects) if other.change == "cover")
     down = scene.objects[body].at
     until = round(down + COVER_SECONDS + hidden, 3)
     objects = tuple(replace(other, until=until) if i == body else other for i, other in enumerate(scene.objects))
     back = math.ceil((until + COVER_SECONDS) * fps)
     middle = round((down + COVER_SECONDS + hidden / 2) * fps)
-    return Covered(replace(scene, objects=objects), body, math.floor(down * fps), middle, back, back + round(LOOK * fps) + 1)
+    return Absence(replace(scene, objects=objects), body, math.floor(down * fps), middle, back, back + round(LOOK * fps) + 1)
+
+
+def departed(seed: int, hidden: float, fps: float) -> Absence:
+    """A body leaves the picture, is beyond its edge for `hidden` seconds, and is seen again for most of LOOK seconds."""
+    drawn = (sample_story(seed + 100_000 * k, ("leave",), held_out=True) for k in itertools.count())
+    scene = next(scene for scene in drawn if scene.camera.stands)
+    body = next(i for i, other in enumerate(scene.objects) if other.motion.startswith("leave"))
+    for _ in range(5):
+        going, coming = [event for event in events(scene, 0.0, hidden + 20.0) if event.body == body][:2]
+        further = 1 + (hidden - (coming.at - going.end)) / (2 * scene.objects[body].period)
+        objects = tuple(_going(other, further) if i == body else other for i, other in enumerate(scene.objects))
+        scene = replace(scene, objects=objects)
+    back, middle = math.ceil(coming.end * fps), round((going.end + coming.at) / 2 * fps)
+    return Absence(scene, body, math.floor(going.at * fps), middle, back, back + round(LOOK * fps) + 1)
+
+
+def _going(body: Object, further: float) -> Object:
+    """A body that goes so many times as far, as fast as before and from where it was."""
+    other = replace(body, reach=body.reach * further, period=body.period * further)
+    start, moved = (position(each, torch.zeros(1, dtype=torch.float64))[0, 0].item() for each in (body, other))
+    return replace(other, x=body.x + start - moved)
 
 
 def shot_board(scenes: Sequence[Scene], seconds: float) -> Storyboard:
@@ -173,21 +203,40 @@ def shot_frames(board: Storyboard, shape: VideoShape) -> list[tuple[int, int]]:
 # -- rows ----------------------------------------------------------------------------------------------------------------------------
 
 
-def _shares(name: str, hits: dict[str, list[bool]], bar: float | None = None) -> Iterator[Row]:
-    """The row of foresight, which has the bar, and below it that of rollout; the reference is renders. None where nothing counts."""
+def _shares(name: str, hits: dict[str, list[bool]], bar: float | None = None, paired: str = NOT_LESS) -> Iterator[Row]:
+    """The row of foresight, which has the bar, and below it that of rollout; the reference is renders. Then how much more often it is so
+    with foresight, with the bar `paired`. None where nothing counts."""
     for kind in KINDS if hits["renders"] else ():
         yield share_row(f"{name}, {kind}", hits[kind], bar if kind == KINDS[0] else None, sum(hits["renders"]) / len(hits["renders"]))
+    yield from _difference(name, hits, paired)
 
 
-def _means(name: str, made: dict[str, list[float]], bar: str | None, reference: float | None, statistic: Callable = mean) -> Iterator[Row]:
-    """The same of values and a statistic of them; none where there are no values."""
+def _means(name: str, made: dict[str, list[float]], bar: str | None, reference: float | None, statistic: Callable = mean,
+           bad: Callable[[float], float] = float) -> Iterator[Row]:  # fmt: skip
+    """The same of values and a statistic of them, and how much worse foresight is; none where there are no values.
+
+    bad: how bad a value is.
+    """
     for kind in KINDS:
         if made[kind]:
             yield mean_row(f"{name}, {kind}", made[kind], bar if kind == KINDS[0] else None, reference, statistic)
+    yield from _difference(name, {kind: list(map(bad, made[kind])) for kind in KINDS}, NOT_MORE)
+
+
+def _difference(name: str, values: dict[str, list], bar: str) -> Iterator[Row]:
+    """The mean of what foresight has more than rollout has from the same words and noise; none where one of them has no values."""
+    foresight, rollout = (values[kind] for kind in KINDS)
+    if foresight and rollout:
+        yield mean_row(f"foresight - rollout: {name}", [float(a) - float(b) for a, b in zip(foresight, rollout, strict=True)], bar, 0)
 
 
 def _excess(values: np.ndarray) -> float:
     return geometric_mean(values) - 1
+
+
+def _off(ratio: float) -> float:
+    """How far a ratio is from 1, whichever way it goes."""
+    return abs(math.log(ratio))
 
 
 def _a_join(values: np.ndarray) -> float:
@@ -198,9 +247,40 @@ def _a_join(values: np.ndarray) -> float:
 def minute_rows(bench: Bench) -> Iterator[Row]:
     """All but the cost. Nothing where the budget has no films."""
     if bench.budget.films:
+        yield from exact_rows(bench)
         yield from take_rows(bench)
         yield from return_rows(bench)
         yield from cast_rows(bench)
+
+
+class _Killed(Exception):
+    pass
+
+
+def exact_rows(bench: Bench) -> Iterator[Row]:
+    """The same words and seed twice, and once stopped in the middle of a pass and begun again: the latents are equal bit for bit."""
+    studio, shape = bench.studio, _shape(bench, EXACT_SECONDS)
+    [scene] = scored_scenes(1, TAKES)
+    board = listed("", [(shape.seconds, long_caption(scene, "en", shape.seconds), False)])
+    plan = make_plan(KINDS[0], Lattice(shape.cells), window=window_of(studio.pipeline.header, shape.strides))
+    steps = itertools.count(1)
+
+    def kill(done: dict) -> None:
+        if next(steps) == (len(plan.passes) * studio.steps + 1) // 2:
+            raise _Killed
+
+    def made(**more) -> Tensor:
+        return _make(studio, board, shape, scene.seed, plan, None, **more)
+
+    first = made(jobs=None)
+    with tempfile.TemporaryDirectory() as folder:
+        jobs = {"jobs": Path(folder), "save_seconds": 0.0}
+        with contextlib.suppress(_Killed):
+            made(**jobs, callback=kill)
+        others = {"same seed twice": made(jobs=None), "killed against not": made(**jobs)}
+    for name, other in others.items():
+        apart = float((other - first).abs().max())
+        yield Row(f"exact: largest difference of latents, {name}", apart, apart, apart, 1, "<= 0", 0)
 
 
 def take_rows(bench: Bench) -> Iterator[Row]:
@@ -224,21 +304,22 @@ def take_rows(bench: Bench) -> Iterator[Row]:
             bench.say(f"take {number}/{bench.budget.films}, {kind}")
     length = f"{shape.seconds:g} s"
     for name in DRIFTS:
-        yield from _means(f"drift of {name}, {length}", drifts[name], "within 0.02", 0, _excess)
-        yield from _means(f"drift of {name} at each join", per_join[name], "<= 1.005", 1, _a_join)
+        yield from _means(f"drift of {name}, {length}", drifts[name], "within 0.02", 0, _excess, _off)
+        yield from _means(f"drift of {name} at each join", per_join[name], "<= 1.005", 1, _a_join, _off)
     true = geometric_mean(np.array(true_jumps)) if true_jumps else None
     yield from _means("jump at borders of passes", jumps, "<= 1.1", true, geometric_mean)
 
 
 def return_rows(bench: Bench) -> Iterator[Row]:
-    """A body is seen, covered and uncovered: is it hidden meanwhile, and itself again? Given is what comes before the cover."""
+    """A body is seen, is covered or leaves the picture, in turn, and comes back: is it gone meanwhile, and itself again? Given is what
+    comes before."""
     fps = bench.studio.pipeline.header.native_fps
     for hidden, bar in HIDDEN.items():
         if hidden + 2 * COVER_SECONDS + 2 * LOOK > bench.budget.film_seconds:
             continue
         back, gone = ({kind: [] for kind in (*KINDS, "renders")} for _ in range(2))
         for number in range(bench.budget.films):
-            case = covered(STORIES + number, hidden, fps)
+            case = (covered, departed)[number % 2](STORIES + number, hidden, fps)
             shape = _shape(bench, (case.frames - 1) / fps)
             renders = render(case.scene, [k / fps for k in range(shape.frames)], shape.width, shape.height)
             cells = 1 + case.last // shape.strides.time
@@ -253,9 +334,9 @@ def return_rows(bench: Bench) -> Iterator[Row]:
                 under, after = frames[case.middle - half : case.middle + half + 1], frames[case.back :]
                 gone[kind].append(seen_shape(under, case.scene, body.colour) is None)
                 back[kind].append(seen_shape(after, case.scene, body.colour) == body.shape)
-            bench.say(f"hidden for {hidden:g} s {number + 1}/{bench.budget.films}")
-        yield from _shares(f"returns after {hidden:g} s hidden", back, bar)
-        yield from _shares(f"is not seen in the middle of {hidden:g} s hidden", gone)
+            bench.say(f"out of sight for {hidden:g} s {number + 1}/{bench.budget.films}")
+        yield from _shares(f"returns after {hidden:g} s out of sight", back, bar, MORE if hidden >= FAR else NOT_LESS)
+        yield from _shares(f"is not seen in the middle of {hidden:g} s out of sight", gone)
 
 
 def cast_rows(bench: Bench) -> Iterator[Row]:
@@ -263,7 +344,7 @@ def cast_rows(bench: Bench) -> Iterator[Row]:
     shape, strides = _shape(bench, bench.budget.film_seconds), bench.studio.pipeline.vae.strides
     same, cut, more = ({kind: [] for kind in (*KINDS, "renders")} for _ in range(3))
     for number in range(bench.budget.films):
-        scenes = sample_shots(CASTS + number, SHOTS)
+        scenes = sample_shots(CASTS + number, SHOTS, held_out=True)
         board = snap(shot_board(scenes, shape.seconds / SHOTS), shape.fps, strides)
         where = shot_frames(board, shape)
         clips = {"renders": render_shots(scenes, [b - a for a, b in where], shape.fps, shape.width, shape.height)}
@@ -286,37 +367,46 @@ def cast_rows(bench: Bench) -> Iterator[Row]:
 COST = """
 import json, sys, tempfile, time
 sys.path.insert(0, sys.argv[1])
+import torch
+from sora_core.autoencoder import denormalise, frames_of
+from sora_core.generate import generate
 from sora_core.pipeline import Pipeline
 from sora_core.plan import Lattice, make_plan, window_of
-from sora_core.shapes import frames_for_seconds
+from sora_core.shapes import VideoShape, frames_for_seconds
 from sora_core.speed import peak_memory
 from sora_core.video_file import write_video
 pipeline, seconds, side = Pipeline.load(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
-strides, fps = pipeline.vae.strides, pipeline.header.native_fps
-cells = strides.cells(frames_for_seconds(seconds, fps, strides))
-plan = make_plan("foresight", Lattice(cells), window=window_of(pipeline.header, strides))
+strides, fps, dtype = pipeline.vae.strides, pipeline.header.native_fps, pipeline.vae.conv2.weight.dtype
+shape = VideoShape(side, side, strides.cells(frames_for_seconds(seconds, fps, strides)), fps, strides)
+plan = make_plan(sys.argv[7], Lattice(shape.cells), window=window_of(pipeline.header, strides))
 wall, work = time.monotonic(), time.process_time()
-frames = pipeline.video("a red ball", seconds, side, side, plan=plan, steps=int(sys.argv[5]), guidance=float(sys.argv[6]))
-with tempfile.TemporaryDirectory() as folder:
-    write_video(folder + "/film.mp4", iter([frames]), fps)
+with torch.inference_mode(), tempfile.TemporaryDirectory() as folder:
+    words = pipeline.text.encode(["a red ball"]).to(dtype)
+    latents = generate(pipeline.transformer, pipeline.header, words, shape, plan=plan, steps=int(sys.argv[5]), guidance=float(sys.argv[6]))
+    chunks = (frames_of(part[0]) for part in pipeline.vae.decode_chunks(denormalise(latents).to(dtype)))
+    write_video(folder + "/film.mp4", chunks, fps)
 print(json.dumps([time.process_time() - work, time.monotonic() - wall, peak_memory() / 2**20]))
 """
 
 
 def minute_cost_rows(bench: Bench) -> Iterator[Row]:
-    """From a prompt to an MP4 by foresight, in a process of its own: a whole film, and one of half its length beside it.
+    """From a prompt to an MP4, decoded as it is written, in a process of its own: a whole film, and one of half its length beside it.
 
-    Processor time, so that a busy machine changes the ratio little; the time on the clock stands beside it.
+    Processor time, so that a busy machine changes the ratio little; the time on the clock stands beside it. The bars are foresight's.
     """
     if not bench.budget.films:
         return
-    root, costs = str(Path(__file__).parents[2]), []
-    for seconds in (bench.budget.film_seconds / 2, bench.budget.film_seconds):
-        settings = map(str, (seconds, bench.budget.minute_side, bench.studio.steps, bench.studio.guidance))
-        work, wall, memory = json.loads(subprocess.check_output([sys.executable, "-c", COST, root, bench.model_path, *settings]))
-        costs.append(work / seconds)
-        clock = f"{wall / seconds:.2g} on the clock"
-        yield Row(f"cost: processor seconds a second of video, {seconds:g} s by foresight", work / seconds, None, None, 1, None, clock)
-        yield Row(f"cost: peak memory in MiB, {seconds:g} s by foresight", memory, None, None, 1)
-        bench.say(f"cost {seconds:g} s")
-    yield Row("cost of a second, whole film over half of it", costs[1] / costs[0], None, None, 1, "<= 1.1", 1.0)
+    root, whole = str(Path(__file__).parents[2]), bench.budget.film_seconds
+    for kind in KINDS:
+        costs, memories, bar = [], [], "<= 1.1" if kind == KINDS[0] else None
+        for seconds in (whole / 2, whole):
+            settings = map(str, (seconds, bench.budget.minute_side, bench.studio.steps, bench.studio.guidance, kind))
+            work, wall, memory = json.loads(subprocess.check_output([sys.executable, "-c", COST, root, bench.model_path, *settings]))
+            costs.append(work / seconds)
+            memories.append(memory)
+            clock = f"{wall / seconds:.2g} on the clock"
+            yield Row(f"cost: processor seconds a second of video, {seconds:g} s by {kind}", work / seconds, None, None, 1, None, clock)
+            yield Row(f"cost: peak memory in MiB, {seconds:g} s by {kind}", memory, None, None, 1)
+            bench.say(f"cost {seconds:g} s, {kind}")
+        yield Row(f"cost of a second, {whole:g} s over {whole / 2:g} s by {kind}", costs[1] / costs[0], None, None, 1, bar, 1.0)
+        yield Row(f"memory of {whole:g} s over {whole / 2:g} s by {kind}", memories[1] / memories[0], None, None, 1, bar, 1.0)

@@ -24,12 +24,12 @@ def reconstruction_rows(bench: Bench) -> Iterator[Row]:
     studio, budget = bench.studio, bench.budget
     lost = []
     for seed in range(budget.reconstructions):
-        frames = render(sample_scene(7_000_000 + seed), [k / 8 for k in range(17)], *SIZES["1:1"])
+        frames = render(sample_scene(7_000_000 + seed, held_out=True), [k / 8 for k in range(17)], *SIZES["1:1"])
         lost.append(psnr(frames, studio.decode(studio.encode(frames))))
     yield mean_row("VAE reconstruction, dB", lost, ">= 32")
     change = []
     for seed in range(budget.minutes):
-        frames = render(sample_scene(7_100_000 + seed), [k / 8 for k in range(481)], budget.minute_side, budget.minute_side)
+        frames = render(sample_scene(7_100_000 + seed, held_out=True), [k / 8 for k in range(481)], budget.minute_side, budget.minute_side)
         again = studio.decode(studio.encode(frames))
         change.append(psnr(frames[-8:], again[-8:]) - psnr(frames[:8], again[:8]))
         bench.say(f"minute {seed + 1}/{budget.minutes}")

@@ -43,16 +43,21 @@ def mean_row(name: str, values: Sequence[float], bar: str | None = None, referen
 
 
 def met(row: Row) -> bool | None:
-    """Whether the bar is met, None without one: '>= x', '<= x', 'within x' of 0, or '0 inside, or within x'."""
+    """Whether the bar is met, None without one: '>= x', '<= x', 'within x' of 0, or one of them after '0 inside, or '; '> x' asks it of
+    the whole interval."""
     if row.bar is None:
         return None
-    limit = float(row.bar.split()[-1])
-    if row.bar.startswith(">="):
+    if row.bar.startswith("0 inside") and row.low is not None and row.low <= 0 <= row.high:
+        return True
+    sign, limit = row.bar.split()[-2:]
+    limit = float(limit)
+    if sign == ">":
+        return row.low is not None and row.low > limit
+    if sign == ">=":
         return row.value >= limit
-    if row.bar.startswith("<="):
+    if sign == "<=":
         return row.value <= limit
-    inside = row.bar.startswith("0 inside") and row.low <= 0 <= row.high
-    return inside or abs(row.value) <= limit
+    return abs(row.value) <= limit
 
 
 def to_json(rows: Sequence[Row], model: dict) -> str:

@@ -70,7 +70,7 @@ def surprise_rows(bench: Bench) -> Iterator[Row]:
     for k, what in enumerate(BREAKS):
         hits = []
         for seed in range(bench.budget.surprise):
-            scene = sample_scene(FIRST_SEED + seed, max_objects=1, cameras=("static",))
+            scene = sample_scene(FIRST_SEED + seed, max_objects=1, cameras=("static",), held_out=True)
             noise, losses = None, []
             for clips in quadruple(scene, what, 17, 8.0, SIZES["1:1"][0]):
                 latents = [studio.encode(clip) for clip in clips]

@@ -1,16 +1,23 @@
 """The rows of a minute: every measure is met by renders and told apart from spoiled renders; a film is made once."""
 
+import json
+import subprocess
+import sys
+
 import pytest
 import torch
 
+from sora_pack.sora_core import jobs
 from sora_pack.sora_core.evaluation import minute
+from sora_pack.sora_core.evaluation.bench import Bench, Budget
+from sora_pack.sora_core.evaluation.report import met
 from sora_pack.sora_core.evaluation.shots import cuts_in, render_shots
 from sora_pack.sora_core.evaluation.studio import Studio
 from sora_pack.sora_core.pipeline import Pipeline
 from sora_pack.sora_core.plan import Lattice, foresight, rollout, single
 from sora_pack.sora_core.shapes import Strides, VideoShape
 from sora_pack.sora_core.storyboard import listed, snap
-from sora_pack.sora_core.world import render, sample_scene, sample_shots
+from sora_pack.sora_core.world import is_held_out, render, sample_scene, sample_shots
 from sora_pack.sora_core.world.sight import sight
 from sora_pack.tests.tiny_model import write_tiny_model
 
@@ -106,6 +113,88 @@ def test_a_covered_body_is_hidden_so_long_and_seen_before_and_after(hidden):
         frames = render(case.scene, [case.last / FPS, case.middle / FPS, case.back / FPS, (case.back + 8) / FPS], 48, 48).float()
         changed = [float((frame - frames[0]).abs().mean()) for frame in frames[1:]]
         assert changed[0] > 0.5, "a cover is in the picture"
+        assert is_held_out(case.scene)
+
+
+@pytest.mark.parametrize("away", [1.0, 5.0, 15.0])
+def test_a_body_that_leaves_is_gone_so_long_and_seen_before_and_after(away):
+    for seed in range(minute.STORIES, minute.STORIES + 3):
+        case = minute.departed(seed, away, FPS)
+        seen = sight(case.scene, torch.arange(case.frames, dtype=torch.float64) / FPS)
+        gone, inside = (seen.out_left | seen.out_right)[:, case.body], seen.inside[:, case.body]
+        assert abs(int(gone.sum()) / FPS - away) <= 2 / FPS and gone[case.middle]
+        assert inside[: case.last + 1].all() and case.frames - case.back == 17
+        assert inside[case.back : case.back + 12].all(), "it is back for most of what is looked at"
+        assert case.last >= 2 and is_held_out(case.scene)
+
+
+# -- one plan beside the other -------------------------------------------------------------------------------------------------------
+
+
+def test_foresight_is_compared_with_rollout_film_by_film():
+    hits = {"foresight": [True] * 9 + [False], "rollout": [True, True] + [False] * 8, "renders": [True] * 10}
+    more = list(minute._shares("returns", hits, 0.9, minute.MORE))[-1]
+    assert (more.name, more.value, more.n) == ("foresight - rollout: returns", pytest.approx(0.7), 10) and met(more)
+    assert not met(list(minute._shares("returns", {**hits, "foresight": hits["rollout"]}, 0.9, minute.MORE))[-1])
+    assert met(list(minute._shares("returns", {**hits, "foresight": hits["rollout"]}, 0.9))[-1]), "equal is not worse"
+    ratios = {"foresight": [0.98, 1.01], "rollout": [1.3, 0.8]}
+    swapped = {"foresight": ratios["rollout"], "rollout": ratios["foresight"]}
+    less, worse = (list(minute._means("drift", made, None, 1, bad=minute._off))[-1] for made in (ratios, swapped))
+    assert met(less) and not met(worse) and less.value == -worse.value < 0
+    assert not list(minute._means("jump", {"foresight": [1.0], "rollout": []}, None, None))[1:], "nothing to compare with"
+
+
+# -- exactness, cost -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bench")
+    model = write_tiny_model(folder)
+    studio = Studio(Pipeline.load(model, torch.float32), folder / "films", steps=2)
+    return Bench(studio, None, Budget(prompts=1, paired=1, minute_side=32, films=1), str(model))
+
+
+def test_a_killed_run_is_compared_with_one_that_nobody_disturbed(bench, monkeypatch):
+    kills, inner = [], minute._Killed.__init__
+    monkeypatch.setattr(minute._Killed, "__init__", lambda self: kills.append(1) or inner(self))
+    twice, killed = minute.exact_rows(bench)
+    assert (twice.value, killed.value, len(kills)) == (0, 0, 1) and met(twice) and met(killed)
+    read = jobs.read_kept
+    spoil = lambda kept: kept and {name: t + 1 if t.is_floating_point() else t for name, t in kept.items()}  # noqa: E731
+    monkeypatch.setattr(jobs, "read_kept", lambda *a: spoil(read(*a)))
+    twice, killed = minute.exact_rows(bench)
+    assert twice.value == 0 and killed.value > 0.1 and not met(killed)
+
+
+def test_cost_of_both_plans_and_of_twice_the_length(bench, monkeypatch):
+    def child(command):
+        seconds, kind = float(command[5]), command[-1]
+        return json.dumps([(2 if kind == "foresight" else 3) * seconds, seconds, 100 + seconds])
+
+    monkeypatch.setattr(subprocess, "check_output", child)
+    rows = {row.name: row for row in minute.minute_cost_rows(bench)}
+    assert rows["cost: processor seconds a second of video, 30 s by rollout"].value == 3
+    memory = {kind: rows[f"memory of 60 s over 30 s by {kind}"] for kind in minute.KINDS}
+    assert memory["foresight"].value == pytest.approx(160 / 130) and not met(memory["foresight"]) and memory["rollout"].bar is None
+    assert met(rows["cost of a second, 60 s over 30 s by foresight"])
+
+
+SPY = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import sora_core.video_file as files
+write = files.write_video
+files.write_video = lambda target, chunks, fps: write(target, (print(len(chunk)) or chunk for chunk in chunks), fps)
+"""
+
+
+def test_what_is_timed_decodes_as_it_writes(bench, root):
+    settings = ("4", "32", "1", "2.0", "rollout")
+    done = subprocess.run([sys.executable, "-c", SPY + minute.COST, str(root), bench.model_path, *settings], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    *lengths, last = done.stdout.splitlines()
+    assert sum(map(int, lengths)) == 33 and len(lengths) > 1 and all(number > 0 for number in json.loads(last))
 
 
 # -- films ---------------------------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -87,7 +87,7 @@ def score(args: argparse.Namespace) -> list[Row]:
         rows += ROWS[name](bench)
         _say(f"{name}: {time.monotonic() - started:.0f} s")
     model = {"file": Path(args.model).name, "hash": studio.model, "steps": args.steps, "guidance": args.guidance}
-    model["size"] = "full" if args.full else "quick"
+    model |= {"size": "full" if args.full else "quick", **asdict(bench.budget)}
     out = Path(args.out)
     write(out, rows, model, worst_sheets(bench, out / "scorecard"))
     return rows

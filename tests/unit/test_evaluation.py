@@ -5,6 +5,7 @@ import itertools
 import json
 import sys
 import xml.etree.ElementTree as ET
+from argparse import Namespace
 from dataclasses import fields, replace
 
 import numpy as np
@@ -13,14 +14,27 @@ import torch
 from safetensors.torch import load_file
 
 from sora_pack.sora_core.evaluation import __main__ as program
-from sora_pack.sora_core.evaluation import adherence, bench, hearing, hiding, lessons, metrics, physics, report, rows, surprise
+from sora_pack.sora_core.evaluation import (
+    adherence,
+    bench,
+    geometry,
+    hearing,
+    hiding,
+    lessons,
+    metrics,
+    physics,
+    quality,
+    report,
+    rows,
+    surprise,
+)
 from sora_pack.sora_core.evaluation import observer as eyes
 from sora_pack.sora_core.evaluation.intervals import bootstrap, geometric_mean, wilson
 from sora_pack.sora_core.evaluation.studio import Studio, digest
 from sora_pack.sora_core.generate import generate
 from sora_pack.sora_core.pipeline import Pipeline
 from sora_pack.sora_core.plan import Lattice, single
-from sora_pack.sora_core.world import Object, Scene, caption, phyworld, render, scene_for
+from sora_pack.sora_core.world import Object, Scene, caption, is_held_out, phyworld, render, scene_for
 from sora_pack.sora_core.world.camera import picture_paths
 from sora_pack.tests.tiny_model import write_tiny_model
 
@@ -155,6 +169,18 @@ def test_impossible_clips_are_made_of_the_frames_of_the_possible_ones(what):
     assert not torch.equal(possible[0][4], possible[1][4]), f"nothing is broken by {what}"
     with pytest.raises(ValueError, match="colour, shape"):
         surprise.broken(scene, "smell")
+
+
+def test_scenes_of_the_rows_are_held_out(monkeypatch):
+    assert all(is_held_out(case.scene) for case in hiding.hidings(2, 8.0)) and all(map(is_held_out, geometry.orbit_scenes(2)))
+
+    def sampled(*_, held_out=None, **__):
+        raise RuntimeError(f"held_out={held_out}")
+
+    for module, measured in ((quality, quality.reconstruction_rows), (surprise, surprise.surprise_rows)):
+        monkeypatch.setattr(module, "sample_scene", sampled)
+        with pytest.raises(RuntimeError, match="held_out=True"):
+            list(measured(bench.Bench(None, None, bench.QUICK)))
 
 
 # -- facts -------------------------------------------------------------------------------------------------------------------------------
@@ -329,6 +355,13 @@ def test_the_digest_names_the_weights(pipeline):
         ("0 inside, or within 0.03", -0.1, -0.2, 0.01, True),
         ("0 inside, or within 0.03", -0.02, -0.025, -0.01, True),
         ("0 inside, or within 0.03", -0.1, -0.2, -0.05, False),
+        ("0 inside, or >= 0", -0.1, -0.3, 0.1, True),
+        ("0 inside, or >= 0", -0.1, -0.3, -0.05, False),
+        ("0 inside, or >= 0", -0.1, None, None, False),
+        ("0 inside, or <= 0", 0.1, 0.05, 0.2, False),
+        ("> 0", 0.1, 0.05, 0.2, True),
+        ("> 0", 0.1, -0.05, 0.2, False),
+        ("> 0", 0.1, None, None, False),
     ],
 )
 def test_a_bar_is_met_or_not(bar, value, low, high, expected):
@@ -348,6 +381,17 @@ def test_report_has_the_agreed_fields_and_says_what_is_not_met(tmp_path):
     assert len([e for e in svg.iter() if e.tag.endswith("circle")]) == 1
 
 
+def test_a_scorecard_says_of_how_much_it_is(model, observer, tmp_path, monkeypatch):
+    monkeypatch.setattr(program, "load_observer", lambda: observer)
+    monkeypatch.setattr(program, "ROWS", {"films": lambda bench: [report.Row("films", bench.budget.films, None, None, 1)]})
+    arguments = {"model": str(model), "device": "cpu", "full": False, "rows": ["films"], "videos": 3, "seconds": 12.0, "steps": 4}
+    program.score(Namespace(**arguments, guidance=2.0, folder=str(tmp_path), out=str(tmp_path)))
+    said = json.loads((tmp_path / "scorecard.json").read_text())
+    assert said["rows"][0]["value"] == said["model"]["films"] == 3
+    assert said["model"]["film_seconds"] == 12 and said["model"]["prompts"] == bench.QUICK.prompts
+    assert "films 3, film_seconds 12.0" in (tmp_path / "scorecard.md").read_text()
+
+
 def test_the_scorecard_of_a_tiny_model(model, observer, tmp_path, monkeypatch, capsys):
     """Every row but the costs, whose child processes load the shipped package, runs on any model; the second run makes nothing."""
     small = {field.name: 1 for field in fields(bench.Budget) if field.type == "int"} | {"prompts": 2, "minute_side": 16}
@@ -363,9 +407,8 @@ def test_the_scorecard_of_a_tiny_model(model, observer, tmp_path, monkeypatch, c
     assert "prompt adherence: all" in capsys.readouterr().out
     first = json.loads((tmp_path / "out" / "scorecard.json").read_text())
     values = {row["name"]: row["value"] for row in first["rows"]}
-    assert {"returns after 5 s hidden, foresight", "returns after 5 s hidden, rollout", "cuts at the frames asked for, foresight"} <= set(
-        values
-    )
+    assert {f"returns after 5 s out of sight, {kind}" for kind in ("foresight", "rollout")} <= set(values)
+    assert {"cuts at the frames asked for, foresight", "foresight - rollout: returns after 5 s out of sight"} <= set(values)
     assert values["kept frames, largest difference"] == 0 and values["observer on renders: colour"] == 0.9
     assert all(np.isfinite(row["value"]) and (row["low"] is None or row["low"] <= row["high"]) for row in first["rows"])
     assert list((tmp_path / "out" / "scorecard").glob("worst*.png"))

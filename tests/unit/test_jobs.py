@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ import torch
 from sora_pack.sora_core import jobs
 from sora_pack.sora_core.config import ModelHeader, preset
 from sora_pack.sora_core.generate import generate
-from sora_pack.sora_core.jobs import Job, content_hash, delete, kept_jobs, locked, read_kept, write_kept
+from sora_pack.sora_core.jobs import SAVE_SECONDS, Job, Progress, content_hash, delete, kept_jobs, locked, read_kept, write_kept
 from sora_pack.sora_core.passes import run_plan
 from sora_pack.sora_core.plan import Lattice, foresight, rollout
 from sora_pack.sora_core.shapes import VideoShape
@@ -119,6 +120,41 @@ def test_bad_files_are_made_anew(tmp_path, harm):
     job = started(tmp_path, plan)
     assert torch.equal(run_plan(plan, LATENTS, make, job), good)
     assert job.reused == len(plan.passes) - 1 and read_kept(files[0], files[0].stem) is not None
+
+
+@pytest.mark.parametrize("harm", ["", "torn", "foreign"])
+def test_a_pass_begins_anew_where_its_half_cannot_be_trusted(tmp_path, harm):
+    plan, found = foresight(Lattice(14), 4), []
+
+    def crash(p, cells, progress):
+        progress.save({"done": torch.tensor(3), "x": cells})
+        raise RuntimeError("out of memory")
+
+    def go_on(p, cells, progress):
+        found.append(progress.load())
+        return make(p, cells, progress)
+
+    with pytest.raises(RuntimeError):
+        run_plan(plan, LATENTS, crash, started(tmp_path, plan, every=0.0))
+    [half] = (tmp_path / "passes").glob("*.half.safetensors")
+    if harm == "torn":
+        half.write_bytes(half.read_bytes()[:-5])
+    elif harm:
+        write_kept(half, "of another pass", {"done": torch.tensor(3), "x": LATENTS})
+    made = run_plan(plan, LATENTS, go_on, started(tmp_path, plan, every=0.0))
+    assert torch.equal(made, run_plan(plan, LATENTS, make)) and not half.exists()
+    assert found[0] is None if harm else int(found[0]["done"]) == 3
+    assert found[1:] == [None] * (len(plan.passes) - 1)
+
+
+def test_how_far_a_pass_came_is_saved_every_30_seconds(tmp_path, monkeypatch):
+    now, saved = [100.0], []
+    monkeypatch.setattr(jobs, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    progress = Progress(tmp_path / "k.half.safetensors", "k", SAVE_SECONDS, lambda: saved.append(now[0]))
+    for step in range(100):
+        now[0] += 1.0
+        progress.save({"done": torch.tensor(step)})
+    assert saved == [130.0, 160.0, 190.0] and int(progress.load()["done"]) == 89
 
 
 def test_a_full_disk(tmp_path, monkeypatch):
@@ -248,7 +284,7 @@ def test_jobs_are_listed_and_deleted_only_by_name(tmp_path):
 
 # -- kill -9 -------------------------------------------------------------------------------------------------------------------------
 
-# A process that has loaded everything forks one that works for each line it reads; that one is killed.
+# A process that has loaded everything forks, for each line it reads, one that works for each folder in it; those can be killed.
 WORKERS = """
 import os, sys
 from pathlib import Path
@@ -256,17 +292,21 @@ import torch
 import tests.conftest
 from tests.unit.test_jobs import OPTIONS, SHAPE, random_model
 from sora_pack.sora_core.generate import generate
+from sora_pack.sora_core.jobs import content_hash
 torch.set_num_threads(1)
+def work(folder):
+    tell = lambda word: os.write(1, (word + "\\n").encode())  # whole lines, whoever else writes
+    made = generate(*random_model(), SHAPE, **OPTIONS, jobs=Path(folder), save_seconds=0.0, callback=lambda done: tell("step"))
+    tell(content_hash(made))
+    os._exit(0)
 for line in sys.stdin:
-    worker = os.fork()
-    if worker:
-        print(worker, flush=True)
+    workers = []
+    for folder in line.split():
+        workers.append(os.fork() or work(folder))
+    print(*workers, flush=True)
+    for worker in workers:
         os.waitpid(worker, 0)
-        print("ended", flush=True)
-    else:
-        told = lambda done: print("step", flush=True)
-        generate(*random_model(), SHAPE, **OPTIONS, jobs=Path(line.strip()), save_seconds=0.0, callback=told)
-        os._exit(0)
+    print("ended", flush=True)
 """
 SHAPE, PLAN = VideoShape(32, 32, 14), foresight(Lattice(14), 4)
 OPTIONS = {"steps": 12, "seed": 5, "solver": "second_order", "plan": PLAN}
@@ -280,25 +320,53 @@ def random_model():
     return model, ModelHeader(noise="frame", shift=3.0, native_fps=8.0), torch.randn(1, 64, 4096)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_kill_9_at_random_moments(tmp_path, root):
-    """Each start goes on from what the one before it left, and the end is bit for bit that of a run nobody disturbed."""
-    chance, done = random.Random(), []
-    with subprocess.Popen([sys.executable, "-c", WORKERS], cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as workers:
-        for _ in range(5):
-            print(tmp_path, file=workers.stdin, flush=True)
-            worker = int(workers.stdout.readline())
-            for _ in range(chance.randint(1, 8)):
-                assert workers.stdout.readline() == "step\n"
-            time.sleep(chance.uniform(0, 0.004))
-            os.kill(worker, signal.SIGKILL)
-            while workers.stdout.readline() != "ended\n":
-                pass
-        workers.stdin.close()
+@pytest.fixture(scope="module")
+def workers(root):
+    """A process of WORKERS."""
+    if not hasattr(os, "fork"):
+        pytest.skip("this system has no fork")
+    with subprocess.Popen([sys.executable, "-c", WORKERS], cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield process
+        process.stdin.close()
+
+
+@pytest.fixture
+def one_thread():
+    """As the workers have: another number of threads adds up in another order."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as in the workers: another number of threads adds up in another order
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def told(workers) -> list[str]:
+    """The lines until all workers have ended."""
+    return list(iter(workers.stdout.readline, "ended\n"))
+
+
+def test_kill_9_at_random_moments(tmp_path, workers, one_thread):
+    """Each start goes on from what the one before it left, and the end is bit for bit that of a run nobody disturbed."""
+    chance, done, steps, kills = random.Random(), [], 0, 5
+    for _ in range(kills):
+        print(tmp_path, file=workers.stdin, flush=True)
+        worker, before = int(workers.stdout.readline()), chance.randint(1, 8)
+        for _ in range(before):
+            assert workers.stdout.readline() == "step\n"
+        time.sleep(chance.uniform(0, 0.004))
+        os.kill(worker, signal.SIGKILL)
+        steps += before + told(workers).count("step\n")
     undisturbed = generate(*random_model(), SHAPE, **OPTIONS)
     resumed = generate(*random_model(), SHAPE, **OPTIONS, jobs=tmp_path, save_seconds=0.0, callback=done.append)
-    torch.set_num_threads(threads)
     assert torch.equal(resumed, undisturbed), f"max_diff={(resumed - undisturbed).abs().max()}"
-    assert len(done) < 12 * len(PLAN.passes), len(done)
+    # Saved after every step: none that was told is made again, and at each kill one was saved that nobody told.
+    whole = OPTIONS["steps"] * len(PLAN.passes)
+    assert whole - kills <= steps + len(done) <= whole, f"{steps} steps before the last start, {len(done)} after it, of {whole}"
+
+
+def test_two_processes_on_one_folder_make_each_pass_once(tmp_path, workers, one_thread):
+    print(tmp_path, tmp_path, file=workers.stdin, flush=True)
+    first, *lines = told(workers)
+    made = [line for line in lines if line != "step\n"]
+    assert len(first.split()) == 2 and lines.count("step\n") == OPTIONS["steps"] * len(PLAN.passes)
+    undisturbed = generate(*random_model(), SHAPE, **OPTIONS)
+    assert made == [content_hash(undisturbed) + "\n"] * 2

@@ -120,6 +120,18 @@ def test_a_full_disk_is_named(monkeypatch, tmp_path):
         environment._need_disk(tmp_path)
 
 
+@pytest.mark.parametrize("may_install", [False, True])
+def test_a_missing_chromium_is_asked_for_in_one_sentence(monkeypatch, may_install):
+    tried = []
+    monkeypatch.setattr(environment.shutil, "which", lambda name: "/usr/bin/apt-get" if name == "apt-get" else None)
+    monkeypatch.setattr(environment.os, "geteuid", lambda: 0 if may_install else 1000, raising=False)
+    monkeypatch.setattr(environment.subprocess, "run", lambda command, **_: tried.append(command[1]) or SimpleNamespace(returncode=100))
+    with pytest.raises(environment.SetupError) as missing:
+        environment.chromium()
+    assert "run `sudo apt-get install chromium`" in str(missing.value) and "\n" not in str(missing.value)
+    assert tried == (["install", "update", "install"] if may_install else [])
+
+
 @pytest.mark.parametrize(
     "said, sentence",
     [

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import comfy.model_management
+import psutil
 
+from ..sora_core.generate import STEPS
 from ..sora_core.plan import SMALLEST_PASS, Plan
 from ..sora_core.shapes import VideoShape
 from ..sora_core.transformer import SpacetimeTransformer
@@ -30,8 +32,8 @@ def check_memory(model, given: Given | None, plan: Plan, batch: int) -> None:
 
 
 def costs(model, plan: Plan, given: Given, batch: int) -> list[str]:
-    """Tokens, memory and time, for people; memory and time of our own models only."""
-    from ..sora_core.speed import memory_estimate, seconds_a_step
+    """Tokens, memory in its parts, and time, for people; memory and time of our own models only."""
+    from ..sora_core.speed import PROCESS_BYTES, memory_estimate, seconds_a_step
 
     shape, at_once = given.canvas.shape, _at_once(given, plan)
     lines = [f"{at_once * shape.tokens_per_cell:,} tokens at once, {shape.frames} frames"]
@@ -39,8 +41,18 @@ def costs(model, plan: Plan, given: Given, batch: int) -> list[str]:
         memory = memory_estimate(shape=shape, batch=batch, at_once=at_once, guidance=2.0, **facts)
         cells = [len(p.cells) for p in plan.passes]
         seconds = seconds_a_step(facts["config"], shape, cells, facts["dtype"], str(model.load_device)) * batch
-        lines.append(f"about {memory.peak / 2**30:.1f} GB, and {seconds:.2g} s for each step of the sampler; with guidance twice the time")
+        program = PROCESS_BYTES
+        if model.load_device.type == "cpu":  # there the host and all that it has loaded count too
+            program = max(program, psutil.Process().memory_info().rss - model.model_size())
+        total = memory.peak - PROCESS_BYTES + program
+        parts = {"program": program, "weights": memory.weights, "activations": memory.denoise, "decode": memory.decode}
+        lines.append(f"about {total / 2**30:.1f} GB: " + ", ".join(f"{name} {size / 2**30:.2g}" for name, size in parts.items()))
+        lines.append(f"about {seconds:.2g} s for each step of the sampler, {_duration(2 * STEPS * seconds)} for {STEPS} with guidance")
     return lines
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.2g} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 def _facts(model) -> dict:

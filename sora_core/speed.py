@@ -119,7 +119,8 @@ def seconds_a_step(
     device: str = "cpu",
     clock: Clock = time.perf_counter,
 ) -> float:
-    """Time of one forward in every pass, for passes of so many cells. Measured once for each model and machine, then predicted."""
+    """Time of one forward in every pass, for passes of so many cells. Measured once for each model and device in a process, then
+    predicted: a machine may be busier tomorrow."""
     least, linear, attention = _rates(config, dtype, device, clock)
     parts = [_flops(config, cells * shape.tokens_per_cell, cells) for cells in passes]
     return sum(least + linear * a + attention * b for a, b in parts)

@@ -1,5 +1,7 @@
 """Long videos through the host's real executor: plans, storyboards, jobs."""
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -56,7 +58,20 @@ def test_a_plan_is_followed(graph, steps, kind, cells):
     assert set(steps) <= cells, steps
     graph.run({**BEGIN, **plan(kind)}, ["plan", 0])
     text = shown(graph, "plan")
-    assert text.startswith(f"{kind}: ") and "tokens at once, 77 frames" in text and "GB, and " in text and "#" in text
+    assert text.startswith(f"{kind}: ") and "tokens at once, 77 frames" in text and "#" in text
+    assert re.search(r"about .* GB: program .*, weights .*, activations .*, decode .*\n", text)
+    assert re.search(r"\nabout .* s for each step of the sampler, .* for 20 with guidance\n", text)
+
+
+def test_memory_of_a_plan_counts_the_whole_server(graph, monkeypatch):
+    from types import SimpleNamespace
+
+    from sora_pack.nodes import costs
+
+    server = SimpleNamespace(memory_info=lambda: SimpleNamespace(rss=40 * 2**30))
+    monkeypatch.setattr(costs.psutil, "Process", lambda: server)
+    graph.run({**BEGIN, **plan("rollout")}, ["plan", 0])
+    assert re.search(r"about 40\.\d GB: program 40, weights", shown(graph, "plan")), shown(graph, "plan")
 
 
 def test_a_model_trained_for_foresight_foresees_by_itself(graph, steps):
@@ -240,17 +255,27 @@ def test_a_killed_pass_goes_on_where_it_was(graph, steps, monkeypatch, solver):
 
 
 @pytest.mark.parametrize("kind, files", [("webm", 1), ("mp4", 1), ("png", 9)])
-def test_a_video_is_saved_as(graph, kind, files):
+def test_a_video_is_saved_as(graph, monkeypatch, kind, files):
+    import av
+    from PIL import Image
+
     from sora_pack.sora_core.video_file import video_facts
     from sora_pack.tests.host.prompts import decode
 
+    execute, page = graph.executor.execute, {"extra_pnginfo": {"workflow": {"nodes": [{"id": 1, "title": "左"}]}}}
+    monkeypatch.setattr(graph.executor, "execute", lambda prompt, number, _, outputs: execute(prompt, number, page, outputs))
     saved = {"saved": node("SoraSave", video=["video", 0], filename_prefix=f"video/{kind}", format=kind)}
     path = Path(graph.run({**load(), **words(), **canvas(), **sample(seed=110), **decode(), **saved}, ["saved", 0]))
     if kind == "png":
         assert len(list(path.iterdir())) == files
+        tags = Image.open(path / "00009.png").text
     else:
         facts = video_facts(path)
         assert (facts.width, facts.height, facts.frames, facts.fps) == (64, 32, 9, 8)
+        with av.open(str(path)) as file:
+            tags = {name.lower(): value for name, value in file.metadata.items()}  # WebM has them in capitals
+    assert json.loads(tags["workflow"]) == page["extra_pnginfo"]["workflow"]
+    assert json.loads(tags["prompt"])["saved"]["inputs"]["format"] == kind
 
 
 # -- shots from fields, with pictures ------------------------------------------------------------------------------------------------

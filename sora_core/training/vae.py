@@ -117,7 +117,7 @@ def _file(path: Path, name: str) -> np.ndarray:
 def _render(name: str, device: str, pool: Executor, count: int) -> Tensor:
     """The first `count` clips of a kind."""
     _, frames, side = CLIPS[name]
-    scenes = [pool.submit(sample_scene, FIRST_SEEDS[name] + i) for i in range(count)]
+    scenes = [pool.submit(sample_scene, FIRST_SEEDS[name] + i, held_out=False) for i in range(count)]
     clips = torch.empty(count, frames, side, side, 3, dtype=torch.uint8, device=device)
     at_once = max(1, RENDERED_AT_ONCE // frames) if device != "cpu" else 1
     for first in range(0, count, at_once):

@@ -267,7 +267,7 @@ def test_frames_that_do_not_fit_are_refused_before_they_are_decoded(graph, decod
     graph.run({**BEGIN, **sample()}, ["sample", 0])
     monkeypatch.setattr(comfy.model_management, "get_total_memory", lambda *_, **__: 400_000)
     sentence = refusal(graph, prompt, ["frames", 0])
-    assert "to_second: 9 frames of 64x32 are" in sentence and "take a shorter part, or save with 'Sora Decode'" in sentence
+    assert "to_second: 9 frames of 64x32 are" in sentence and "take a shorter part, or save with 'Sora Decode'" in sentence and not decoded
     assert graph.run({**prompt, **frames(end=0.5)}, ["frames", 0]).shape[0] == 5, "a part fits"
     monkeypatch.undo()
     assert graph.run(prompt, ["frames", 0]).shape[0] == 9

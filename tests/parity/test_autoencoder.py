@@ -9,9 +9,9 @@ from sora_pack.sora_core.config import VAEConfig
 # config, frames, height, width: odd on purpose
 CASES = {
     "ours": (VAEConfig(dim=16), 41, 24, 16),
-    "wide": (VAEConfig(dim=24), 17, 24, 40),
+    "wide": (VAEConfig(dim=24), 41, 8, 40),
     "public shape": (VAEConfig(dim=8, dim_mult=(1, 2, 4, 4)), 33, 8, 24),
-    "lopsided": (VAEConfig(dim=12, z_dim=6, dim_mult=(1, 1, 3, 2), num_res_blocks=1), 13, 16, 32),
+    "lopsided": (VAEConfig(dim=12, z_dim=6, dim_mult=(1, 1, 3, 2), num_res_blocks=1), 41, 8, 32),
 }
 CHUNKS = (None, 1, 2, 3, 7)
 
@@ -37,6 +37,7 @@ def pair(request, host):
     theirs.load_state_dict(ours.state_dict())
     x = torch.rand(1, 3, frames, height, width) * 2 - 1
     z = theirs.encode(x)
+    assert z.shape[2] > 1 + max(CHUNKS[1:]), "chunks of every length walk"
     return ours, theirs, x, z, theirs.decode(z)
 
 

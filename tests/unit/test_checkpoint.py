@@ -72,6 +72,22 @@ def test_sizes_are_found_for_every_preset(name):
     assert checkpoint.detect_transformer(shapes, name) == PRESETS[name]
 
 
+@pytest.mark.parametrize("dim, ffn, blocks", [(1536, 8960, 30), (5120, 13824, 40)])
+def test_the_public_files_have_their_sizes(dim, ffn, blocks):
+    """Wan 2.1 text to video 1.3B and 14B, by shapes as they are published."""
+    shapes = {
+        "patch_embedding.weight": (dim, 16, 1, 2, 2),
+        "text_embedding.0.weight": (dim, 4096),
+        "time_embedding.0.weight": (dim, 256),
+        "head.head.weight": (64, dim),
+        **{f"blocks.{i}.ffn.0.weight": (ffn, dim) for i in range(blocks)},
+    }
+    found = checkpoint.detect_transformer(shapes, "file")
+    assert (found.dim, found.ffn_dim, found.num_layers, found.num_heads) == (dim, ffn, blocks, dim // 128)
+    whole = {n: tuple(t.shape) for n, t in SpacetimeTransformer(found, device="meta").state_dict().items()}
+    assert whole.items() >= shapes.items() and f"blocks.{blocks}.ffn.0.weight" not in whole
+
+
 @pytest.mark.parametrize("config", [VAEConfig(dim=8), VAEConfig(dim=96), VAEConfig(8, 4, (1, 1, 3), 1, (True, False))])
 def test_sizes_of_a_vae_are_found(config):
     model = VideoVAE(config, device="meta")

@@ -1,5 +1,6 @@
 """The core's loop over plans: same seed same latents, known cells untouched, words of each shot, progress and cancelling."""
 
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -45,6 +46,16 @@ def test_every_plan_runs_and_repeats(model, kind):
 
 def test_one_pass_is_what_no_plan_gives(model):
     assert torch.equal(run(model), run(model, single(Lattice(14))))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_gpu_makes_the_same_video(model, solver):
+    ours = run(model, solver=solver)
+    theirs = run(deepcopy(model).cuda(), words=words().cuda(), solver=solver)
+    assert theirs.is_cuda
+    error = ((theirs.cpu() - ours).norm() / ours.norm()).item()
+    assert error < 1e-2, f"relative error {error:.1e}"  # TensorFloat-32 in convolutions
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,5 +1,6 @@
 """The procedural world: seeds, the held-out split, geometry at any second, frames of any size, captions that are never false."""
 
+import colorsys
 import random
 import re
 from dataclasses import replace
@@ -21,7 +22,7 @@ def test_same_seed_same_scene_same_frames():
     assert torch.equal(world.render(again, [0.3], 48, 48), world.render(world.sample_scene(7), [0.3], 48, 48))
 
 
-def test_json_round_trip():
+def test_json_laptrip():
     for one in SCENES[:50]:
         assert world.Scene.from_json(one.to_json()) == one
 
@@ -95,6 +96,12 @@ def test_motion_does_what_its_name_says():
                 assert (camera.pose(one.camera, times).eye - path).norm(dim=-1).diff().max() < 0, one.seed
             elif body.motion == "bounce":
                 assert path[:, 1].min() >= 0 and path[:, 1].max() > 0.5
+            elif body.motion == "circle":
+                lap = motion.position(body, torch.linspace(0, body.period, 41, dtype=torch.float64)[:-1])
+                arm = lap - lap.mean(0)
+                radius, turned = arm.norm(dim=-1), torch.linalg.cross(arm, arm.roll(-1, 0))[:, 1]
+                assert radius.max() - radius.min() < 1e-6 and radius.min() > 0.1, one.seed
+                assert turned.min() > 0 or turned.max() < 0, "it goes on in one direction"
             elif body.motion == "still":
                 assert torch.equal(path[0], path[-1])
 
@@ -129,6 +136,23 @@ def test_every_object_is_seen_in_its_colour_and_casts_a_shadow():
         shadow = ((frame[64:, :, 0] < 0.85 * ground[0]) & (frame[64:, :, 2] > frame[64:, :, 0])).sum().item()
         assert 300 < red < 2500, (shape, red)
         assert shadow > 25, (shape, shadow)
+
+
+HUES = {"red": 0, "orange": 30, "yellow": 55, "green": 130, "blue": 230, "purple": 285}  # degrees
+
+
+def test_all_eight_colours_are_seen():
+    scenes = {colour: world.scene_for([(colour, "ball", "still", "large")], "meadow", "day", seed=1) for colour in world.COLOURS}
+    frames = {colour: world.render(one, [0.0], 64, 64)[0].float() / 255 for colour, one in scenes.items()}
+    together = torch.stack(list(frames.values()))
+    body = (together.amax(0) - together.amin(0)).amax(-1) > 0.15
+    assert body.sum() > 200 and len(frames) == 8
+    for colour, frame in frames.items():
+        hue, saturation, value = colorsys.rgb_to_hsv(*frame[body].median(0).values.tolist())
+        if colour in HUES:
+            assert saturation > 0.5 and abs((360 * hue - HUES[colour] + 180) % 360 - 180) < 15, (colour, 360 * hue, saturation)
+        else:
+            assert saturation < 0.2 and (value > 0.6 if colour == "white" else value < 0.3), (colour, saturation, value)
 
 
 def test_times_of_day_and_places_differ():

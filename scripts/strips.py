@@ -150,7 +150,8 @@ def write_section() -> None:
     lines = [
         EVERY_VERB,
         "",
-        "Orange: given, and in the result bit for bit. Grey: made. By `python scripts/strips.py`, the first result (seed 0).",
+        "Orange: given, and in the result bit for bit; for a remix the source, above the result. Grey: made. By "
+        "`python scripts/strips.py`, the first result (seed 0).",
         "",
     ]
     for name, example in EXAMPLES.items():

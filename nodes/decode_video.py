@@ -130,6 +130,7 @@ def clips(vae, latent: dict, seam: str) -> tuple[list[Clip], str]:
     Raises:
         ValueError: a LATENT that is not for video, or for another VAE.
     """
+    from .host_models import same_vae
     from .host_vae import strides_of
 
     samples, strides = samples_of(latent), strides_of(vae)
@@ -138,7 +139,7 @@ def clips(vae, latent: dict, seam: str) -> tuple[list[Clip], str]:
             f"latent: it has {samples.shape[1]} channels, the VAE needs {strides.channels}: use the VAE that belongs to the MODEL"
         )
     given, fps = given_of(latent), fps_of(latent, ModelHeader.native_fps)
-    if given is not None and given.canvas.shape.strides != strides:
+    if given is not None and (given.canvas.shape.strides != strides or not same_vae(vae, given.vae)):
         raise ValueError("vae: this is not the VAE that the canvas was made with: connect the same one to both nodes")
     first = Clip(vae, samples, 0, given, fps, seam == "carry", 0, 0)
     frames = first.canvas.timeline.frames

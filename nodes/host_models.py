@@ -10,6 +10,7 @@ from pathlib import Path
 
 import comfy.ldm.wan.vae
 import comfy.model_base
+import comfy.taesd.taehv
 import torch
 from torch import Tensor
 
@@ -48,6 +49,18 @@ def fits_vae(model, vae) -> bool:
         return width == detect_vae({name: info.shape for name, info in read_layout(file)[1].items()}, file.name).dim
     except CheckpointError:
         return True
+
+
+def same_vae(vae, other) -> bool:
+    """Whether two VAEs have the same latents, as far as their networks tell; the host's tiny decoders are for those of others."""
+    kinds = {_kind(vae), _kind(other)}
+    return other is None or len(kinds) == 1 or comfy.taesd.taehv.TAEHV in kinds
+
+
+def _kind(vae) -> type | int:
+    network = getattr(vae, "first_stage_model", None)
+    ours = isinstance(network, HostVAE | comfy.ldm.wan.vae.WanVAE)  # one file opens as either
+    return network.encoder.conv1.out_channels if ours else type(network)
 
 
 def conditions(model, given: Given | None) -> dict:

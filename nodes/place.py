@@ -99,6 +99,7 @@ class SoraPlaceVideo(io.ComfyNode):
 
 def canvas_of(latent: dict, vae) -> tuple:
     """What a LATENT says is given, and its shape. Raises ValueError for a LATENT that is no canvas, or one of another VAE."""
+    from .host_models import same_vae
     from .host_vae import strides_of
 
     given = given_of(latent)
@@ -108,7 +109,7 @@ def canvas_of(latent: dict, vae) -> tuple:
         )
     if given.region is not None:
         raise ValueError("latent: nothing can be placed on the masked video of 'Sora Remix': place it before, and remix the result")
-    if strides_of(vae) != given.canvas.shape.strides:
+    if strides_of(vae) != given.canvas.shape.strides or not same_vae(vae, given.vae):
         raise ValueError("vae: this is not the VAE that the canvas was made with: connect the same one to both nodes")
     return given, given.canvas.shape
 

@@ -4,7 +4,23 @@ import pytest
 import torch
 
 from sora_pack.tests.host.executor import refusal
-from sora_pack.tests.host.prompts import canvas, clip, custom_sample, extend, fill, frames, ksample, node, remix, sample, verb
+from sora_pack.tests.host.prompts import (
+    canvas,
+    clip,
+    custom_sample,
+    decode,
+    extend,
+    fill,
+    frames,
+    ksample,
+    load,
+    node,
+    picture,
+    place,
+    remix,
+    sample,
+    verb,
+)
 from sora_pack.tests.host.tiny_host_models import STRIDES
 
 pytestmark = pytest.mark.usefixtures("clip_node", "host_sources")
@@ -54,6 +70,24 @@ def test_given_frames_and_known_cells_come_back(graph, host_files, name, how):
             start += len(images) if start < 0 else 0
             expected = given[part]
             assert torch.equal(images[start : start + len(expected)], expected)
+
+
+def test_a_vae_of_other_latents_is_refused(graph, host_files):
+    """VAEs with 16 channels and these strides are many; a canvas knows its own."""
+    from types import SimpleNamespace
+
+    from sora_pack.nodes.host_models import same_vae
+    from sora_pack.nodes.host_vae import HostVAE
+    from sora_pack.sora_core.config import VAEConfig
+
+    begun = vae_first({**canvas(width=32), **picture(width=32)}) | begin(host_files, "wan_t2v") | {"other": load()["load"]}
+    placed = place()
+    placed["placed"]["inputs"]["vae"] = ["other", 2]
+    for verbs in (placed, decode("canvas", vae=("other", 2)), frames("canvas", vae=("other", 2))):
+        (name,) = verbs
+        assert "this is not the VAE that the canvas was made with: connect the same one" in refusal(graph, begun | verbs, [name, 0])
+    wide, narrow, none = (SimpleNamespace(first_stage_model=HostVAE(VAEConfig(dim=dim), torch.float32)) for dim in (16, 8, 16))
+    assert same_vae(wide, none) and same_vae(wide, None) and not same_vae(wide, narrow)
 
 
 def test_image_to_video_sees_what_is_given(graph, host_files, monkeypatch):

@@ -14,8 +14,10 @@ import comfy.taesd.taehv
 import torch
 from torch import Tensor
 
+from ..sora_core.canvas import Canvas, Guide
 from ..sora_core.checkpoint import CheckpointError, detect_vae, read_layout
 from ..sora_core.config import TEXT_DIM, TEXT_ROW_MULTIPLE, preset
+from ..sora_core.plan import Plan, window_of
 from .canvas import Given
 from .host import SoraModel, header_of
 from .host_vae import HostVAE, VideoCoder
@@ -24,6 +26,13 @@ from .load_model import companion
 
 PUBLIC_WIDTH, PUBLIC_VAE_WIDTH = preset("wan-1.3b").dim, 96
 """Of the narrowest public Wan 2.1 model and of its VAE."""
+
+FAMILIES = (
+    (comfy.model_base.WAN21, "Wan"),
+    (comfy.model_base.LTXV, "LTX-Video"),
+    (comfy.model_base.HunyuanVideo, "HunyuanVideo"),
+)
+HUNYUAN_FPS = 24.0
 
 
 def empty_prompt(model, positive: list) -> list:
@@ -63,6 +72,32 @@ def _kind(vae) -> type | int:
     return network.encoder.conv1.out_channels if ours else type(network)
 
 
+def family(model) -> str:
+    """What a MODEL is called in sentences."""
+    named = (name for kind, name in FAMILIES if isinstance(model.model, kind))
+    return header_of(model).name or next(named, type(model.model).__name__)
+
+
+def limits(model, given: Given | None, plan: Plan) -> list[str]:
+    """What a MODEL cannot do of what its canvas asks for, though it runs: a sentence each."""
+    if given is None:
+        return []
+    name, canvas, shape, lines = family(model), given.canvas, given.canvas.shape, []
+    wan, ltx, hunyuan = (isinstance(model.model, kind) for kind, _ in FAMILIES)
+    if shape.cells > 1 and not (wan or ltx or (hunyuan and shape.fps == HUNYUAN_FPS)):
+        lines.append(f"{name} is told no frame rate: things move as at the rate that it was trained on, not as at {shape.fps:g} a second")
+    if not takes_guides(model) and not takes_pictures(model):
+        hidden = [canvas.offset + guide.frame for guide in canvas.guides if beside_known(canvas, guide)]
+        if hidden:
+            frames = f"frame{'s' if len(hidden) > 1 else ''} {', '.join(map(str, hidden))}"
+            lines.append(f"{name} is not shown the given {frames}: it takes whole latent cells, and the one beside is given")
+    windowed = "context_handler" in model.model_options
+    asked = given.plan.kind if given.plan else "auto"
+    if asked == "auto" and not wan and not windowed and shape.cells > window_of(header_of(model), shape.strides):
+        lines.append(f"{name} made all in one pass, for how long it can be is not known: 'Sora Plan' with rollout makes it in several")
+    return lines
+
+
 def conditions(model, given: Given | None) -> dict:
     """What a canvas says that this MODEL takes as entries of CONDITIONING."""
     if given is None:
@@ -83,6 +118,17 @@ def takes_pictures(model) -> bool:
     channels = model.get_model_object("latent_format").latent_channels
     taken = model.model.model_config.unet_config.get("in_dim", channels)
     return isinstance(model.model, comfy.model_base.WAN21) and taken == 2 * channels + 4
+
+
+def takes_guides(model) -> bool:
+    """Whether it was trained with pictures beside the lattice."""
+    return isinstance(model.model, SoraModel) and model.model.header.noise == "frame"
+
+
+def beside_known(canvas: Canvas, guide: Guide) -> bool:
+    """Whether a cell beside that of a guide is known: a model without guides is then not shown the guide, whose cell would stand still."""
+    cell = canvas.shape.strides.cell_of_frame(guide.frame)
+    return not {cell - 1, cell + 1}.isdisjoint(canvas.known)
 
 
 def image_to_video(given: Given) -> dict:

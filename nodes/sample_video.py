@@ -141,7 +141,7 @@ class SoraSampler(io.ComfyNode):
         low_noise_model=None,
         switch_sigma=0.875,
     ) -> io.NodeOutput:
-        from .host_models import empty_prompt
+        from .host_models import empty_prompt, limits
         from .known import enlarged, to_host
         from .place import with_shot_pictures
 
@@ -175,7 +175,8 @@ class SoraSampler(io.ComfyNode):
         )
         job = job_for(passes, cls.hidden, ("model", "low_noise_model", "sampler"), [sampler_name, switch_sigma])
         made = to_host(passes.sample(job))
-        note = "\n".join(line for line in (summary(plan) if len(plan.passes) > 1 else "", job.note if job else "") if line)
+        lines = (summary(plan) if len(plan.passes) > 1 else "", job.note if job else "", *limits(model, given, plan))
+        note = "\n".join(line for line in lines if line)
         show_on_node(cls, note)
         return io.NodeOutput({**latent, "samples": made}, ui=ui.PreviewText(note) if note else None)
 
@@ -237,7 +238,7 @@ def _canvas(given: Given | None) -> Canvas | None:
 
 def check(model, positive, negative, latent: dict) -> None:
     """Refuses, before any work, what does not belong together. Raises ValueError naming the input."""
-    from .host_models import fits_vae, takes_pictures
+    from .host_models import family, fits_vae, takes_pictures
 
     samples, form = samples_of(latent), model.get_model_object("latent_format")
     if form.latent_dimensions != 3:
@@ -259,9 +260,11 @@ def check(model, positive, negative, latent: dict) -> None:
         raise ValueError(f"latent: its sides are {samples.shape[-1]} and {samples.shape[-2]} cells, they must be even: use 'Sora Canvas'")
     pictured = given and (given.canvas.spans or given.canvas.guides or has_pictures(positive) or "concat_latent_image" in positive[0][1])
     if given and takes_pictures(model) and not pictured:
+        remixed = bool(given.sources)  # given, but nothing of it to be kept
+        asked = "do 'Sora Remix'" if remixed else "make a video from words alone"
+        right = "load a text-to-video model" if remixed else "add 'Sora Place Image', or load a text-to-video model"
         raise ValueError(
-            "model: this image-to-video model goes on from pictures, and the canvas has none: add 'Sora Place Image', or load a "
-            "text-to-video model (for 'Sora Remix' too)"
+            f"model: {family(model)} image-to-video cannot {asked}: it goes on from pictures, and the canvas has none; {right}"
         )
     for name, conditioning in (("positive", positive), ("negative", negative)):
         for rows, *_ in conditioning or ():
@@ -299,7 +302,7 @@ class Run:
 def prepare(model, latent: dict, noise) -> Run:
     """Brings a LATENT into the form that the MODEL was trained for: guides behind the lattice, or held cells in it; positions; fps."""
     from . import host
-    from .host_models import takes_pictures
+    from .host_models import takes_guides, takes_pictures
 
     given, header, ours = given_of(latent), host.header_of(model), isinstance(model.model, host.SoraModel)
     model = host.keep_known_cells(model.clone())
@@ -309,8 +312,7 @@ def prepare(model, latent: dict, noise) -> Run:
         host.show_known_cells(model)
     if given is None:
         return run
-    knows_guides = ours and header.noise == "frame"
-    if given.guides and knows_guides:
+    if given.guides and takes_guides(model):
         append_guides(run, given)
     elif given.guides and not takes_pictures(model):
         hold_cells(run, given)
@@ -356,12 +358,14 @@ def append_guides(run: Run, given: Given) -> None:
 
 def hold_cells(run: Run, given: Given) -> None:
     """For models without guides: each picture becomes the known cell that holds its frame; beside a known cell none is needed."""
+    from .host_models import beside_known
+
     run.samples = run.samples.clone()
     run.mask = torch.ones_like(run.samples[:, :1]) if run.mask is None else run.mask.expand(len(run.samples), -1, -1, -1, -1).clone()
     for guide, held in zip(given.canvas.guides, given.held):
-        cell = given.canvas.shape.strides.cell_of_frame(guide.frame)
-        if {cell - 1, cell + 1}.intersection(given.canvas.known):
+        if beside_known(given.canvas, guide):
             continue
+        cell = given.canvas.shape.strides.cell_of_frame(guide.frame)
         run.samples[:, :, cell] = held[:, :, 0].to(run.samples)
         run.mask[:, :, cell] = 0
 

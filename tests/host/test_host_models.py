@@ -72,6 +72,31 @@ def test_given_frames_and_known_cells_come_back(graph, host_files, name, how):
             assert torch.equal(images[start : start + len(expected)], expected)
 
 
+def size_for(name: str) -> dict:
+    """Two tokens a side at least."""
+    side = 64 if STRIDES[name].space == 32 else 32
+    return {"width": side, "height": side}
+
+
+def test_what_a_host_model_cannot_do_is_said(graph, host_files):
+    """By the sampler, a sentence each that names the model; and nothing where there is nothing to say."""
+
+    def said(name, verbs, latent="canvas", **more) -> str:
+        run = sample(latent, steps=1, guidance=1.0, model=("unet", 0), **more)
+        graph.run(vae_first({**verbs, **run}) | begin(host_files, name), ["sample", 0])
+        return "\n".join(graph.history["outputs"].get("sample", {}).get("text", ()))
+
+    size = {"width": 32, "height": 32}
+    assert "HunyuanVideo is told no frame rate: " in said("hunyuan", canvas(0.5, **size))
+    assert "frame rate" not in said("hunyuan", canvas(0.0, **size)) + said("hunyuan", canvas(0.2, fps=24.0, **size))
+    assert said("wan_t2v", canvas(0.5, **size)) == ""
+    pictures = {**picture(**size), **place(), **place(0.25, latent="placed", name="two"), **place(1.0, latent="two", name="three")}
+    text = said("wan_t2v", {**canvas(1.0, **size), **pictures}, "three")
+    assert text == "Wan is not shown the given frame 2: it takes whole latent cells, and the one beside is given"
+    assert said("wan_i2v", {**canvas(1.0, **size), **pictures}, "three") == ""
+    assert "LTX-Video made all in one pass, for how long it can be is not known" in said("ltxv", canvas(11.0, **size_for("ltxv")))
+
+
 def test_a_vae_of_other_latents_is_refused(graph, host_files):
     """VAEs with 16 channels and these strides are many; a canvas knows its own."""
     from types import SimpleNamespace
@@ -113,9 +138,10 @@ def test_image_to_video_sees_what_is_given(graph, host_files, monkeypatch):
 
 @pytest.mark.parametrize("name", ["wan_i2v", "wan22_i2v"])
 def test_image_to_video_without_pictures_is_refused(graph, host_files, name):
-    for verbs in (canvas(1.0, width=32, height=32), {**clip(), **remix()}):
+    for verbs, asked in ((canvas(1.0, width=32, height=32), "make a video from words alone"), ({**clip(), **remix()}, "do 'Sora Remix'")):
         prompt = vae_first({**verbs, **sample(steps=1, model=("unet", 0))}) | begin(host_files, name)
-        assert "goes on from pictures, and the canvas has none" in refusal(graph, prompt, ["sample", 0])
+        sentence = refusal(graph, prompt, ["sample", 0])
+        assert f"Wan image-to-video cannot {asked}: it goes on from pictures, and the canvas has none" in sentence
 
 
 def test_a_pair_is_one_run(graph, host_files):

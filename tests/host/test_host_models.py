@@ -1,7 +1,10 @@
 """Every verb on the host's own video models, by random weights in the public key format, opened by the host's loaders."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from sora_pack.tests.host.executor import refusal
 from sora_pack.tests.host.prompts import (
@@ -21,7 +24,7 @@ from sora_pack.tests.host.prompts import (
     sample,
     verb,
 )
-from sora_pack.tests.host.tiny_host_models import STRIDES
+from sora_pack.tests.host.tiny_host_models import STRIDES, write_host_model
 
 pytestmark = pytest.mark.usefixtures("clip_node", "host_sources")
 
@@ -78,6 +81,84 @@ def size_for(name: str) -> dict:
     return {"width": side, "height": side}
 
 
+def parts_masked(side: int) -> dict:
+    """A MASK that is white in its left half."""
+    solid = {"height": side, "value": 0.0}
+    half = node("SolidMask", **{**solid, "width": side // 2, "value": 1.0})
+    whole = node("SolidMask", **solid, width=side)
+    both = node("MaskComposite", destination=["whole", 0], source=["half", 0], x=0, y=0, operation="add")
+    return {"whole": whole, "half": half, "mask": both}
+
+
+def more_verbs(verb_name: str, size: dict) -> tuple[dict, int]:
+    """The canvas of a verb, and how many frames of its result are given."""
+    if verb_name == "join":
+        return {**clip("next", 9, seed=1, **size), **verb("SoraJoin", next_video=["next", 0], seconds=1.0)}, 26 + 9
+    if verb_name == "both":
+        return extend("both", 1.0), 26
+    if verb_name == "place image":
+        return {**canvas(1.0, name="empty", **size), **clip("next", 1, **size), **place(0.625, "next", "empty", name="canvas")}, 1
+    if verb_name == "place clip":
+        placed = node("SoraPlaceVideo", vae=["load", 2], latent=["empty", 0], video=["clip", 0], second=0.75, fit="cover", image_fps=8.0)
+        return {**canvas(4.0, name="empty", **size), "canvas": placed}, 26
+    if verb_name == "remix":
+        return {**parts_masked(size["width"]), **remix("strong", mask=["mask", 0])}, 0
+    return canvas(0.0, **size), 0
+
+
+@pytest.mark.parametrize(
+    "verb_name, name",
+    [
+        ("join", "wan_i2v"),
+        ("both", "ltxv"),
+        ("place image", "wan22_i2v"),
+        ("place clip", "hunyuan"),
+        ("remix", "wan22_5b"),
+        ("still", "wan_t2v"),
+    ],
+)
+def test_other_verbs_by_our_own_solver(graph, host_files, verb_name, name):
+    size = size_for("ltxv" if verb_name == "remix" else name)
+    verbs, count = more_verbs(verb_name, size)
+    prompt = {**clip(count=26, **size), **verbs, **frames(), **sample(steps=2, model=("unet", 0), sampler_name="sora_ancestral")}
+    ends = ["clip", 0], ["next" if "next" in prompt else "clip", 0], ["canvas", 0], ["sample", 0], ["frames", 0]
+    given, other, latent, made, images = graph.run(vae_first(prompt) | begin(host_files, name), *ends)
+    sources = (given, other) if verb_name == "join" else (other,)
+    runs = [(at, piece) for at, piece in latent["sora"].canvas.timeline.runs if piece.source >= 0]
+    assert sum(piece.count for _, piece in runs) == count and images.isfinite().all()
+    for at, piece in runs:
+        assert torch.equal(images[at : at + piece.count], sources[piece.source][piece.start : piece.start + piece.count])
+    if "noise_mask" in latent:
+        known = (latent["noise_mask"] == 0).expand_as(made["samples"])
+        assert torch.equal(made["samples"][known], latent["samples"][known])
+    if verb_name == "remix":
+        half = size["width"] // 2
+        assert torch.equal(images[:, :, half:], given[:, :, half:]) and not torch.equal(images[:, :, :half], given[:, :, :half])
+    if verb_name == "still":
+        assert len(images) == 1 and images.std() > 0
+
+
+@pytest.mark.parametrize("name", ["wan22_5b", "ltxv", "wan_t2v", "hunyuan"])
+def test_levels_of_noise_that_a_host_model_is_given(graph, host_files, monkeypatch, name):
+    """One of each cell, 0 for the known, where the model was trained for it; else one of all."""
+    prompt = {**clip(count=26, **size_for(name)), **extend(), **sample(steps=2, guidance=1.0, model=("unet", 0))}
+    prompt, levels = vae_first(prompt) | begin(host_files, name), []
+    model = graph.run(prompt, ["unet", 0])
+    kind = type(model.model.diffusion_model)
+    inner = kind.forward
+    monkeypatch.setattr(kind, "forward", lambda self, x, t, *a, **k: levels.append(t.reshape(len(x), -1)) or inner(self, x, t, *a, **k))
+    latent = graph.run(prompt, ["canvas", 0])
+    graph.run(prompt, ["sample", 0])
+    known = latent["noise_mask"].amax((0, 1, 3, 4)) == 0
+    assert len(levels) == 2 and known.any() and not known.all()
+    for level in levels:
+        if name in ("wan22_5b", "ltxv"):
+            level = level.unflatten(1, (len(known), -1))  # B F n
+            assert (level[:, known] == 0).all() and (level[:, ~known] > 0).all()
+        else:
+            assert level.shape == (1, 1) and level > 0
+
+
 def test_what_a_host_model_cannot_do_is_said(graph, host_files):
     """By the sampler, a sentence each that names the model; and nothing where there is nothing to say."""
 
@@ -121,19 +202,28 @@ def test_image_to_video_sees_what_is_given(graph, host_files, monkeypatch):
 
     seen, inner = [], comfy.model_base.WAN21.concat_cond
     monkeypatch.setattr(comfy.model_base.WAN21, "concat_cond", lambda self, **more: (seen.append(inner(self, **more)), seen[-1])[1])
-    prompt = {**clip(count=7, width=32, height=32), **fill(0.375, 0.75), **clip("picture", 1), **sample(steps=1, model=("unet", 0))}
+    size = {"width": 32, "height": 32}
+    verbs = {**clip(count=14, **size), **fill(0.5, 1.0), **clip("picture", 1, seed=2, **size), **place(0.75)}
+    prompt = {**verbs, **sample("placed", steps=1, model=("unet", 0))}
     for name in ("wan_i2v", "wan22_i2v"):
         seen.clear()
-        graph.run(vae_first(dict(prompt)) | begin(host_files, name), ["sample", 0])
+        begun = vae_first(dict(prompt)) | begin(host_files, name)
+        ends = ["clip", 0], ["picture", 0], ["placed", 0], ["unet", 0], ["sample", 0]
+        given, still, latent, model, _ = graph.run(begun, *ends)
         mask, cells = seen[0][:, :4], seen[0][:, 4:]
-        latent = graph.run(vae_first(dict(prompt)) | begin(host_files, name), ["canvas", 0])
-        spans = latent["sora"].canvas.spans
-        assert spans and cells.shape[1] == 16
-        expected = (latent["noise_mask"] == 0).float().expand(1, 4, -1, 4, 4)
-        for guide in latent["sora"].canvas.guides:
-            expected = expected.clone()
+        canvas_given = latent["sora"].canvas
+        assert canvas_given.spans and 6 in [canvas_given.offset + guide.frame for guide in canvas_given.guides]
+        expected = (latent["noise_mask"] == 0).float().expand(1, 4, -1, 4, 4).clone()
+        for guide in canvas_given.guides:
             expected[:, (guide.frame - 1) % 4, (guide.frame + 3) // 4] = 1
         assert torch.equal(mask.cpu(), expected)
+        result = given.clone()
+        result[6] = still[0]
+        frames_given = expected[0, :, :, 0, 0].T.flatten()[3:]  # cell 0 is one frame
+        lattice = result[canvas_given.offset :][: len(frames_given)]
+        shown = torch.where(frames_given.view(-1, 1, 1, 1) == 1, lattice, 0.5)
+        wanted = model.model.process_latent_in(latent["sora"].vae.encode(shown))
+        assert torch.allclose(cells.cpu(), wanted, atol=1e-4), f"{(cells.cpu() - wanted).abs().max():.1e}"
 
 
 @pytest.mark.parametrize("name", ["wan_i2v", "wan22_i2v"])
@@ -157,6 +247,114 @@ def test_a_pair_is_one_run(graph, host_files):
     run = sample(steps=4, model=("unet", 0), low_noise_model=["low", 0], switch_sigma=0.9)
     both = graph.run(vae_first({**verbs, **run}) | begun | {"low": other}, ["sample", 0])["samples"]
     assert (both - alone).abs().max() > 1e-3
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """What each forward of the host's Wan was made by, and (pass, cells, made cells) of each pass."""
+    import comfy.ldm.wan.model
+
+    from sora_pack.nodes.passes import PassSampler
+
+    forwards, passes = [], []
+    forward, make = comfy.ldm.wan.model.WanModel.forward, PassSampler.make
+    monkeypatch.setattr(comfy.ldm.wan.model.WanModel, "forward", lambda self, *a, **k: forwards.append(id(self)) or forward(self, *a, **k))
+
+    def made(self, p, cells, progress):
+        passes.append((p, cells, make(self, p, cells, progress)))
+        return passes[-1][2]
+
+    monkeypatch.setattr(PassSampler, "make", made)
+    return forwards, passes
+
+
+def rollout(model=("unet", 0), latent="canvas") -> dict:
+    """14 cells in windows of 6."""
+    settings = {"window": 6, "overlap": 2, "distance": 4}
+    return {"plan": node("SoraPlan", model=list(model), latent=[latent, 0], plan="rollout", **settings)}
+
+
+@pytest.mark.parametrize("long", [False, True])
+def test_a_pair_of_two_files(graph, host_files, runs, long):
+    """Each makes the steps of its levels, in every pass; what is given stays."""
+    import folder_paths
+
+    forwards, passes = runs
+    folder = Path(folder_paths.get_full_path("diffusion_models", host_files["wan22_i2v"])).parent
+    low = write_host_model(folder, "wan22_i2v", seed=1)
+    folder_paths.filename_list_cache.pop("diffusion_models", None)
+    size = {"width": 32, "height": 32}
+    pair = {"low_noise_model": ["low", 0], "switch_sigma": 0.9}
+    run = sample("plan" if long else "canvas", model=("unet", 0), steps=5, guidance=1.0, **pair)
+    verbs = {**clip(count=9, **size), **extend(seconds=5.0 if long else 1.0), **(rollout() if long else {})}
+    prompt = vae_first({**verbs, **run, **frames()}) | begin(host_files, "wan22_i2v")
+    prompt["low"] = node("UNETLoader", unet_name=low, weight_dtype="default")
+    prompt["sigmas"]["inputs"]["steps"] = 5
+    given, sigmas, made, images = graph.run(prompt, ["clip", 0], ["sigmas", 0], ["sample", 0], ["frames", 0])
+    (folder / low).unlink()
+    folder_paths.filename_list_cache.pop("diffusion_models", None)
+    first, second = forwards[0], forwards[-1]
+    share = int((sigmas >= 0.9).sum())
+    assert first != second and 0 < share < 5 and len(passes) == (3 if long else 1)
+    assert forwards == ([first] * share + [second] * (5 - share)) * len(passes)
+    assert made["samples"].isfinite().all() and torch.equal(images[:9], given)
+    for p, cells, whole in passes:
+        assert torch.equal(whole[:, :, p.seen_at], cells[:, :, p.seen_at].to(whole))
+
+
+def test_passes_of_an_image_to_video_model(graph, host_files, runs, monkeypatch):
+    """Each is given the cells that it sees in the way of its training, made ones too."""
+    import comfy.model_base
+
+    seen, inner = [], comfy.model_base.WAN21.concat_cond
+    monkeypatch.setattr(comfy.model_base.WAN21, "concat_cond", lambda self, **more: (seen.append(inner(self, **more)), seen[-1])[1])
+    size = {"width": 32, "height": 32}
+    verbs = {**canvas(6.5, **size), **picture(**size), **place(), **rollout(latent="placed")}
+    run = sample("plan", steps=1, guidance=1.0, model=("unet", 0))
+    prompt = vae_first({**verbs, **run, **frames()}) | begin(host_files, "wan_i2v")
+    still, model, made, images = graph.run(prompt, ["picture", 0], ["unet", 0], ["sample", 0], ["frames", 0])
+    passes = runs[1]
+    assert len(passes) == 3 and made["samples"].isfinite().all() and torch.equal(images[0], still[0])
+    each = len(seen) // len(passes)  # words of both kinds
+    for (p, cells, _), told in zip(passes, seen[::each], strict=True):
+        mask, image = told[:, :4].cpu(), told[:, 4:].cpu()
+        assert (mask[:, :, p.seen_at] == 1).all() and (mask[:, :, p.made_at] == 0).all()
+        wanted = model.model.process_latent_in(cells[:, :, p.seen_at].float().clone())
+        assert torch.allclose(image[:, :, p.seen_at], wanted, atol=1e-4)
+
+
+def test_passes_of_ltx_video(graph, host_files, runs):
+    size = size_for("ltxv")
+    verbs = {**canvas(13.0, **size), **picture(**size), **place(), **rollout(latent="placed")}
+    prompt = vae_first({**verbs, **sample("plan", steps=1, model=("unet", 0)), **frames()}) | begin(host_files, "ltxv")
+    still, made, images = graph.run(prompt, ["picture", 0], ["sample", 0], ["frames", 0])
+    assert len(runs[1]) == 3 and made["samples"].isfinite().all() and torch.equal(images[0], still[0])
+    text = "\n".join(graph.history["outputs"]["sample"]["text"])
+    assert "rollout: 3 passes, at most 6 of 14 cells" in text and "one pass" not in text
+    for p, cells, whole in runs[1]:
+        assert torch.equal(whole[:, :, p.seen_at], cells[:, :, p.seen_at].to(whole))
+
+
+def test_a_step_distilled_lora(graph, host_files, runs):
+    """Without guidance a step is one forward."""
+    import folder_paths
+
+    folder = Path(folder_paths.get_folder_paths("loras")[0])
+    folder.mkdir(exist_ok=True, parents=True)
+    name, draw = "diffusion_model.blocks.0.ffn.0", torch.Generator().manual_seed(1)
+    ends = {f"{name}.lora_A.weight": torch.randn(1, 128, generator=draw), f"{name}.lora_B.weight": torch.randn(128, 1, generator=draw)}
+    save_file(ends, folder / "distilled.safetensors")
+    folder_paths.filename_list_cache.pop("loras", None)
+    lora = {"lora": node("LoraLoaderModelOnly", model=["unet", 0], lora_name="distilled.safetensors", strength_model=1.0)}
+    verbs = {**clip(count=9, width=32, height=32), **extend(), **frames()}
+    made = []
+    for model in ("lora", "unet"):
+        runs[0].clear()
+        prompt = vae_first({**verbs, **lora, **sample(steps=4, guidance=1.0, model=(model, 0))}) | begin(host_files, "wan_t2v")
+        given, latent, images = graph.run(prompt, ["clip", 0], ["sample", 0], ["frames", 0])
+        assert len(runs[0]) == 4 and torch.equal(images[:9], given)
+        made.append(latent["samples"])
+    assert (made[0] - made[1]).abs().max() > 1e-3
 
 
 def test_rates_of_the_host_models(graph, host_files):

@@ -22,7 +22,7 @@ HUNYUAN = {
 }
 
 
-def write_host_model(folder: Path, name: str) -> str:
+def write_host_model(folder: Path, name: str, seed: int = 0) -> str:
     """Writes one of STRIDES to a folder; returns the file's name."""
     import comfy.ldm.hunyuan_video.model
     import comfy.ldm.lightricks.model
@@ -39,9 +39,9 @@ def write_host_model(folder: Path, name: str) -> str:
         "hunyuan": (comfy.ldm.hunyuan_video.model.HunyuanVideo, HUNYUAN),
     }
     kind, sizes = kinds[name]
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = kind(**sizes, dtype=torch.float32, operations=comfy.ops.disable_weight_init)
-    file = f"host_{name}.safetensors"
+    file = f"host_{name}_{seed}.safetensors" if seed else f"host_{name}.safetensors"
     tensors = {key: torch.randn(t.shape) * 0.05 for key, t in model.state_dict().items()}
     save_file(tensors, folder / file)
     return file

@@ -20,7 +20,7 @@ from ..sora_core.canvas import NEW, Canvas, blank, composed, result_frames
 from ..sora_core.config import ModelHeader
 from ..sora_core.shapes import VideoShape
 from ..sora_core.sound import cut_sound
-from .canvas import KEY, Given, fps_of, given_of, samples_of
+from .canvas import KEY, Given, fps_of, given_of, restored, samples_of
 from .show import show_on_node
 
 SEAMS = ("carry", "hard")
@@ -234,12 +234,12 @@ class SoraDecode(io.ComfyNode):
             outputs=[
                 io.Video.Output(is_output_list=True, tooltip="One video for each of the batch, for Save Video and ComfyUI's video nodes.")
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(cls, vae, latent, seam) -> io.NodeOutput:
-        made, note = clips(vae, latent, seam)
+        made, note = clips(vae, restored(latent, cls.hidden), seam)
         show_on_node(cls, note)
         return io.NodeOutput([LatentVideo(clip) for clip in made], ui=ui.PreviewText(note))
 
@@ -276,12 +276,12 @@ class SoraDecodeFrames(io.ComfyNode):
                 io.Image.Output(is_output_list=True, tooltip="The frames, one IMAGE for each video of the batch."),
                 io.Float.Output(display_name="fps", tooltip="Frames a second, for Create Video."),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(cls, vae, latent, from_second, to_second, seam) -> io.NodeOutput:
-        made, note = clips(vae, latent, seam)
+        made, note = clips(vae, restored(latent, cls.hidden), seam)
         start, end = frame_range(from_second, to_second, made[0].count, made[0].fps)
         check_memory((end - start) * len(made), made[0].size)
         bar, images = comfy.utils.ProgressBar((end - start) * len(made)), []

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..sora_core.canvas import encode_given, encode_held
 from ..sora_core.sound import soundtrack
-from .canvas import KEY, ROUNDING, Given, Media, given_of, samples_of
+from .canvas import KEY, Given, Media, alike, given_of, samples_of
 from .costs import check_canvas
 from .host_vae import VideoCoder
 from .media import refitted
@@ -52,12 +52,12 @@ def latent_of(vae, given: Given, latent: dict | None = None) -> dict:
         sound=soundtrack(canvas.timeline, canvas.shape.fps, [media.sound for media in given.sources]),
     )
     samples = latent["samples"] if latent else to_host(torch.zeros(batch, *canvas.shape.latent))
+    mask = canvas.mask().view(1, 1, -1, 1, 1)
     if not canvas.known:
-        return {**(latent or {}), "samples": samples, KEY: given}
+        return {**(latent or {}), "samples": samples, KEY: replace(given, known=samples, mask=mask)}
     # An empty latent is all zero to the host, a partly filled one is not: there the unknown cells are what the model sees as zero.
     samples = samples.clone() if samples.any() else latents.to(samples)
     samples[:, :, canvas.known] = latents[:, :, canvas.known].to(samples)
-    mask = canvas.mask().view(1, 1, -1, 1, 1)
     other = (latent or {}).get("noise_mask")
     if other is not None and other is not given.mask:  # somebody's own, not that of an earlier verb
         mask = mask * comfy.utils.reshape_mask(other, samples[:, :1].shape)
@@ -76,7 +76,7 @@ def enlarged(latent: dict) -> dict:
         return latent
     known, found = given.known[:, :, cells].float(), samples[:, :, cells].float()
     resized = (comfy.utils.common_upscale(known, width, height, method, "disabled").to(found) for method in RESIZERS)
-    if not any(torch.allclose(known, found, rtol=0, atol=ROUNDING) for known in resized):
+    if not any(alike(found, known) for known in resized):
         return latent
     space = shape.strides.space
     canvas = replace(given.canvas, shape=replace(shape, width=width * space, height=height * space))

@@ -22,7 +22,7 @@ from ..sora_core.generate import GUIDANCE, STEPS
 from ..sora_core.passes import known_cells
 from ..sora_core.plan import Lattice, single, summary
 from ..sora_core.shapes import PATCH, Strides
-from .canvas import Given, given_of, samples_of
+from .canvas import Given, given_of, restored, sampled, samples_of
 from .costs import check_memory
 from .passes import ANCESTRAL, RESUMABLE, PassSampler, Stage, job_for, plan_for
 from .show import show_on_node
@@ -145,6 +145,7 @@ class SoraSampler(io.ComfyNode):
         from .known import enlarged, to_host
         from .place import with_shot_pictures
 
+        latent = restored(latent, cls.hidden)
         models = [m for m in (model, low_noise_model) if m is not None]
         for m in models:
             check(m, positive, negative, latent)
@@ -178,7 +179,7 @@ class SoraSampler(io.ComfyNode):
         lines = (summary(plan) if len(plan.passes) > 1 else "", job.note if job else "", *limits(model, given, plan))
         note = "\n".join(line for line in lines if line)
         show_on_node(cls, note)
-        return io.NodeOutput({**latent, "samples": made}, ui=ui.PreviewText(note) if note else None)
+        return io.NodeOutput(sampled(latent, made), ui=ui.PreviewText(note) if note else None)
 
 
 class SoraNoise(io.ComfyNode):

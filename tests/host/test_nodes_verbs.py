@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sora_pack.sora_core.canvas import NEW
-from sora_pack.tests.host.executor import note
+from sora_pack.tests.host.executor import note, refusal
 from sora_pack.tests.host.prompts import (
     LENGTH,
     canvas,
@@ -23,6 +23,7 @@ from sora_pack.tests.host.prompts import (
     verb,
     words,
 )
+from sora_pack.tests.host.test_host_models import begin, vae_first
 
 pytestmark = pytest.mark.usefixtures("clip_node")
 
@@ -228,7 +229,8 @@ def test_extending_four_times_leaves_what_was_made(graph, encoded):
 HOST_EDITS = {
     "cut": node("LatentCut", samples=["sample", 0], dim="t", index=0, amount=3),
     "flip": node("LatentFlip", samples=["sample", 0], flip_method="y-axis: horizontally"),
-    "scale": node("LatentMultiply", samples=["sample", 0], multiplier=0.99),
+    "weaker": node("LatentMultiply", samples=["sample", 0], multiplier=0.99),
+    "stronger": node("LatentMultiply", samples=["sample", 0], multiplier=1.01),
     "larger": node("LatentUpscaleBy", samples=["sample", 0], upscale_method="nearest-exact", scale_by=2.0),
     "mixed": node("LatentBlend", samples1=["sample", 0], samples2=["other", 0], blend_factor=0.5),
 }
@@ -259,6 +261,100 @@ def test_a_second_pass_at_twice_the_size_keeps_the_given_frames(graph, method):
     flipped = {**prompt, "flip": node("LatentFlip", samples=["large", 0], flip_method="y-axis: horizontally")}
     flipped["again"] = sample("flip", steps=1, denoise=0.4)["sample"]
     assert not torch.equal(graph.run({**flipped, **frames("again")}, ["frames", 0])[:LENGTH], given)
+
+
+@pytest.mark.usefixtures("host_sources")
+def test_solvers_of_the_host_that_leave_noise_in_known_cells(graph, host_files):
+    """On a MODEL of the host nothing restores them: uni_pc ends at a noise level of 0.001, dpm_fast at that of its last step but one."""
+    for run, solver, least in ((ksample, "uni_pc", 1e-3), (custom_sample, "uni_pc", 1e-3), (ksample, "dpm_fast", 0.5)):
+        run = run(steps=2, sampler_name=solver, model=("unet", 0))
+        run.pop("sigmas", None)
+        longer = verb("SoraExtend", "sample", "longer", direction="forward", seconds=0.5)
+        prompt = vae_first({**clip(), **extend(), **run, **frames(), **longer, "more": frames("longer")["frames"]})
+        links = [[name, 0] for name in ("clip", "canvas", "sample", "frames", "more")]
+        given, latent, made, images, more = graph.run(prompt | begin(host_files, "wan_t2v"), *links)
+        moved = ((made["samples"] - latent["samples"]).abs() * (latent["noise_mask"] == 0)).max()
+        assert moved > least and torch.equal(images[:LENGTH], given), f"{solver}: {moved:.3f}"
+        assert solver == "dpm_fast" or torch.equal(more[:LENGTH], given), "the next verb takes the LATENT itself"
+
+
+PICTURE = {**canvas(1.0, **SIZE, name="empty"), **clip("picture", 1), **place(0.5, latent="empty", name="canvas")}
+"""One picture at frame 4, so that no cell is known."""
+
+EDITS = {
+    "across": ("LatentFlip", {"flip_method": "y-axis: horizontally"}),
+    "in time": ("LatentFlip", {"flip_method": "x-axis: vertically"}),
+    "around": ("LatentRotate", {"rotation": "180 degrees"}),
+    "weaker": ("LatentMultiply", {"multiplier": 0.99}),
+}
+
+
+@pytest.fixture
+def dots(graph):
+    """A node "Dots": a mask with a white pixel in every latent cell."""
+    from comfy_api.latest import io
+
+    class Dots(io.ComfyNode):
+        @classmethod
+        def define_schema(cls):
+            return io.Schema(node_id="Dots", category="test", inputs=[], outputs=[io.Mask.Output()])
+
+        @classmethod
+        def execute(cls):
+            mask = torch.zeros(1, 32, 32)
+            mask[:, 3::8, 5::8] = 1
+            return io.NodeOutput(mask)
+
+    graph.nodes.NODE_CLASS_MAPPINGS["Dots"] = Dots
+    mask = torch.zeros(32, 32)
+    mask[3::8, 5::8] = 1
+    return mask
+
+
+@pytest.mark.parametrize("what", ["picture", "mask"])
+def test_where_no_cell_is_known_nothing_is_pasted_on_edited_latents(graph, dots, what):
+    """A picture within a cell, or a mask with a part of every cell: what Sora Sampler made is known by itself, what other samplers made
+    by the graph."""
+    verbs = PICTURE if what == "picture" else {**clip(), "dots": node("Dots"), **remix(mask=["dots", 0])}
+    prompt = {**BEGIN, **verbs, **sample(steps=1, guidance=1.0), "theirs": ksample(steps=1, cfg=1.0)["sample"]}
+    prompt |= {"both": ksample("sample", steps=1, cfg=1.0, denoise=0.5)["sample"]}
+    kind, fields = EDITS["across"]
+    prompt |= {"turned": node(kind, samples=["canvas", 0], **fields), "late": sample("turned", steps=1, guidance=1.0)["sample"]}
+    straight, edited = ["sample", "theirs", "both"], [] if what == "picture" else ["late"]  # an empty canvas looks the same when turned
+    for made in ("sample", "theirs"):
+        for edit, (kind, fields) in EDITS.items():
+            edited.append(f"{made} {edit}")
+            prompt[edited[-1]] = node(kind, samples=[made, 0], **fields)
+    for name in (*straight, *edited):
+        prompt[f"{name} frames"] = frames(name)["frames"]
+    given, *made = graph.run(prompt, ["clip" if what == "mask" else "picture", 0], *([f"{n} frames", 0] for n in (*straight, *edited)))
+    for name, images in zip((*straight, *edited), made):
+        there = torch.equal(images[4:5], given) if what == "picture" else torch.equal(images[:, dots == 0], given[:, dots == 0])
+        plain = "latents were changed" in note(graph, f"{name} frames")
+        assert (there, plain) == (name in straight, name not in straight), name
+
+
+@pytest.mark.parametrize("second, frame", [(0.0, 0), (0.5, 4)])
+def test_a_batch_of_pictures_is_taken_apart(graph, second, frame):
+    """Before the sampler and behind it, each video keeps its own picture; where that cannot be told, it is refused."""
+    both = {**clip("one", 1), **clip("two", 1, seed=1), "both": node("ImageBatch", image1=["one", 0], image2=["two", 0])}
+    prompt = {**BEGIN, **both, **canvas(1.0, **SIZE, batch=2, name="empty"), **place(second, "both", "empty", name="canvas")}
+
+    def pick(latent):
+        return node("LatentFromBatch", samples=[latent, 0], batch_index=1, length=1)
+
+    runs = {"whole": "canvas", "early": "picked", "more": "four"}
+    prompt |= {name: sample(latent, steps=1, guidance=1.0)["sample"] for name, latent in runs.items()}
+    prompt |= {"picked": pick("canvas"), "four": node("RepeatLatentBatch", samples=["canvas", 0], amount=2), "late": pick("whole")}
+    prompt |= {f"{name} frames": frames(name)["frames"] for name in (*runs, "late")}
+    links = [[name, 0] for name in ("one", "two", "whole", "early", "whole frames", "early frames", "more frames", "late frames")]
+    one, two, whole, early, *shown = graph.run(prompt, *links)
+    seen = [[bool(torch.equal(images[frame], two[0])) for images in made] for made in (shown[0], [shown[1]], shown[2], [shown[3]])]
+    assert seen == [[False, True], [True], [False, True, False, True], [True]] and torch.equal(shown[0][0][frame], one[0])
+    assert (early["samples"] - whole["samples"][1:]).abs().max() < 1e-3, "it is shown its own picture, and has its own noise"
+    if frame:
+        unclear = {**prompt, "again": node("RepeatLatentBatch", samples=["picked", 0], amount=2), **sample("again", steps=1)}
+        assert "cannot be told apart" in refusal(graph, unclear, ["sample", 0])
 
 
 def test_a_batch_made_of_one_canvas(graph):

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from ..sora_core.canvas import encode_given, encode_held
+from ..sora_core.shapes import VideoShape
 from ..sora_core.sound import soundtrack
-from .canvas import KEY, Given, Media, alike, given_of, samples_of
+from .canvas import KEY, Given, Media, Picked, alike, given_of, samples_of
 from .costs import check_canvas
 from .host_vae import VideoCoder
-from .media import refitted
+from .media import fitted, refitted
 
 RESIZERS = ("nearest-exact", "bilinear", "area", "bicubic", "bislerp")
 """Of the host's Latent Upscale nodes."""
@@ -70,18 +71,34 @@ def enlarged(latent: dict) -> dict:
     given, samples = latent.get(KEY), samples_of(latent)
     if not isinstance(given, Given) or given.known is None or given.vae is None or given_of(latent) is not None:
         return latent
-    shape, cells = given.canvas.shape, given.canvas.known
-    height, width = samples.shape[-2:]
-    if samples.shape[:3] != given.known.shape[:3] or not cells:
+    shape, (height, width) = given.canvas.shape, samples.shape[-2:]
+    if samples.shape[:3] != given.known.shape[:3]:
         return latent
+    # Cells that are known in part only are mixed with their neighbours; where there are no others, all must be those of Sora Sampler.
+    cells = [k for k in range(shape.cells) if not given.mask[:, :, k].any()] or list(range(shape.cells))
     known, found = given.known[:, :, cells].float(), samples[:, :, cells].float()
     resized = (comfy.utils.common_upscale(known, width, height, method, "disabled").to(found) for method in RESIZERS)
     if not any(alike(found, known) for known in resized):
         return latent
     space = shape.strides.space
     canvas = replace(given.canvas, shape=replace(shape, width=width * space, height=height * space))
-    sources = tuple(refitted(media, canvas.shape) for media in given.sources)
-    return latent_of(given.vae, Given(canvas, sources, vae=given.vae, plan=given.plan), {"samples": samples})
+    given = replace(given, canvas=canvas, sources=tuple(_at_size(media, canvas.shape) for media in given.sources))
+    return latent_of(given.vae, given, {"samples": samples}) if given.region is None else _masked(given, samples)
+
+
+def _at_size(media: Media, shape: VideoShape) -> Media:
+    return Picked(_at_size(media.media, shape), media.videos) if isinstance(media, Picked) else refitted(media, shape)
+
+
+def _masked(given: Given, samples: Tensor) -> dict:
+    """The masked video of Sora Remix at the size of its canvas: what is kept is encoded anew, the rest is that of the samples."""
+    from .remix_video import cell_mask, latents_of
+
+    shape = given.canvas.shape
+    region = fitted(given.region.unsqueeze(-1), shape.width, shape.height, "stretch", "area")[..., 0]
+    mask = cell_mask(region, shape)
+    samples = torch.where(mask.to(samples.device) == 0, latents_of(given.vae, given.sources[0], shape).to(samples), samples)
+    return {"samples": samples, "noise_mask": mask, KEY: replace(given, known=samples, mask=mask, region=region)}
 
 
 def to_host(samples: Tensor) -> Tensor:

@@ -357,6 +357,30 @@ def test_a_batch_of_pictures_is_taken_apart(graph, second, frame):
         assert "cannot be told apart" in refusal(graph, unclear, ["sample", 0])
 
 
+@pytest.mark.parametrize("what", ["picture", "mask"])
+def test_a_second_pass_where_no_cell_is_known_keeps_what_was_given(graph, dots, what):
+    size = {"size": "custom", "size.width": 32, "size.height": 32}
+    if what == "picture":
+        verbs = {**canvas(1.0, **SIZE, name="empty"), **clip("picture", 1, 64, 64), **place(0.5, latent="empty", name="canvas")}
+    else:
+        verbs = {**clip(width=64, height=64), "dots": node("Dots"), **remix("subtle", mask=["dots", 0], **size)}
+    prompt = {**BEGIN, **verbs, **sample(steps=1, guidance=1.0)}
+    prompt["large"] = node("LatentUpscaleBy", samples=["sample", 0], upscale_method="bilinear", scale_by=2.0)
+    prompt["again"] = sample("large", steps=2, guidance=1.0, denoise=0.4)["sample"]
+    links = [["picture" if what == "picture" else "clip", 0], ["large", 0], ["again", 0], ["frames", 0]]
+    given, large, again, images = graph.run({**prompt, **frames("again")}, *links)
+    assert images.shape[1:] == (64, 64, 3) and not torch.equal(again["samples"], large["samples"])
+    if what == "picture":
+        assert torch.equal(images[4:5], given)
+    else:
+        kept = dots.repeat_interleave(2, 0).repeat_interleave(2, 1) == 0
+        assert torch.equal(images[:, kept], given[:, kept]) and again["sora"].strength == 0.3
+    prompt |= {"turned": node("LatentFlip", samples=["large", 0], flip_method="y-axis: horizontally")}
+    prompt["again"] = sample("turned", steps=1, guidance=1.0, denoise=0.4)["sample"]
+    graph.run({**prompt, **frames("again")}, ["frames", 0])
+    assert "latents were changed" in note(graph, "frames")
+
+
 def test_a_batch_made_of_one_canvas(graph):
     """The host repeats a canvas: each video has noise of its own, the given frames are in all of them."""
     prompt = {**BEGIN, **clip(), **extend("backward"), "many": node("RepeatLatentBatch", samples=["canvas", 0], amount=2)}

@@ -229,7 +229,8 @@ def train_transformer(folder: str, bank: str | Bank | LiveBank, settings: Settin
         loss = group.sum(loss.detach())
         kind = "still" if len(made.cells) == 1 else "clip"
         work = {"tokens": made.tokens, "flops": step_flops(student, made)}
-        run.record(step + 1, 50, **work, **{"loss": loss, f"loss_{kind}": loss, "grad": norm, "samples": len(made.latents)})
+        seen = {"samples": len(made.latents), "fill": made.tokens / settings.tokens}  # nothing is padded; guides come on top
+        run.record(step + 1, 50, **work, **{"loss": loss, f"loss_{kind}": loss, "grad": norm}, **seen)
         run.save(step + 1, trained, optimizer, average)
         if sheets and group.leads:
             sheets.draw(share, lambda: snapshot(student, adapter, average))

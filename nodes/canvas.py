@@ -15,7 +15,7 @@ import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..sora_core.canvas import Canvas, blank
+from ..sora_core.canvas import NEW, Canvas, blank
 from ..sora_core.plan import PlanSettings
 from ..sora_core.shapes import ASPECT_RATIOS, MAX_SECONDS, Strides, VideoShape, check_size, frames_for_seconds, size_for_aspect
 from .show import show_on_node
@@ -340,3 +340,10 @@ def describe(shape: VideoShape) -> str:
     """What the node shows."""
     length = f"{shape.frames} frames, {shape.seconds:g} s" if shape.cells > 1 else "1 picture"
     return f"{shape.width}x{shape.height}\n{length}\n{shape.cells} latent cells, {shape.tokens:,} tokens"
+
+
+def made_and_kept(canvas: Canvas) -> str:
+    """How many frames of a result are made, and how many are given: a line for the node."""
+    frames = canvas.timeline.frames
+    made = sum(piece.count for piece in canvas.timeline.pieces if piece.source == NEW)
+    return f"{made} are made ({made / canvas.shape.fps:g} s), {frames - made} kept as they are"

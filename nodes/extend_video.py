@@ -9,7 +9,7 @@ from comfy_api.latest import io, ui
 from ..sora_core import verbs
 from ..sora_core.canvas import NEW, Canvas
 from ..sora_core.shapes import MAX_SECONDS, VideoShape
-from .canvas import Given, Media
+from .canvas import Given, Media, made_and_kept
 from .media import changes, conformed, form_inputs, media_input, media_of, shape_for
 from .show import show_on_node
 
@@ -212,12 +212,11 @@ def give_out(node, vae, canvas: Canvas, sources: tuple[Media, ...], lines: list[
     """The canvas as LATENT; on the node what is made, what is kept, and what was done to fit."""
     from .known import latent_of
 
-    made = sum(p.count for p in canvas.timeline.pieces if p.source == NEW)
     frames, shape = canvas.timeline.frames, canvas.shape
     note = "\n".join(
         [
             f"{frames} frames of {shape.width}x{shape.height}, {shape.fps:g} a second, {frames / shape.fps:g} s",
-            f"{made} are made ({made / shape.fps:g} s), {frames - made} kept as they are",
+            made_and_kept(canvas),
             *lines,
         ]
     )

@@ -9,7 +9,7 @@ from comfy_api.latest import io, ui
 from ..sora_core.shapes import MAX_SECONDS
 from ..sora_core.storyboard import first_frame
 from ..sora_core.verbs import place
-from .canvas import KEY, Given, given_of
+from .canvas import KEY, Given, given_of, made_and_kept
 from .media import FIT_TOOLTIP, FITS, Still, changes, conformed, image_fps_input, media_input, media_of, rgb
 from .show import show_on_node
 from .storyboard import has_pictures, shots_of
@@ -46,7 +46,8 @@ class SoraPlaceImage(io.ComfyNode):
         given, shape = canvas_of(latent, vae)
         frame = frame_at(second, given)
         given = with_picture(given, image, frame, fit, len(latent["samples"]))
-        note = f"frame {frame} of {given.canvas.timeline.frames}, at {frame / shape.fps:g} s, is exactly this picture"
+        which = f"frame {frame} of {given.canvas.timeline.frames}, at {frame / shape.fps:g} s, is exactly this picture"
+        note = f"{which}\n{made_and_kept(given.canvas)}"
         show_on_node(cls, note)
         return io.NodeOutput(latent_of(vae, given, latent), ui=ui.PreviewText(note))
 
@@ -89,7 +90,7 @@ class SoraPlaceVideo(io.ComfyNode):
         count = min(clip.frames, given.canvas.timeline.frames - frame)
         canvas = place(given.canvas, frame, len(given.sources), count)
         span = f"frames {frame} to {frame + count - 1} of {canvas.timeline.frames}, from {frame / shape.fps:g} s on"
-        lines = [f"{span}, are exactly this clip"]
+        lines = [f"{span}, are exactly this clip", made_and_kept(canvas)]
         if count < clip.frames:
             lines.append(f"its last {clip.frames - count} frames stand over the end and are left out")
         note = "\n".join([*lines, *changes(media, shape)])

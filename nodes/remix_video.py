@@ -11,7 +11,7 @@ from torch import Tensor
 from ..sora_core.canvas import encode_span
 from ..sora_core.shapes import VideoShape
 from ..sora_core.verbs import remix
-from .canvas import KEY, Given, Media
+from .canvas import KEY, Given, Media, made_and_kept
 from .extend_video import take_in
 from .media import changes, fitted, form_inputs, media_input
 from .show import show_on_node
@@ -78,10 +78,11 @@ class SoraRemix(io.ComfyNode):
             latent |= {"noise_mask": changed, KEY: replace(given, known=samples, mask=changed, region=region)}
         lines = [
             f"{clip.frames} frames of {still.width}x{still.height}, {still.fps:g} a second, {clip.frames / still.fps:g} s",
+            made_and_kept(canvas),
             f"begins from {share:g} of the noise",
         ]
         if region is not None:
-            lines.append(f"{region.mean().item():.0%} is changed; {sum(kept)} frames are kept whole")
+            lines.append(f"{region.mean().item():.0%} is changed")
         note = "\n".join([*lines, *changes(media, still)])
         show_on_node(cls, note)
         return io.NodeOutput(latent, ui=ui.PreviewText(note))

@@ -98,7 +98,7 @@ def test_canvas_says_what_it_is(graph):
     assert graph.history["outputs"]["canvas"]["text"][0] == "64x32\n13 frames, 1.5 s\n4 latent cells, 32 tokens"
 
 
-@pytest.mark.parametrize("aspect, shape", [("1:1", (8, 8)), ("16:9", (6, 10)), ("9:16", (10, 6))])
+@pytest.mark.parametrize("aspect, shape", [("1:1", (8, 8)), ("16:9", (6, 10)), ("9:16", (10, 6)), ("4:3", (6, 8)), ("21:9", (6, 14))])
 def test_aspect_ratios(graph, aspect, shape):
     prompt = {
         **load(),

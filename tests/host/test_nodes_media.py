@@ -10,6 +10,7 @@ from sora_pack.tests.host.executor import note, refusal
 from sora_pack.tests.host.prompts import (
     canvas,
     clip,
+    custom_sample,
     decode,
     extend,
     fill,
@@ -219,6 +220,7 @@ def test_remix_strength_is_how_far_it_goes(graph):
     moved = []
     for strength in ("subtle", "mild", "strong"):
         latent, made = graph.run({**BEGIN, **clip(), **remix(strength), **sample(steps=4)}, ["canvas", 0], ["sample", 0])
+        assert "14 are made (1.75 s), 0 kept as they are" in note(graph)
         moved.append((made["samples"] - latent["samples"]).abs().mean())
     assert 0 < moved[0] < moved[1] < moved[2]
     number = remix("a number", **{"strength.amount": 0.3})
@@ -252,8 +254,7 @@ def masks(graph):
     graph.nodes.NODE_CLASS_MAPPINGS["Masks"] = Masks
 
 
-@pytest.mark.parametrize("run", [sample, ksample])
-@pytest.mark.parametrize("count", [1, 14])
+@pytest.mark.parametrize("run, count", [(sample, 1), (sample, 14), (ksample, 1), (custom_sample, 14)])
 def test_remix_with_a_mask_keeps_the_rest_exactly(graph, masks, run, count):
     prompt = {**BEGIN, **clip(), "masks": node("Masks", count=count), **remix("strong", mask=["masks", 0]), **run(steps=2), **frames()}
     given, mask, latent, made, images = graph.run(prompt, ["clip", 0], ["masks", 0], ["canvas", 0], ["sample", 0], ["frames", 0])
@@ -264,6 +265,7 @@ def test_remix_with_a_mask_keeps_the_rest_exactly(graph, masks, run, count):
     if count > 1:
         assert latent["noise_mask"][0, 0].amax((1, 2)).tolist() == [0, 0, 1, 1, 1]
         assert latent["sora"].canvas.timeline.pieces[0].count == 5, "black frames are kept whole"
+        assert "9 are made (1.125 s), 5 kept as they are" in note(graph)
 
 
 # -- what is refused -----------------------------------------------------------------------------------------------------------------

@@ -43,6 +43,7 @@ VERBS = {  # prompt, and where runs of given frames stand in the result: (start,
     "fill the begin": (fill(0.0, 0.5), [(5, "clip", slice(5, 14))]),
     "fill the end": (fill(1.0, 0.0), [(0, "clip", slice(0, 6))]),
     "longer": (fill(0.5, 1.0, 2.0), [(0, "clip", slice(0, 4)), (20, "clip", slice(8, 14))]),
+    "shorter": (fill(0.25, 1.25, 0.5), [(0, "clip", slice(0, 2)), (6, "clip", slice(10, 14))]),
     "join": ({**NEXT, **verb("SoraJoin", next_video=["next", 0], seconds=1.0)}, [(0, "clip", slice(0, 14)), (22, "next", slice(0, 9))]),
     "loop": (verb("SoraLoop", seconds=1.0), [(0, "clip", slice(0, 14))]),
     "place": (
@@ -57,10 +58,28 @@ for entry, _ in VERBS.values():
             del entry["canvas"]["inputs"][field]
 
 
+SOLVERS = ("sora_ancestral", "euler", "dpmpp_2m", "uni_pc", "lcm", "er_sde", "ddim")
+GUIDANCE = (1.0, 3.0, 6.5)
+
+
+def solvers_of(number: int) -> dict:
+    """Our sampler and two of the host's, for each verb with other solvers, another seed and another guidance."""
+    ours, *theirs = (SOLVERS[(number + i) % len(SOLVERS)] for i in range(3))
+    theirs = [solver if solver != "sora_ancestral" else "euler" for solver in theirs]
+    seed, guidance = 7 + 1000 * number, GUIDANCE[number % len(GUIDANCE)]
+    custom = custom_sample(steps=2, sampler_name=theirs[1], guidance=guidance)
+    custom["noise"]["inputs"]["seed"] = seed
+    return {
+        "sora": sample(steps=2, sampler_name=ours, seed=seed, guidance=guidance),
+        "host": ksample(steps=2, sampler_name=theirs[0], seed=seed, cfg=guidance),
+        "custom": custom,
+    }
+
+
 @pytest.mark.parametrize("name", VERBS)
 def test_given_frames_and_known_cells_come_back(graph, name):
     verbs, kept = VERBS[name]
-    runs = {"sora": sample(steps=2), "host": ksample(steps=2, sampler_name="uni_pc"), "custom": custom_sample(steps=2)}
+    runs = solvers_of(list(VERBS).index(name))
     prompt = {**BEGIN, **clip(), **verbs}
     links = [["canvas", 0]]
     for how, run in runs.items():
@@ -70,6 +89,8 @@ def test_given_frames_and_known_cells_come_back(graph, name):
         prompt |= {**run, **shown}
         links += [[how, 0], [f"{how} frames", 0], [f"{how} parts", 0]]
     given, *made = graph.run(prompt, *links, ["clip", 0], *([["next", 0]] if "next" in verbs else []))
+    total, there = given["sora"].canvas.timeline.frames, sum(part.stop - part.start for _, _, part in kept)
+    assert f"{total - there} are made ({(total - there) / 8:g} s), {there} kept as they are" in note(graph)
     sources = dict(zip(("clip", "next"), made[9:]))
     for latent, images, parts in (made[i : i + 3] for i in (0, 3, 6)):
         known = (given["noise_mask"] == 0).expand_as(given["samples"]) if "noise_mask" in given else torch.zeros(0, dtype=torch.bool)
@@ -94,10 +115,14 @@ def test_placed_picture_is_its_frame(graph):
     )
     expected = torch.cat([given[:2], one, given[3:6]])
     assert torch.equal(images[:6], expected) and torch.equal(images[16:], two) and len(images) == 17
-    assert note(graph, "canvas") == "frame 16 of 17, at 2 s, is exactly this picture"
+    assert note(graph, "canvas") == "frame 16 of 17, at 2 s, is exactly this picture\n10 are made (1.25 s), 7 kept as they are"
 
 
-@pytest.mark.parametrize("aspect", ["1:1", "16:9", "9:16", "4:3", "21:9"])
+SHAPES = {"1:1": (64, 64), "16:9": (80, 48), "9:16": (48, 80), "4:3": (64, 48), "21:9": (112, 48)}
+"""Width and height of about as many pixels as a square of 64 has: of the multiples of 16 the nearest in area and shape."""
+
+
+@pytest.mark.parametrize("aspect", SHAPES)
 def test_shapes(graph, aspect):
     """A clip of an odd size at every aspect ratio; as given goes to the nearest legal size."""
     prompt = {
@@ -108,9 +133,7 @@ def test_shapes(graph, aspect):
         **frames(),
     }
     latent, images = graph.run(prompt, ["canvas", 0], ["frames", 0])
-    across, down = map(int, aspect.split(":"))
-    height, width = images.shape[1:3]
-    assert width % 16 == height % 16 == 0 and 0.6 < width / height / (across / down) < 1.6
+    assert (images.shape[2], images.shape[1]) == SHAPES[aspect]
     assert torch.equal(images[:5], torch.cat(list(latent["sora"].sources[0].read(0, 0, 5)))) and "fitted to" in note(graph)
 
 
@@ -124,6 +147,30 @@ def test_every_length(graph, count, direction):
     assert torch.equal(images[start : start + count], given)
     sides = 2 if direction == "both" else 1
     assert 4 * sides <= len(images) - count < 4 * sides + 4 * sides
+
+
+@pytest.mark.parametrize("count", [1, 2, 121])
+def test_every_length_of_a_loop_and_of_a_join(graph, count):
+    verbs = {
+        **verb("SoraLoop", name="loop", seconds=0.5),
+        **clip("next", 2, seed=1),
+        **verb("SoraJoin", name="join", next_video=["next", 0], seconds=0.5),
+    }
+    for name in ("loop", "join"):
+        verbs[f"{name} made"] = sample(name, steps=1, guidance=1.0)["sample"]
+        verbs[f"{name} frames"] = frames(f"{name} made")["frames"]
+    links = [[name, 0] for name in ("clip", "next", "loop frames", "join frames")]
+    given, behind, loop, joined = graph.run({**BEGIN, **clip(count=count), **verbs}, *links)
+    assert torch.equal(loop[:count], given) and 4 <= len(loop) - count < 8
+    assert torch.equal(joined[:count], given) and torch.equal(joined[-2:], behind) and 4 <= len(joined) - count - 2 < 8
+
+
+@pytest.mark.parametrize("context, cells", [(0.0, 1), (0.5, 2), (1.0, 3), (60.0, 4)])
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_context_is_what_the_model_sees(graph, direction, context, cells):
+    """Of 14 frames: a cell of one frame and so many of four; backward there is none of one, and one of four is always seen."""
+    latent = graph.run({**load(), **clip(), **extend(direction, context=context)}, ["canvas", 0])
+    assert len(latent["sora"].canvas.known) == (cells if direction == "forward" else max(cells - 1, 1))
 
 
 @pytest.mark.parametrize("seconds, count", [(0.0, 1), (0.125, 5), (15.0, 121)])

@@ -3,6 +3,9 @@
 import json
 import subprocess
 import sys
+from collections import Counter
+from contextlib import contextmanager
+from timeit import timeit
 
 import numpy as np
 import pytest
@@ -137,6 +140,26 @@ def test_every_lesson_keeps_the_rules_of_the_lattice(bank, seed):
         assert made.timestep.shape == (batch, cells * h // 2 * w // 2)
 
 
+def test_lessons_of_every_kind_occur(bank):
+    seen, guides = Counter(), set()
+    for seed in range(300):
+        shard = bank.shards[seed % 3]
+        made = lesson(shard, 256, 8.0, np.random.default_rng(seed))
+        cells, levels = len(made.cells), [set(row[row > 0].tolist()) for row in made.sigma]
+        tail = shard.tail is not None and cells == shard.latents.shape[2] and shard.tail[made.records[0]].float()
+        guides.add(made.latents.shape[2] - cells)
+        seen["box"] += made.box is not None
+        seen["tail"] += tail is not False and torch.equal(made.latents[0, :, cells - tail.shape[1] : cells], tail)
+        seen["independent levels"] += any(len(row) > 1 for row in levels)
+        seen["one level"] += all(len(row) == 1 for row in levels)
+        seen["shots"] += len(set(made.shots or [])) > 1
+        seen["window"] += made.cells[0] > 0
+        seen["strided"] += np.diff(made.cells).max(initial=1) > 1
+        seen["known cells"] += bool((made.unknown[:, :cells] == 0).any())
+    assert all(seen.values()) and len(seen) == 8, seen
+    assert max(guides) == 8 and {0, 1} <= guides, guides
+
+
 def test_positions_follow_the_frame_rate(bank):
     shard = bank.shards[1]
     slow = lesson(shard, 256, 16.0, np.random.default_rng(3))
@@ -233,9 +256,9 @@ def test_folding_makes_an_error_of_latents_that_of_pixels():
     assert spread[1] < spread[0] / 10, f"largest over smallest {spread}"
 
 
-def test_a_killed_run_resumes_to_the_same_weights(bank, tmp_path, monkeypatch):
-    tiny = trainer.Settings(size="tiny", steps=6, tokens=128, reading_steps=2)
-    whole = trainer.train_transformer(str(tmp_path / "whole"), str(bank.folder), tiny)
+@contextmanager
+def killed_after_step(last):
+    """A training inside is killed when it has saved this step."""
 
     class Killed(Exception):
         pass
@@ -245,13 +268,33 @@ def test_a_killed_run_resumes_to_the_same_weights(bank, tmp_path, monkeypatch):
     def save_then_die(self, step, *parts):
         self.save_every = 0.0
         save(self, step, *parts)
-        if step == 3:
+        if step == last:
             raise Killed
 
-    monkeypatch.setattr(trainer.Run, "save", save_then_die)
-    with pytest.raises(Killed):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(trainer.Run, "save", save_then_die)
+        yield
+
+
+def test_a_killed_training_of_the_vae_resumes_to_the_same_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(vae_trainer, "VAEConfig", lambda: VAEConfig(dim=8))
+    monkeypatch.setattr(vae_trainer, "CLIPS", {"stills": (4, 1, 32), "normal": (2, 9, 32), "long": (1, 17, 32)})
+    monkeypatch.setattr(vae_trainer, "MIX", (vae_trainer.Batch(1, 16, 2, 1.0), vae_trainer.Batch(9, 16, 1, 1.0)))
+    monkeypatch.setattr(vae_trainer, "FOLDING", vae_trainer.Batch(5, 16, 1, 1.0))
+    settings = vae_trainer.VAESettings(steps=6)
+    whole = vae_trainer.train_vae(str(tmp_path / "whole"), settings)
+    with killed_after_step(3):
+        vae_trainer.train_vae(str(tmp_path / "killed"), settings)
+    resumed = vae_trainer.train_vae(str(tmp_path / "killed"), settings)
+    for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_a_killed_run_resumes_to_the_same_weights(bank, tmp_path):
+    tiny = trainer.Settings(size="tiny", steps=6, tokens=128, reading_steps=2)
+    whole = trainer.train_transformer(str(tmp_path / "whole"), str(bank.folder), tiny)
+    with killed_after_step(3):
         trainer.train_transformer(str(tmp_path / "killed"), str(bank.folder), tiny)
-    monkeypatch.setattr(trainer.Run, "save", save)
     resumed = trainer.train_transformer(str(tmp_path / "killed"), str(bank.folder), tiny)
     for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
@@ -298,6 +341,39 @@ def test_two_processes_train_as_one(bank, tmp_path, root):
     moved = apart(alone.parameters(), start.parameters())
     error, without = (apart(other, alone.parameters()) / moved for other in (state["average"], half.parameters()))
     assert error < 0.2 < 0.4 < without, f"{error} of what training moved, {without} without the other's gradients"
+
+
+@pytest.mark.gpu
+def test_a_step_on_a_gpu_is_that_of_the_processor(bank, monkeypatch):
+    """Loss and gradients of one lesson, with the same noise: each device would draw its own."""
+    torch.manual_seed(0)
+    student, rng = trainer.Student(preset("tiny"), TextConfig(num_layers=1)), np.random.default_rng(0)
+    torch.nn.init.normal_(student.transformer.head.head.weight, std=0.05)
+    made = lesson(bank.shards[1], 256, 8.0, rng)
+    words = draw_captions(bank.shards[1], made, rng)
+    noise = torch.randn(made.latents.shape)
+    monkeypatch.setattr(trainer.torch, "randn", lambda *_, device, **__: noise.to(device))
+    losses, gradients = [], []
+    for device in ("cpu", "cuda"):
+        student.to(device).zero_grad()
+        loss = trainer.velocity_loss(student, made, words, 0, 1.0)
+        loss.backward()
+        losses.append(loss.item())
+        gradients.append(torch.cat([p.grad.flatten().cpu() for p in student.parameters() if p.grad is not None]))
+    ours, theirs = gradients
+    error = ((theirs - ours).norm() / ours.norm()).item()
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2) and error < 0.05, (losses, error)  # both compute in bfloat16
+
+
+def test_probe_prints_what_it_measures(monkeypatch, capsys):
+    from sora_pack.sora_core.training import probe as probing
+
+    monkeypatch.setattr(probing, "seconds_of", lambda work: timeit(work, number=1))
+    rates = probing.probe("tiny")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:45].strip() for line in lines] == list(rates) and all(rate > 0 for rate in rates.values())
+    told = ("render", "encode", "decode", "VAE train step", "tiny train step, 8 x")
+    assert all(any(line.startswith(name) for line in lines) for name in told), lines
 
 
 def test_the_shipped_files_are_small_and_of_half_precision():

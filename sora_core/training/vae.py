@@ -9,6 +9,7 @@ temporal receptive field (about 28 cells) are mixed in, because a causal VAE tha
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import Executor
@@ -56,6 +57,10 @@ MIX = (
     Batch(33, 48, 2, 0.6, 0.2),
     Batch(129, 32, 1, 0.25, 0.3),
 )
+WITHOUT_TILES = ("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
+"""oneDNN's gradients of bfloat16 convolutions write beyond their memory on processors with AMX (torch 2.11: "double free", or a process
+that hangs). Read at the first convolution of a process."""
+
 FOLDING = Batch(17, 128, 1, 1.0)  # what the statistics of the latents are taken from
 LATEST_START = max(kind.start for kind in MIX)
 METRIC_SPACING = 3  # cells
@@ -141,7 +146,7 @@ def reconstruction_loss(x: Tensor, y: Tensor) -> Tensor:
         if x.shape[axis] > 1:
             loss = loss + EDGE_WEIGHT / 3 * error.diff(dim=axis).abs().mean()
     for axis in (3, 4):
-        sharp, soft = (F.avg_pool3d(frames.diff(dim=axis).abs(), (1, BLOCK, BLOCK)) for frames in (x, y))
+        sharp, soft = (F.avg_pool2d(frames.diff(dim=axis).abs().flatten(1, 2), BLOCK) for frames in (x, y))
         loss = loss + SHARPNESS_WEIGHT / 2 * (sharp - soft).abs().mean()
     return loss
 
@@ -251,6 +256,7 @@ class VAESettings:
 def train_vae(folder: str, settings: VAESettings, group: Group = ALONE) -> VideoVAE:
     """Trains for the budget of `settings`, resuming from `folder` if it was started there; returns the averaged, folded VAE on the CPU."""
     run, device = Run(folder, settings.steps, settings.minutes, group=group), group.device
+    os.environ.setdefault(*WITHOUT_TILES)
     torch.manual_seed(settings.seed)
     vae = VideoVAE(VAEConfig()).init_weights()
     if settings.start:

@@ -100,10 +100,10 @@ def _add_settings(part: argparse.ArgumentParser, *, size: str, tokens: int, shee
     part.add_argument("--size", type=_size, default=size, help="a name in config.PRESETS; '' for that of the file to start from")
     part.add_argument("--tokens", type=int, default=tokens, help="tokens a step")
     levels = "mean of the noise levels' logit at the start and at the end; high ones teach the words, low ones the details"
-    part.add_argument("--sigma-mean", type=float, nargs=2, default=(2.0, 0.6), help=levels)
+    part.add_argument("--sigma-mean", type=float, nargs=2, default=(1.1, 0.9), help=levels)
     weights = "extra weight of places with something to see at the start and at the end"
-    part.add_argument("--detail", type=float, nargs=2, default=(4.0, 0.0), help=weights)
-    part.add_argument("--still-share", type=float, nargs=2, default=(0.6, 0.2), help="share of stills at the start and at the end")
+    part.add_argument("--detail", type=float, nargs=2, default=(4.0, 4.0), help=weights)
+    part.add_argument("--still-share", type=float, nargs=2, default=(0.6, 0.35), help="share of stills at the start and at the end")
     part.add_argument("--reading-steps", type=int, default=1200, help="of the text encoder alone, before all else")
     part.add_argument("--start", default="", help="model file, or folder of an earlier run, to go on from")
     part.add_argument("--muon-lr", type=float, default=2e-3, help="peak rate of learning of the matrices; half for a model that is trained")
@@ -209,7 +209,7 @@ def _tune(args: argparse.Namespace) -> None:
 
     rate = args.rate or (1e-3 if args.lora else 2e-4)
     settings = Settings(steps=args.steps, tokens=args.tokens, start=args.model, lora=args.lora, seed=args.seed, muon_lr=rate,
-                        adam_lr=rate, still_share=(0.3, 0.3), sigma_mean=(1.0, 1.0), detail=(0.0, 0.0))  # fmt: skip
+                        adam_lr=rate, still_share=(0.3, 0.3), sigma_mean=(0.9, 0.9), detail=(0.0, 0.0))  # fmt: skip
     group = Group.join()
     files = tune(args.videos, args.folder, settings, area=args.area, whole_files=args.whole_files, group=group)
     _print_files(files if group.leads else [])

@@ -21,7 +21,7 @@ from ..shapes import PATCH, Strides
 from ..world import Scene, caption, introduce
 from .bank import Shard
 
-SIGMA_MEAN, SIGMA_STD = 0.6, 1.0  # of the logit: sampling with a shifted schedule spends its steps at high noise
+SIGMA_MEAN, SIGMA_STD = 0.9, 1.0  # of the logit: sampling with a shifted schedule spends its steps at high noise
 REPEATS_STILL, REPEATS_CLIP = 4, 2  # of a record in a batch: reading a caption costs more than a still, so it serves several noises
 INDEPENDENT = 0.15  # share of batches with an own noise level for every cell
 TEXT_DROPOUT = 0.1

@@ -48,8 +48,7 @@ class Settings:
     """One stage of training.
 
     `still_share`, `sigma_mean` and `detail` go linearly from their first to their second value over the run: pictures before clips; the
-    words, which only count at high noise, before the details; bodies, which fill a tenth of a picture and most of a caption, more than
-    all else. The last `decay` of the run lowers the learning rate.
+    words, which count at high noise, before outlines; bodies, which fill a tenth of a picture and most of a caption, more than all else. The last `decay` of the run lowers the learning rate.
     `start` is what to go on from: a model file with its companions, or the folder of an earlier run. Before anything else the text
     encoder reads for `reading_steps`. With a file, an empty `size` is that of the file.
 
@@ -68,10 +67,10 @@ class Settings:
     tokens: int = 5120
     muon_lr: float = 2e-3
     adam_lr: float = 1.5e-3
-    still_share: tuple[float, float] = (0.6, 0.2)
+    still_share: tuple[float, float] = (0.6, 0.35)
     decay: float = 0.5
-    sigma_mean: tuple[float, float] = (2.0, SIGMA_MEAN)
-    detail: tuple[float, float] = (4.0, 0.0)
+    sigma_mean: tuple[float, float] = (1.1, SIGMA_MEAN)
+    detail: tuple[float, float] = (4.0, 4.0)
     reading_steps: int = 1200
     warmup: int = 50
     long_captions: float = LONG_CAPTIONS

@@ -2,8 +2,8 @@
 
     python scripts/kill_trials.py 20
 
-The moments take turns: in a step, between two passes, while a file is written, while frames are decoded and saved. Prints for each trial
-when the kill came, what was kept, and whether latents and frames are equal bit for bit. About 40 seconds a trial on two quiet cores, most
+The moments take turns: in a step, between two passes, while a file is written, while frames are decoded and saved. Prints for each kill
+when it came, what was kept, and whether latents and frames are equal bit for bit. About 40 seconds a trial on two quiet cores, most
 of it for two starts of the server.
 """
 
@@ -50,13 +50,14 @@ def long_video(model: str) -> dict:
     }  # fmt: skip
 
 
-def trials(folder: Path, prompt: dict, count: int, tell, prepare=lambda base: None):
+def trials(folder: Path, prompt: dict, count: int, tell, prepare=lambda base: None, kills: int = 1):
     """Yields for each trial whether its end was that of the undisturbed run, which comes first.
 
     Args:
         folder: an empty one, to work in.
-        tell: gets a line for each trial.
+        tell: gets a line for each kill and each trial.
         prepare: puts models into the base folder of a server.
+        kills: how often a trial is killed and started again, each time at the next kind of moment.
     """
     base = new_base(folder / "undisturbed", prepare)
     with started(base) as server:
@@ -67,28 +68,33 @@ def trials(folder: Path, prompt: dict, count: int, tell, prepare=lambda base: No
     wanted = made_in(base)
     for number in range(count):
         base = new_base(folder / f"trial{number}", prepare)
-        moment = list(MOMENTS)[number % len(MOMENTS)]
-        with started(base) as server:
-            run = Run(server, base, prompt)
-            MOMENTS[moment](run, whole)
-            seconds, over = time.monotonic() - run.start, not run.goes_on
-            server.process.kill()
-            server.process.wait()
-            run.end()
-        kept = len(kept_in(base))
+        for kill in range(kills):
+            moment = list(MOMENTS)[(number * kills + kill) % len(MOMENTS)]
+            with started(base) as server:
+                run = Run(server, base, prompt, (kill + 1) / kills)
+                MOMENTS[moment](run, whole)
+                seconds, over = time.monotonic() - run.start, not run.goes_on
+                server.process.kill()
+                server.process.wait()
+                run.end()
+            when = f"killed {moment}, after {seconds:.1f} s" if not over else f"killed when all was done, {moment} was missed"
+            tell(f"trial {number}: {when}, {len(kept_in(base))} files were kept")
         with started(base) as server:
             server.queue(prompt)
         equal = made_in(base) == wanted
-        when = f"killed {moment}, after {seconds:.1f} s" if not over else f"killed when all was done, {moment} was missed"
-        tell(f"trial {number}: {when}, {kept} files were kept: {'equal' if equal else 'DIFFERENT'}")
+        tell(f"trial {number}: {'equal' if equal else 'DIFFERENT'}")
         yield equal
 
 
 class Run:
-    """A prompt on its way through a server, and when each node began, in seconds from the start."""
+    """A prompt on its way through a server, and when each node began, in seconds from the start.
 
-    def __init__(self, server, base: Path, prompt: dict):
-        self.base, self.begun, self.error = base, {}, None
+    share: how far the sampling may come until the kill, so that there is work left for further ones.
+    """
+
+    def __init__(self, server, base: Path, prompt: dict, share: float = 1.0):
+        self.base, self.share, self.begun, self.error = base, share, {}, None
+        self.kept = len(kept_in(base))
         self.start = time.monotonic()
         self._thread = threading.Thread(target=self._queue, args=(server, prompt), daemon=True)
         self._thread.start()
@@ -110,10 +116,14 @@ class Run:
     def end(self) -> None:
         self._thread.join()
 
-    def until(self, condition) -> None:
+    def until(self, condition, pause: float = 0.002) -> None:
         """Waits; looks often, for what is waited for may last some milliseconds."""
         while self.goes_on and not condition():
-            time.sleep(0.002)
+            time.sleep(pause)
+
+    def kept_at(self, whole: "Run", least: int) -> int:
+        """A random number of whole passes to wait for, `least` or more."""
+        return random.randint(least, max(least, int(self.share * len(kept_in(whole.base))) - 1))
 
     def seconds_in(self, node: str) -> float:
         """How long a node took, in a run that has ended."""
@@ -127,17 +137,17 @@ def kept_in(base: Path) -> list[Path]:
 
 def in_a_step(run: Run, whole: Run) -> None:
     run.until(lambda: "sample" in run.begun)
-    time.sleep(random.uniform(0, whole.seconds_in("sample")))
+    time.sleep(random.uniform(0, run.share * whole.seconds_in("sample")))
 
 
 def between_passes(run: Run, whole: Run) -> None:
-    count = random.randint(1, len(kept_in(whole.base)) - 1)
+    count = run.kept_at(whole, run.kept + 1)
     run.until(lambda: len(kept_in(run.base)) >= count)
 
 
 def while_writing(run: Run, whole: Run) -> None:
-    count = random.randint(0, len(kept_in(whole.base)) - 1)
-    run.until(lambda: len(kept_in(run.base)) >= count and any(run.base.glob("output/sora_jobs/passes/.*.part")))
+    count = run.kept_at(whole, run.kept)
+    run.until(lambda: len(kept_in(run.base)) >= count and any(run.base.glob("output/sora_jobs/**/.*.part")), pause=0.0)
 
 
 def while_decoding(run: Run, whole: Run) -> None:

@@ -15,15 +15,19 @@ sys.path.insert(0, sys.argv[1])
 import kill_trials
 folder = Path(sys.argv[2])
 prepare = lambda base: shutil.copytree(folder / "models", base / "models", copy_function=shutil.copy2)
-ends = list(kill_trials.trials(folder / "work", kill_trials.long_video("tiny.safetensors"), 2, print, prepare))
-sys.exit(0 if ends == [True, True] else 1)
+video = kill_trials.long_video("tiny.safetensors")
+ends = list(kill_trials.trials(folder / "work", video, 1, print, prepare, kills=4))
+sys.exit(0 if ends == [True] else 1)
 """
 
 
 @pytest.mark.slow
 def test_a_killed_server_goes_on(root, tmp_path):
+    """Killed four times, once at each kind of moment; in the end it has made what a server has that nobody disturbed."""
     write_tiny_model(tmp_path / "models")
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(root / "scripts"), str(tmp_path)], capture_output=True, text=True, timeout=1800
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    for moment in ("in a step", "between passes", "while writing", "while decoding"):
+        assert moment in done.stdout, done.stdout  # a moment of milliseconds may be missed on a busy machine

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..autoencoder import denormalise, frames_of, normalise, pixels_of
 from ..checkpoint import save_model
@@ -19,10 +19,10 @@ from ..pipeline import Pipeline, noise_of
 from ..shapes import VideoShape
 
 
-def digest(*modules: nn.Module) -> str:
-    """Twelve letters that name the weights."""
-    total = hashlib.sha256()
-    for module in modules:
+def digest(pipeline: Pipeline) -> str:
+    """Twelve letters that name a model: its weights, and its header, which says how it is sampled."""
+    total = hashlib.sha256(repr(pipeline.header).encode())
+    for module in (pipeline.transformer, pipeline.text, pipeline.vae):
         for name, tensor in sorted(module.state_dict().items()):
             total.update(name.encode())
             total.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
@@ -39,7 +39,7 @@ class Studio:
     guidance: float = GUIDANCE
 
     def __post_init__(self):
-        self.model = digest(self.pipeline.transformer, self.pipeline.text, self.pipeline.vae)
+        self.model = digest(self.pipeline)
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def shape(self, width: int, height: int, frames: int, fps: float | None = None) -> VideoShape:

@@ -329,7 +329,7 @@ def main() -> None:
     except (CheckpointError, FileNotFoundError) as error:  # what a user can mend, in one sentence
         raise SystemExit(str(error)) from error
     options = {"steps": args.steps, "guidance": args.guidance}
-    model = {"hash": digest(pipeline.transformer, pipeline.text, pipeline.vae), **options}
+    model = {"hash": digest(pipeline), **options}
     name = "-".join(map(str, model.values()))
     rows = rows_of(measure_all(pipeline, args.scenes, Path(args.folder) / name, **options))
     Path(args.out).write_text(to_json(rows, {"file": Path(args.model).name, **model}), encoding="utf-8")

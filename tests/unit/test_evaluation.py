@@ -335,11 +335,12 @@ def test_a_film_of_two_shots_is_what_the_core_makes_of_a_plan_with_shots(pipelin
     assert not torch.equal(made, studio.video("a ball", shape, 3, shots={0: "it rolls", 2: "左"})), "the cut is somewhere else"
 
 
-def test_the_digest_names_the_weights(pipeline):
-    before = digest(pipeline.text)
-    other = copy.deepcopy(pipeline.text)
+def test_the_digest_names_weights_and_sampling(pipeline):
+    before = digest(pipeline)
+    assert digest(replace(pipeline, header=replace(pipeline.header, shift=9.0))) != before
+    other = replace(pipeline, text=copy.deepcopy(pipeline.text))
     assert digest(other) == before
-    torch.nn.init.ones_(other.stem.bias)
+    torch.nn.init.ones_(other.text.stem.bias)
     assert digest(other) != before
 
 

@@ -48,9 +48,9 @@ class Settings:
     """One stage of training.
 
     `still_share`, `sigma_mean` and `detail` go linearly from their first to their second value over the run: pictures before clips; the
-    words, which count at high noise, before outlines; bodies, which fill a tenth of a picture and most of a caption, more than all else. The last `decay` of the run lowers the learning rate.
-    `start` is what to go on from: a model file with its companions, or the folder of an earlier run. Before anything else the text
-    encoder reads for `reading_steps`. With a file, an empty `size` is that of the file.
+    words, which count at high noise, before outlines; bodies, which fill a tenth of a picture and most of a caption, more than all else.
+    The last `decay` of the run lowers the learning rate. `start` is what to go on from: a model file with its companions, or the folder
+    of an earlier run. Before anything else the text encoder reads for `reading_steps`. With a file, an empty `size` is that of the file.
 
     Args:
         steps, minutes: length of the run, one of the two (run.py).

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..sora_core.canvas import encode_given, encode_held
+from ..sora_core.passes import known_cells
 from ..sora_core.shapes import VideoShape
 from ..sora_core.sound import soundtrack
 from .canvas import KEY, Given, Media, Picked, alike, given_of, samples_of
@@ -75,7 +76,7 @@ def enlarged(latent: dict) -> dict:
     if samples.shape[:3] != given.known.shape[:3]:
         return latent
     # Cells that are known in part only are mixed with their neighbours; where there are no others, all must be those of Sora Sampler.
-    cells = [k for k in range(shape.cells) if not given.mask[:, :, k].any()] or list(range(shape.cells))
+    cells = sorted(known_cells(given.mask)) or list(range(shape.cells))
     known, found = given.known[:, :, cells].float(), samples[:, :, cells].float()
     resized = (comfy.utils.common_upscale(known, width, height, method, "disabled").to(found) for method in RESIZERS)
     if not any(alike(found, known) for known in resized):

@@ -171,7 +171,7 @@ def departed(seed: int, hidden: float, fps: float) -> Absence:
     drawn = (sample_story(seed + 100_000 * k, ("leave",), held_out=True) for k in itertools.count())
     scene = next(scene for scene in drawn if scene.camera.stands)
     body = next(i for i, other in enumerate(scene.objects) if other.motion.startswith("leave"))
-    for _ in range(5):
+    for _ in range(5):  # how long it is gone follows from its way only nearly
         going, coming = [event for event in events(scene, 0.0, hidden + 20.0) if event.body == body][:2]
         further = 1 + (hidden - (coming.at - going.end)) / (2 * scene.objects[body].period)
         objects = tuple(_going(other, further) if i == body else other for i, other in enumerate(scene.objects))

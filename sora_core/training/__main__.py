@@ -22,6 +22,9 @@ from ..checkpoint import CheckpointError
 from ..config import preset
 from ..pipeline import SHIPPED
 from .bank import STAGES
+from .objective import SIGMA_MEAN
+from .transformer import Settings
+from .vae import VAESettings
 
 
 def _arguments() -> argparse.Namespace:
@@ -36,8 +39,10 @@ def _arguments() -> argparse.Namespace:
     vae.add_argument("--seed", type=int, default=0)
     vae.add_argument("--start", default="", help="vae.safetensors of an earlier training to go on from")
     vae.add_argument("--decoder-only", action="store_true", help="leave the latents of --start as they are: its transformer stays good")
-    vae.add_argument("--muon-lr", type=float, default=2.5e-3, help="peak rate of learning of the kernels; less for a VAE that is trained")
-    vae.add_argument("--adam-lr", type=float, default=2e-3, help="that of all else")
+    vae.add_argument(
+        "--muon-lr", type=float, default=VAESettings.muon_lr, help="peak rate of learning of the kernels; less for a VAE that is trained"
+    )
+    vae.add_argument("--adam-lr", type=float, default=VAESettings.adam_lr, help="that of all else")
     bank = parts.add_parser("bank", help="render and encode clips once")
     bank.add_argument("--folder", required=True, help="of the bank")
     bank.add_argument("--vae", required=True, help="vae.safetensors of the VAE training")
@@ -100,15 +105,17 @@ def _add_settings(part: argparse.ArgumentParser, *, size: str, tokens: int, shee
     part.add_argument("--size", type=_size, default=size, help="a name in config.PRESETS; '' for that of the file to start from")
     part.add_argument("--tokens", type=int, default=tokens, help="tokens a step")
     levels = "mean of the noise levels' logit at the start and at the end; high ones teach the words, low ones the details"
-    part.add_argument("--sigma-mean", type=float, nargs=2, default=(1.1, 0.9), help=levels)
+    part.add_argument("--sigma-mean", type=float, nargs=2, default=Settings.sigma_mean, help=levels)
     weights = "extra weight of places with something to see at the start and at the end"
-    part.add_argument("--detail", type=float, nargs=2, default=(4.0, 4.0), help=weights)
-    part.add_argument("--still-share", type=float, nargs=2, default=(0.6, 0.35), help="share of stills at the start and at the end")
-    part.add_argument("--reading-steps", type=int, default=1200, help="of the text encoder alone, before all else")
+    part.add_argument("--detail", type=float, nargs=2, default=Settings.detail, help=weights)
+    part.add_argument("--still-share", type=float, nargs=2, default=Settings.still_share, help="share of stills, likewise")
+    part.add_argument("--reading-steps", type=int, default=Settings.reading_steps, help="of the text encoder alone, before all else")
     part.add_argument("--start", default="", help="model file, or folder of an earlier run, to go on from")
-    part.add_argument("--muon-lr", type=float, default=2e-3, help="peak rate of learning of the matrices; half for a model that is trained")
-    part.add_argument("--adam-lr", type=float, default=1.5e-3, help="that of all else")
-    part.add_argument("--decay", type=float, default=0.5, help="last share of the run that lowers the learning rate")
+    part.add_argument(
+        "--muon-lr", type=float, default=Settings.muon_lr, help="peak rate of learning of the matrices; half for a model that is trained"
+    )
+    part.add_argument("--adam-lr", type=float, default=Settings.adam_lr, help="that of all else")
+    part.add_argument("--decay", type=float, default=Settings.decay, help="last share of the run that lowers the learning rate")
     part.add_argument("--sheets", type=int, default=sheets, help="sample sheets over the run")
     part.add_argument("--workers", type=int, default=-1, help="processes that write captions ahead; default by the machine")
     part.add_argument("--compile", action="store_true", help="compile the blocks: takes a minute or more, pays in long runs on a GPU")
@@ -135,7 +142,7 @@ def _add_tools(parts: argparse._SubParsersAction) -> None:
 def _vae(args: argparse.Namespace) -> None:
     from ..checkpoint import save_vae
     from .group import Group
-    from .vae import VAESettings, train_vae
+    from .vae import train_vae
 
     group = Group.join()
     names = ("start", "decoder_only", "muon_lr", "adam_lr", "seed")
@@ -159,7 +166,6 @@ def _bank(args: argparse.Namespace) -> None:
 
 def _settings(args: argparse.Namespace, **more):
     from .gpu import default_workers
-    from .transformer import Settings
 
     names = ("size", "tokens", "muon_lr", "adam_lr", "reading_steps", "start", "decay", "sheets", "seed")
     chosen = {name: getattr(args, name) for name in names}
@@ -204,12 +210,11 @@ def _study(args: argparse.Namespace) -> None:
 
 def _tune(args: argparse.Namespace) -> None:
     from .group import Group
-    from .transformer import Settings
     from .tune import tune
 
     rate = args.rate or (1e-3 if args.lora else 2e-4)
     settings = Settings(steps=args.steps, tokens=args.tokens, start=args.model, lora=args.lora, seed=args.seed, muon_lr=rate,
-                        adam_lr=rate, still_share=(0.3, 0.3), sigma_mean=(0.9, 0.9), detail=(0.0, 0.0))  # fmt: skip
+                        adam_lr=rate, still_share=(0.3, 0.3), sigma_mean=(SIGMA_MEAN, SIGMA_MEAN), detail=(0.0, 0.0))  # fmt: skip
     group = Group.join()
     files = tune(args.videos, args.folder, settings, area=args.area, whole_files=args.whole_files, group=group)
     _print_files(files if group.leads else [])

@@ -62,7 +62,7 @@ class Optimizer:
     """Muon and AdamW stepped together along one schedule: linear warm-up, flat, then linear decay to zero over the last part.
 
     Args:
-        model: every parameter of two or more dimensions whose name contains none of `adam_names` goes to Muon.
+        model: every parameter of two or more dimensions whose name contains none of `adam_names` goes to Muon; frozen ones to none.
         muon_lr, adam_lr: peak learning rates.
         steps: length of the whole run; the curve depends on nothing else, so a resumed run is the same run. 0 when `step` is told how
             much of the run is over.
@@ -73,6 +73,8 @@ class Optimizer:
                  weight_decay: float = 0.0, adam_names: tuple[str, ...] = ()):  # fmt: skip
         matrices, rest = [], []
         for name, p in model.named_parameters():
+            if not p.requires_grad:
+                continue
             matrix = p.ndim >= 2 and min(p.shape[0], p.numel() // p.shape[0]) > 1 and not any(part in name for part in adam_names)
             (matrices if matrix else rest).append(p)
         adam = torch.optim.AdamW(rest, adam_lr, betas=(0.9, 0.95), weight_decay=0.0, fused=all(p.is_cuda for p in rest))

@@ -256,7 +256,8 @@ class VAESettings:
 def train_vae(folder: str, settings: VAESettings, group: Group = ALONE) -> VideoVAE:
     """Trains for the budget of `settings`, resuming from `folder` if it was started there; returns the averaged, folded VAE on the CPU."""
     run, device = Run(folder, settings.steps, settings.minutes, group=group), group.device
-    os.environ.setdefault(*WITHOUT_TILES)
+    if device == "cpu":
+        os.environ.setdefault(*WITHOUT_TILES)
     torch.manual_seed(settings.seed)
     vae = VideoVAE(VAEConfig()).init_weights()
     if settings.start:
@@ -280,7 +281,7 @@ def train_vae(folder: str, settings: VAESettings, group: Group = ALONE) -> Video
         torch.manual_seed(settings.seed * 1_000_003 + step * group.size + group.rank)
         x = pool.batch(replace(kind, count=kind.count * settings.batch), rng).to(device, memory_format=torch.channels_last_3d)
         with torch.autocast(device, torch.bfloat16):
-            z, kl = latents_of(vae, x) if not settings.decoder_only else (vae.encode(x, None), torch.zeros(()))
+            z, kl = (vae.encode(x, None), torch.zeros(())) if settings.decoder_only else sample_posterior(vae, x)
             y = vae.decoder(vae.conv2(z)).float()
         loss = reconstruction_loss(x, y) + KL_WEIGHT * kl
         (loss / group.size).backward()
@@ -298,7 +299,7 @@ def train_vae(folder: str, settings: VAESettings, group: Group = ALONE) -> Video
     return vae
 
 
-def latents_of(vae: VideoVAE, x: Tensor) -> tuple[Tensor, Tensor]:
+def sample_posterior(vae: VideoVAE, x: Tensor) -> tuple[Tensor, Tensor]:
     """Latents drawn from the posterior of frames, and its divergence from a normal distribution (Kingma & Welling, arXiv 1312.6114)."""
     mean, log_variance = (moment.float() for moment in vae.moments(x))
     log_variance = log_variance.clamp(-20, 10)

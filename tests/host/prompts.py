@@ -97,3 +97,20 @@ def fill(start=0.5, end=1.0, length=0.0, **fields) -> dict:
 
 def remix(strength="mild", **fields) -> dict:
     return verb("SoraRemix", strength=strength, **fields)
+
+
+def begin(host_files, name) -> dict:
+    """MODEL, VAE and words of a host model, under the names that the other prompts use."""
+    return {
+        "unet": node("UNETLoader", unet_name=host_files[name], weight_dtype="default"),
+        "load": node("TinyVAE", name=name),
+        "words": node("Rows", name=name),
+        "sigmas": node("BasicScheduler", model=["unet", 0], scheduler="simple", steps=2, denoise=1.0),
+    }
+
+
+def vae_first(prompt: dict) -> dict:
+    """The prompts take the VAE from output 2 of the loader; here it is output 0."""
+    for entry in prompt.values():
+        entry["inputs"] = {name: ["load", 0] if value == ["load", 2] else value for name, value in entry["inputs"].items()}
+    return prompt

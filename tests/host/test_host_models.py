@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 
 from sora_pack.tests.host.executor import refusal
 from sora_pack.tests.host.prompts import (
+    begin,
     canvas,
     clip,
     custom_sample,
@@ -22,6 +23,7 @@ from sora_pack.tests.host.prompts import (
     place,
     remix,
     sample,
+    vae_first,
     verb,
 )
 from sora_pack.tests.host.tiny_host_models import STRIDES, write_host_model
@@ -29,23 +31,6 @@ from sora_pack.tests.host.tiny_host_models import STRIDES, write_host_model
 pytestmark = pytest.mark.usefixtures("clip_node", "host_sources")
 
 SOLVERS = {"sora": sample, "ksampler": ksample, "custom": custom_sample}
-
-
-def begin(host_files, name) -> dict:
-    """MODEL, VAE and words of a host model, under the names that the other prompts use."""
-    return {
-        "unet": node("UNETLoader", unet_name=host_files[name], weight_dtype="default"),
-        "load": node("TinyVAE", name=name),
-        "words": node("Rows", name=name),
-        "sigmas": node("BasicScheduler", model=["unet", 0], scheduler="simple", steps=2, denoise=1.0),
-    }
-
-
-def vae_first(prompt: dict) -> dict:
-    """The prompts take the VAE from output 2 of the loader; here it is output 0."""
-    for entry in prompt.values():
-        entry["inputs"] = {name: ["load", 0] if value == ["load", 2] else value for name, value in entry["inputs"].items()}
-    return prompt
 
 
 VERBS = {

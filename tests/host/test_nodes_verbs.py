@@ -7,6 +7,7 @@ from sora_pack.sora_core.canvas import NEW
 from sora_pack.tests.host.executor import note, refusal
 from sora_pack.tests.host.prompts import (
     LENGTH,
+    begin,
     canvas,
     clip,
     custom_sample,
@@ -20,10 +21,10 @@ from sora_pack.tests.host.prompts import (
     place,
     remix,
     sample,
+    vae_first,
     verb,
     words,
 )
-from sora_pack.tests.host.test_host_models import begin, vae_first
 
 pytestmark = pytest.mark.usefixtures("clip_node")
 

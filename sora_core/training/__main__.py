@@ -108,6 +108,7 @@ def _add_settings(part: argparse.ArgumentParser, *, size: str, tokens: int, shee
     part.add_argument("--sigma-mean", type=float, nargs=2, default=Settings.sigma_mean, help=levels)
     weights = "extra weight of places with something to see at the start and at the end"
     part.add_argument("--detail", type=float, nargs=2, default=Settings.detail, help=weights)
+    part.add_argument("--asking", type=float, default=Settings.asking, help="weight of naming the bodies in the middle of the transformer")
     part.add_argument("--still-share", type=float, nargs=2, default=Settings.still_share, help="share of stills, likewise")
     part.add_argument("--reading-steps", type=int, default=Settings.reading_steps, help="of the text encoder alone, before all else")
     part.add_argument("--start", default="", help="model file, or folder of an earlier run, to go on from")
@@ -167,7 +168,7 @@ def _bank(args: argparse.Namespace) -> None:
 def _settings(args: argparse.Namespace, **more):
     from .gpu import default_workers
 
-    names = ("size", "tokens", "muon_lr", "adam_lr", "reading_steps", "start", "decay", "sheets", "seed")
+    names = ("size", "tokens", "asking", "muon_lr", "adam_lr", "reading_steps", "start", "decay", "sheets", "seed")
     chosen = {name: getattr(args, name) for name in names}
     curves = {name: tuple(getattr(args, name)) for name in ("still_share", "sigma_mean", "detail")}
     workers = default_workers() if args.workers < 0 else args.workers

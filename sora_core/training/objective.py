@@ -43,6 +43,8 @@ class Lesson:
     cells: list[int]  # which cells of the clips, without guides
     shots: list[int] | None = None  # F; None where there is one
     box: Tensor | None = None  # B F h/2 w/2 tokens, 1 where to be made; None for everywhere
+    guides: tuple[int, ...] = ()  # frames of the guide cells, which stand behind all others
+    bodies: Tensor | None = None  # b F h/2 w/2 FIELDS of bodies.py; None where nobody is asked for
 
     @property
     def tokens(self) -> int:
@@ -74,7 +76,8 @@ class Lesson:
         """The records from `first` to before `last`, which may be none."""
         rows = slice(first * self.repeats, last * self.repeats)
         rest = {"unknown": self.unknown[rows], "sigma": self.sigma[rows], "box": None if self.box is None else self.box[rows]}
-        return replace(self, latents=self.latents[rows], records=self.records[first:last], **rest)
+        bodies = None if self.bodies is None else self.bodies[first:last]
+        return replace(self, latents=self.latents[rows], records=self.records[first:last], bodies=bodies, **rest)
 
 
 def detail(latents: Tensor) -> Tensor:
@@ -116,7 +119,7 @@ def choose_unknown(batch: int, cells: list[int], rng: np.random.Generator) -> Te
     """
     unknown, length = torch.ones(batch, len(cells)), len(cells)
     for row in unknown if length > 1 else ():
-        kind = rng.choice(6, p=(0.5, 0.2, 0.1, 0.06, 0.08, 0.06))
+        kind = rng.choice(6, p=(0.4, 0.18, 0.18, 0.08, 0.1, 0.06))
         a, b = rng.integers(1, length), rng.integers(1, length)
         if kind in (1, 2):
             row[: 1 if kind == 1 else a] = 0
@@ -206,6 +209,7 @@ def add_guides(made: Lesson, shard: Shard, position_per_frame: float, rng: np.ra
         unknown=torch.cat([made.unknown, zeros], 1),
         sigma=torch.cat([made.sigma, zeros], 1),
         shots=shots,
+        guides=tuple(shard.guide_frames[i] for i in chosen),
     )
 
 
@@ -228,6 +232,15 @@ def draw_captions(shard: Shard, made: Lesson, rng: np.random.Generator, long_sha
 def to_tell(shard: Shard, made: Lesson) -> tuple[list[list[Scene | tuple[str, ...]]], list[tuple[float, float]]]:
     """The shots of every record of a batch, and which seconds of each shot its cells cover: all that `tell` needs, and no tensor."""
     return [shard.scenes[i] for i in made.records], [shard.span(made.cells, shot) for shot in range(1 + len(shard.cuts))]
+
+
+def moments(shard: Shard, made: Lesson) -> list[tuple[int, float]]:
+    """(shot, second of that shot) in the middle of every cell of a batch, guides too."""
+    strides = Strides()
+    frames = [max(0.0, strides.time * cell - (strides.time - 1) / 2) for cell in made.cells] + list(made.guides)
+    shots = made.shots or [0] * len(frames)
+    begins = [0, *map(strides.frames, shard.cuts)]
+    return [(shot, max(0.0, frame - begins[shot]) / shard.fps) for shot, frame in zip(shots, frames, strict=True)]
 
 
 def tell(records: Sequence[Sequence[Scene | tuple[str, ...]]], spans: list[tuple[float, float]], rng: np.random.Generator,

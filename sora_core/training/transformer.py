@@ -20,17 +20,18 @@ from torch import Tensor, nn
 from ..autoencoder import VideoVAE
 from ..config import ModelHeader, TextConfig, TransformerConfig, preset
 from ..pipeline import Pipeline
-from ..shapes import Strides, VideoShape
+from ..shapes import PATCH, Strides, VideoShape
 from ..speed import peak_flops, transformer_flops
 from ..text import ByteTextEncoder, encode_bytes
 from ..transformer import PreparedText, SpacetimeTransformer
 from ..world import Scene
 from .bank import Bank, Shard
+from .bodies import Asker, answer_loss, weight_of, who_is_where
 from .feed import AHEAD, Feed, workers
 from .group import ALONE, Group
 from .live import LiveBank
 from .lora import Adapter
-from .objective import LONG_CAPTIONS, SIGMA_MEAN, Lesson, detail, lesson, tell, to_tell
+from .objective import LONG_CAPTIONS, SIGMA_MEAN, Lesson, detail, lesson, moments, tell, to_tell
 from .optim import Average, Optimizer
 from .run import Run
 from .sheet import Sheets
@@ -40,7 +41,7 @@ NATIVE_FPS = 8.0
 SHIFT = 1.5  # of the sampling schedule: details of these latents are decided below 20 % of noise, where a larger one takes a single step
 
 # These are no matrices between hidden states: Muon's orthogonal update does not suit tables, inputs and outputs.
-ADAM_NAMES = ("embedding", "pieces", "modulation", "time_", "head.head")
+ADAM_NAMES = ("embedding", "pieces", "modulation", "time_", "head.head", "asker.")
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Settings:
 
     `still_share`, `sigma_mean` and `detail` go linearly from their first to their second value over the run: pictures before clips; the
     words, which count at high noise, before outlines; bodies, which fill a tenth of a picture and most of a caption, more than all else.
+    `asking` is the weight of what the middle of the transformer answers about them (bodies.py).
     The last `decay` of the run lowers the learning rate. `start` is what to go on from: a model file with its companions, or the folder
     of an earlier run. Before anything else the text encoder reads for `reading_steps`. With a file, an empty `size` is that of the file.
 
@@ -71,6 +73,7 @@ class Settings:
     decay: float = 0.5
     sigma_mean: tuple[float, float] = (1.1, SIGMA_MEAN)
     detail: tuple[float, float] = (4.0, 4.0)
+    asking: float = 0.1
     reading_steps: int = 1200
     warmup: int = 50
     long_captions: float = LONG_CAPTIONS
@@ -84,11 +87,11 @@ class Settings:
 
 
 class Student(nn.Module):
-    """Text encoder and transformer as one module, so that one optimiser and one average hold both."""
+    """Text encoder and transformer as one module, so that one optimiser and one average hold both; with who asks the latter's middle."""
 
     def __init__(self, config: TransformerConfig, text: TextConfig):
         super().__init__()
-        self.text, self.transformer = ByteTextEncoder(text), SpacetimeTransformer(config)
+        self.text, self.transformer, self.asker = ByteTextEncoder(text), SpacetimeTransformer(config), Asker(config.dim)
 
     def prepared_text(self, words: list[list[str]], rows: list[int] | None = None) -> PreparedText:
         """What the transformer's `prepare_text` gives for global words and those of each shot; `rows` of each are those of a larger batch.
@@ -111,13 +114,31 @@ class Student(nn.Module):
         return [self.text.rows([len(encode_bytes(prompt)) for prompt in prompts]) for prompts in words]
 
     def forward(self, noisy: Tensor, timestep: Tensor, words: list[list[str]], positions: Tensor, shots: list[int] | None = None,
-                rows: list[int] | None = None) -> Tensor:  # fmt: skip
-        return self.transformer(noisy, timestep, text=self.prepared_text(words, rows), positions=positions, shots=shots)
+                rows: list[int] | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """The velocity, and what the middle block's states [B, N, D] answer (bodies.py)."""
+        middle, states = len(self.transformer.blocks) // 2, []
+
+        def listen(args: dict) -> dict:
+            if args["block_index"] == middle:
+                states.append(args["img"])
+            return args
+
+        options = {"patches": {"double_block": [listen]}}
+        text = self.prepared_text(words, rows)
+        velocity = self.transformer(noisy, timestep, text=text, positions=positions, shots=shots, transformer_options=options)
+        return velocity, self.asker(states[0])
 
 
 def velocity_loss(student: Student, made: Lesson, words: list[list[str]], seed: int, weight_of_detail: float = 0.0, *,
                   group: Group = ALONE, adapter: Adapter | None = None) -> Tensor:  # fmt: skip
-    """Mean squared error of the velocity n - x0 over the cells that are to be made (rectified flow, arXiv 2209.03003).
+    """The first of `losses`."""
+    return losses(student, made, words, seed, weight_of_detail, group=group, adapter=adapter)[0]
+
+
+def losses(student: Student, made: Lesson, words: list[list[str]], seed: int, weight_of_detail: float = 0.0, *,
+           group: Group = ALONE, adapter: Adapter | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Mean squared error of the velocity n - x0 over the cells that are to be made (rectified flow, arXiv 2209.03003), and the mean
+    `answer_loss` over all tokens, 0 for a batch whose bodies are not known.
 
     Args:
         words: those of the distinct records of the batch.
@@ -134,9 +155,11 @@ def velocity_loss(student: Student, made: Lesson, words: list[list[str]], seed: 
     noise = torch.randn(latents.shape, generator=torch.Generator(device).manual_seed(seed), device=device)
     weight = (made.pixel_sigma.to(device) > 0).float().expand_as(latents[:, :1])
     total = weight.sum().clamp_min(1) * latents.shape[1]  # of the whole batch
+    asked = 0.0 if made.bodies is None else made.repeats * weight_of(made.bodies).sum()
     first, last = group.bounds(len(made.records))
     if first == last:  # more processes than records
-        return 0 * next((adapter or student).parameters()).sum()
+        nothing = 0 * next((adapter or student).parameters()).sum()
+        return nothing, nothing
     if group.size > 1:
         own = slice(first * made.repeats, last * made.repeats)
         latents, noise, weight = latents[own], noise[own], weight[own]
@@ -146,12 +169,23 @@ def velocity_loss(student: Student, made: Lesson, words: list[list[str]], seed: 
     weights = dict(student.named_parameters())
     halves = {name: p.to(torch.bfloat16) for name, p in (adapter.adapted(weights) if adapter else weights).items()}
     inputs = (noisy.to(torch.bfloat16), made.timestep.to(device), words, made.positions.to(device), made.shots, rows)
-    velocity = torch.func.functional_call(student, halves, inputs)
+    velocity, answers = torch.func.functional_call(student, halves, inputs)
     error = (velocity.float() - (noise - latents)).square()
     if weight_of_detail:
         clean = noisy - made.pixel_sigma.to(device) * velocity.detach().float()
         weight = weight * (1 + weight_of_detail * detail(clean))
-    return (error * weight).sum() / total
+    wrong = torch.zeros((), device=device)
+    if made.bodies is not None:
+        told = made.bodies.to(device).flatten(1, 3).repeat_interleave(made.repeats, 0)
+        wrong = answer_loss(answers, told, weight_of(told)) / asked
+    return (error * weight).sum() / total, wrong
+
+
+def brief(
+    records: list, spans: list, when: list[tuple[int, float]], height: int, width: int, *how
+) -> tuple[list[list[str]], Tensor | None]:
+    """Captions of the records of a batch, and who is where in them: all that costs time and needs no tensor of the bank."""
+    return tell(records, spans, *how), who_is_where(records, when, height, width)
 
 
 def choose_shard(bank: Bank | LiveBank, still_share: float, rng: np.random.Generator) -> Shard:
@@ -210,26 +244,37 @@ def train_transformer(folder: str, bank: str | Bank | LiveBank, settings: Settin
         shard = choose_shard(bank, still_share, rng)
         made = lesson(shard, settings.tokens, settings.native_fps, rng, sigma_mean)
         seed = int(rng.integers(2**62))
-        return (made, seed, weight_of_detail), tell, *to_tell(shard, made), rng, settings.long_captions
+        height, width = (side // PATCH for side in made.latents.shape[-2:])
+        return (
+            (made, seed, weight_of_detail),
+            brief,
+            *to_tell(shard, made),
+            moments(shard, made),
+            height,
+            width,
+            rng,
+            settings.long_captions,
+        )
 
     feed = Feed(draw, pool, ahead)
     if settings.compile:
-        compile_blocks(student, lambda made, words: velocity_loss(student, made, words, 0, adapter=adapter), draw(first))
+        compile_blocks(student, lambda made, told: velocity_loss(student, made, told[0], 0, adapter=adapter), draw(first))
         trained.zero_grad(set_to_none=True)
     sheets = Sheets(run, settings.sheets, vae, SHIFT, settings.native_fps) if vae and settings.sheets else None
     for step, share in run.budget(first):
         bank.refresh(share)
-        (made, *drawn), words = feed.next(step)
-        loss = velocity_loss(student, made, words, *drawn, group=group, adapter=adapter)
-        loss.backward()
+        (made, *drawn), (words, bodies) = feed.next(step)
+        made.bodies = bodies if settings.asking and not adapter else None
+        loss, wrong = losses(student, made, words, *drawn, group=group, adapter=adapter)
+        (loss + settings.asking * wrong).backward()
         group.sum_gradients(optimizer.parameters)
         norm = optimizer.step(step, share)
         average.update(step)
-        loss = group.sum(loss.detach())
+        loss, wrong = group.sum(loss.detach()), group.sum(wrong.detach())
         kind = "still" if len(made.cells) == 1 else "clip"
         work = {"tokens": made.tokens, "flops": step_flops(student, made)}
         seen = {"samples": len(made.latents), "fill": made.tokens / settings.tokens}  # nothing is padded; guides come on top
-        run.record(step + 1, 50, **work, **{"loss": loss, f"loss_{kind}": loss, "grad": norm}, **seen)
+        run.record(step + 1, 50, **work, **{"loss": loss, f"loss_{kind}": loss, "asked": wrong, "grad": norm}, **seen)
         run.save(step + 1, trained, optimizer, average)
         if sheets and group.leads:
             sheets.draw(share, lambda: snapshot(student, adapter, average))

@@ -1,0 +1,104 @@
+"""Asks the middle of the transformer which body is at every token, and where it goes next.
+
+As in representation alignment (REPA, arXiv 2410.06940) the middle blocks are pulled towards what a picture means; here the teacher is the
+world itself, of which every fact is known. Where noise hides all, only the words can answer, so the words are used long before the
+velocity alone, which is mostly sky and ground, would ask for them. The head is dropped when the model is shipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..world import COLOURS, MOTIONS, SHAPES, SIZES, STORY_MOTIONS, STORY_SHAPES, Scene
+from ..world.camera import tangents
+from ..world.sight import boxes, sight
+
+ASKED = {"shape": (*SHAPES, *STORY_SHAPES), "colour": COLOURS, "size": SIZES, "motion": (*MOTIONS, *STORY_MOTIONS)}
+ANSWERS = [1 + len(words) for words in ASKED.values()]  # 0 is nobody
+FIELDS = len(ASKED) + 2  # and the two coordinates of where it goes
+COVERED = 0.3  # share of a token, or of a body smaller than one, that makes the body the token's
+STEP = 0.125  # seconds on either side of a moment, for its speed
+NOBODY = 0.1  # weight of a token with nobody in it: nine of ten are such
+
+
+def standing(scene: Scene, seconds: Sequence[float], height: int, width: int) -> Tensor:
+    """Who is at each token of a scene's pictures: [T, height, width, FIELDS].
+
+    One number for each of ASKED, 0 where there is nobody; then how far the body goes in a second, across and down, in half the short
+    side of the picture. Of several bodies the nearest counts; what is behind a wall or under a cover does not.
+
+    Args:
+        seconds: T moments of the scene. height, width: of the picture, in tokens.
+    """
+    times = torch.tensor(seconds, dtype=torch.float64)
+    box, near = boxes(scene, times)  # T K 4, T K
+    before, after = (boxes(scene, t)[0] for t in ((times - STEP).clamp_min(0), times + STEP))
+    middle = [torch.stack((b[..., 0] + b[..., 1], -b[..., 2] - b[..., 3]), -1) / 2 for b in (before, after)]
+    half = torch.tensor(tangents(width, height), dtype=torch.float64)
+    speed = (middle[1] - middle[0]) / (STEP + times.clamp_max(STEP))[:, None, None] / half.min()
+    across, down = (torch.linspace(-side, side, count + 1, dtype=torch.float64) for side, count in zip(half, (width, height)))
+    shared = _overlap(across, box[..., 0], box[..., 1])[:, :, None] * _overlap(down, -box[..., 3], -box[..., 2])[..., None]  # T K h w
+    token = (across[1] - across[0]) * (down[1] - down[0])
+    area = (box[..., 1] - box[..., 0]) * (box[..., 3] - box[..., 2])
+    there = shared >= COVERED * area.clamp(max=token)[..., None, None]
+    if scene.has_story:
+        seen = sight(scene, times)
+        there &= ~(seen.hidden | seen.under)[..., None, None]
+    depth, first = torch.where(there, near[..., None, None], torch.inf).min(1)  # T h w
+    words = [[1 + names.index(getattr(body, kind)) for kind, names in ASKED.items()] for body in scene.objects]
+    facts = torch.cat([torch.tensor(words, dtype=torch.float64).expand(len(times), -1, -1), speed], -1)  # T K FIELDS
+    picked = facts.gather(1, first.flatten(1).unsqueeze(-1).expand(-1, -1, FIELDS)).view(*first.shape, FIELDS)
+    return (picked * depth.isfinite().unsqueeze(-1)).float()
+
+
+def _overlap(edges: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Length that each interval between `edges` [n + 1] shares with low..high [T, K]: [T, K, n]."""
+    return (torch.minimum(high[..., None], edges[1:]) - torch.maximum(low[..., None], edges[:-1])).clamp_min(0)
+
+
+def who_is_where(records: Sequence[Sequence[Scene | tuple[str, ...]]], moments: Sequence[tuple[int, float]], height: int,
+                 width: int) -> Tensor | None:  # fmt: skip
+    """`standing` of every record at (shot, second of that shot): [b, F, height, width, FIELDS]; None where captions are all that is known."""
+    if not all(isinstance(shot, Scene) for shots in records for shot in shots):
+        return None
+    told = torch.empty(len(records), len(moments), height, width, FIELDS)
+    for made, shots in zip(told, records, strict=True):
+        for number in {shot for shot, _ in moments}:
+            cells = [i for i, (shot, _) in enumerate(moments) if shot == number]
+            made[cells] = standing(shots[number], [moments[i][1] for i in cells], height, width)
+    return told
+
+
+class Asker(nn.Module):
+    """The questions behind a block of a transformer of width `dim`."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.answer = nn.Linear(dim, sum(ANSWERS) + 2)
+        nn.init.zeros_(self.answer.weight)
+        nn.init.zeros_(self.answer.bias)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Hidden states [B, N, D] -> answers [B, N, ...]: logits of all ASKED, then the two coordinates."""
+        return self.answer(F.layer_norm(states, states.shape[-1:]))
+
+
+def answer_loss(answers: Tensor, told: Tensor, weight: Tensor) -> Tensor:
+    """Sum over tokens of what the answers are wrong by: mean cross-entropy of ASKED, plus the distance from where the body goes.
+
+    Args:
+        answers: [B, N, ...] of an Asker. told: [B, N, FIELDS]. weight: [B, N], see `weight_of`.
+    """
+    *logits, goes = answers.float().split([*ANSWERS, 2], -1)
+    wrong = sum(F.cross_entropy(x.transpose(1, 2), told[..., i].long(), reduction="none") for i, x in enumerate(logits))
+    away = F.smooth_l1_loss(goes, told[..., -2:], reduction="none").sum(-1) * (told[..., 0] > 0)
+    return ((wrong / len(ASKED) + away) * weight).sum()
+
+
+def weight_of(told: Tensor) -> Tensor:
+    """How much each token's answers count [...]: those with a body most."""
+    return torch.where(told[..., 0] > 0, 1.0, NOBODY)

@@ -1,0 +1,131 @@
+"""What the middle of the transformer is asked in training: who is at which token, and where it goes."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sora_pack.sora_core.config import TextConfig, preset
+from sora_pack.sora_core.training import bodies
+from sora_pack.sora_core.training import transformer as trainer
+from sora_pack.sora_core.training.bank import Shard
+from sora_pack.sora_core.training.bodies import ASKED, FIELDS, Asker, answer_loss, standing, weight_of, who_is_where
+from sora_pack.sora_core.training.objective import Lesson, draw_captions, moments
+from sora_pack.sora_core.world import COLOURS, SHAPES, Camera, Object, Scene, Wall, render, sample_scene
+
+
+def words_at(told: torch.Tensor) -> set[tuple[str, ...]]:
+    """Everybody who is somewhere."""
+    return {
+        tuple(names[int(i) - 1] for names, i in zip(ASKED.values(), token[: len(ASKED)])) for token in told.view(-1, FIELDS) if token[0]
+    }
+
+
+@pytest.mark.parametrize(("width", "height"), [(128, 128), (176, 96), (96, 176)])
+@pytest.mark.parametrize("seed", (0, 3, 6))
+def test_bodies_are_where_they_are_seen(seed, width, height):
+    """A picture without its bodies differs from the whole one at the tokens that are said to have one, more than anywhere else."""
+    scene = sample_scene(seed)
+    alone = Scene((Object("ball", "red", x=1e4),), scene.place, scene.time_of_day, scene.camera, scene.light, scene.texture)
+    whole, empty = (render(s, [0.5], width, height).float() for s in (scene, alone))
+    changed = nn.functional.avg_pool2d((whole - empty).abs().mean(-1), 16)[0]
+    there = standing(scene, [0.5], height // 16, width // 16)[0, ..., 0] > 0
+    if (width, height) == (128, 128):
+        assert there.any()
+    assert not there.any() or changed[there].mean() > 5 * changed[~there].mean(), (changed, there)
+
+
+def test_words_are_those_of_the_body_and_speed_is_that_of_the_picture():
+    ball = Object("ball", "green", "large", "slide right", x=0.0, z=0.0, reach=3.0, period=4.0)
+    cone = Object("cone", "red", "small", "still", x=-2.5, z=1.0)
+    told = standing(Scene((ball, cone)), [1.0], 16, 16)[0]
+    assert words_at(told) == {("ball", "green", "large", "slide right"), ("cone", "red", "small", "still")}
+    goes = told[told[..., 0] == 1 + SHAPES.index("ball")][:, -2:]
+    before, after = (standing(Scene((ball,)), [t], 64, 64)[0, ..., 0].nonzero()[:, 1].float().mean() / 32 for t in (0.75, 1.25))
+    assert (goes[:, 0] - 2 * (after - before)).abs().max() < 0.1 and goes[:, 1].abs().max() < 0.05
+    assert (told[told[..., 0] == 1 + SHAPES.index("cone")][:, -2:] == 0).all()
+
+
+def test_the_nearest_body_counts_and_nobody_behind_a_wall():
+    far, near = Object("cube", "blue", x=0.0, z=-3.0), Object("ball", "red", "large", x=0.0, z=1.5)
+    assert words_at(standing(Scene((far, near), camera=Camera(height=1.2)), [0.0], 16, 16)) >= {("ball", "red", "large", "still")}
+    middle = standing(Scene((far, near), camera=Camera(height=1.2)), [0.0], 16, 16)[0, 8, 8]
+    assert middle[0] in (0, 1 + SHAPES.index("ball"))
+    hidden = Object("ball", "red", "small", "roll left", x=0.0, z=-2.0)
+    assert words_at(standing(Scene((hidden,), walls=(Wall(0.0, 0.5, 9.0, 4.0),)), [0.0], 16, 16)) == set()
+
+
+def shard_of(scenes: list, cells: int, fps: float = 8.0, cuts: tuple = (), guides: tuple = ()) -> Shard:
+    return Shard(fps, list(cuts), list(guides), scenes, torch.randn(len(scenes), 16, cells, 4, 4))
+
+
+def made_of(shard: Shard, cells: list[int], **more) -> Lesson:
+    n = len(shard.scenes)
+    ones = torch.ones(n, len(cells))
+    return Lesson(shard.latents[:, :, cells], torch.tensor(cells).float(), ones, 0.9 * ones, list(range(n)), cells, **more)
+
+
+def test_a_cell_is_asked_about_its_middle_and_a_shot_about_its_own_time():
+    shard = shard_of([[sample_scene(0)] * 2], 5, fps=4.0, cuts=(3,))
+    made = made_of(shard, [0, 1, 3], shots=[0, 0, 1, 1], guides=(10,))
+    # Frames 0, 1-4, 9-12 and frame 10; the second shot begins with frame 9.
+    assert moments(shard, made) == [(0, 0.0), (0, 2.5 / 4), (1, 1.5 / 4), (1, 1 / 4)]
+
+
+def test_written_captions_have_nobody_to_ask_for():
+    assert who_is_where([[("a dog",)]], [(0, 0.0)], 2, 2) is None
+    assert who_is_where([[sample_scene(0)]], [(0, 0.0), (0, 1.0)], 2, 3).shape == (1, 2, 2, 3, FIELDS)
+
+
+def test_a_right_answer_costs_least_and_the_middle_learns_to_give_it():
+    """The questions reach the blocks before the middle, and the words through them; none after."""
+    torch.manual_seed(0)
+    scenes = [[Scene((Object("ball", colour, x=0.0),))] for colour in COLOURS]
+    shard = shard_of(scenes, 1)
+    made, words = made_of(shard, [0]), [[f"a {shots[0].objects[0].colour} ball" for shots in scenes]]
+    made.bodies = who_is_where(scenes, [(0, 0.0)], 2, 2)
+    made.sigma = torch.ones_like(made.sigma)
+    student = trainer.Student(preset("tiny"), TextConfig(dim=64, num_layers=1, num_heads=1, pieces=256))
+    trainer.hear_anew(student)
+    optimizer = torch.optim.AdamW(student.parameters(), 3e-3)
+    wrong = []
+    for step in range(60):
+        asked = trainer.losses(student, made, words, step)[1]
+        asked.backward()
+        if not step:
+            assert asked.item() == pytest.approx(np.mean([np.log(n) for n in bodies.ANSWERS]), abs=0.3)
+            later = student.transformer.blocks[-1].ffn[0].weight.grad
+            assert later is None or not later.any(), "the questions stand behind the middle block"
+        optimizer.step()
+        optimizer.zero_grad()
+        wrong.append(asked.item())
+    assert wrong[-1] < 0.3 * wrong[0], "only the words tell the colours apart"
+
+
+def test_parts_of_a_batch_sum_to_the_whole():
+    scenes = [[sample_scene(seed)] for seed in range(4)]
+    shard = shard_of(scenes, 2)
+    made = made_of(shard, [0, 1])
+    made.bodies = who_is_where(scenes, moments(shard, made), 2, 2)
+    words = draw_captions(shard, made, np.random.default_rng(0))
+    student = trainer.Student(preset("tiny"), TextConfig(dim=64, num_layers=1, num_heads=1, pieces=256))
+    nn.init.normal_(student.asker.answer.weight, std=0.1)
+    whole = trainer.losses(student, made, words, 0)
+    parts = [trainer.losses(student, made, words, 0, group=trainer.Group(rank, 2, "cpu")) for rank in range(2)]
+    for total, *halves in zip(whole, *parts):
+        assert sum(halves).item() == pytest.approx(total.item(), rel=2e-2)
+
+
+def test_a_body_weighs_more_than_nobody():
+    told = who_is_where([[Scene((Object("ball", "red"),))]], [(0, 0.0)], 8, 8)
+    weight = weight_of(told)
+    assert weight.unique().tolist() == pytest.approx([bodies.NOBODY, 1.0])
+    answers = Asker(8)(torch.randn(1, 64, 8)).detach()
+    flat = told.flatten(1, 3)
+    right = answers.clone()
+    at = 0
+    for i, size in enumerate(bodies.ANSWERS):
+        right[..., at : at + size] = 20 * nn.functional.one_hot(flat[..., i].long(), size)
+        at += size
+    right[..., at:] = flat[..., -2:]
+    assert answer_loss(right, flat, weight.flatten(1)) < 1e-4 < answer_loss(answers, flat, weight.flatten(1))

@@ -29,8 +29,10 @@ def main() -> int:
         subprocess.run([python, "-m", "ruff", *check, "."], cwd=root, env=variables).returncode
         for check in (["check"], ["format", "--check"])
     ]
-    arguments = sys.argv[1:] or ["tests"]
-    if not any((root / argument.split("::")[0]).exists() for argument in arguments):
+    arguments = sys.argv[1:]
+    # The words of `-k nodes` are no path, though there is a folder of that name.
+    given = [word for before, word in zip(["", *arguments], arguments) if before not in ("-k", "-m")]
+    if not any((root / word.split("::")[0]).exists() for word in given):
         arguments.append("tests")
     # -P: without it the root would be on sys.path, and its nodes/ would hide the host's nodes.py.
     suite = subprocess.run([python, "-P", "-m", "pytest", *arguments], cwd=root, env=variables).returncode

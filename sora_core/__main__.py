@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .generate import GUIDANCE, STEPS
 from .pipeline import SHIPPED, Pipeline
-from .video_file import write_video
+from .video_file import CODECS, write_video
 
 
 def main() -> None:
@@ -28,6 +28,9 @@ def main() -> None:
     args = parser.parse_args()
     if Path(args.out).exists():
         sys.exit(f"--out: {args.out} is there already: choose another name")
+    codec = next((name for name, kind in CODECS.items() if Path(args.out).suffix.lower() in kind.suffixes), None)
+    if codec is None:
+        sys.exit(f"--out: {args.out} has no name of a video: end it in .mp4 or .webm")
 
     def show(done: dict) -> None:
         sys.stderr.write(f"\rstep {done['step'] + 1}/{done['steps']}" + "\n" * (done["step"] + 1 == done["steps"]))
@@ -38,7 +41,7 @@ def main() -> None:
         frames = pipeline.video(args.prompt, args.seconds, args.width, args.height, **options)
     except (ValueError, FileNotFoundError) as error:  # of words, sizes and files; each is a sentence
         sys.exit(str(error))
-    write_video(args.out, iter([frames]), pipeline.header.native_fps)
+    write_video(args.out, iter([frames]), pipeline.header.native_fps, codec=codec)
 
 
 if __name__ == "__main__":

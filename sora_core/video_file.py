@@ -41,6 +41,9 @@ CODECS = {
     "vp9": Codec((".webm",), "webm", "libvpx-vp9", "libopus", 24, {"b": "0", "deadline": "good", "cpu-used": "4"}),
 }
 
+LAYOUTS = {1: "mono", 2: "stereo", 3: "2.1", 4: "quad", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}  # FFmpeg's, by channels
+PLAYED = ("mono", "stereo", "5.1")  # those that every player knows
+
 BT709 = 1  # FFmpeg's number of it, for matrix, primaries and transfer. Written into the file, so that players agree on colours.
 BT709_TO_CODE = {"dst_colorspace": "ITU709", "dst_color_range": "MPEG"}
 EXACT = 0x2 | 0x40000 | 0x2000
@@ -211,17 +214,19 @@ class _Sound:
         wave = torch.as_tensor(audio["waveform"]).detach().float().cpu()
         self.wave = (wave[0] if wave.ndim == 3 else wave).numpy()
         self.rate, self.done, self.out = int(audio["sample_rate"]), 0, out
-        layouts = {1: "mono", 2: "stereo", 6: "5.1"}
-        if len(self.wave) not in layouts:
-            raise ValueError(f"audio with {len(self.wave)} channels cannot be written: use 1, 2 or 6")
-        self.layout = layouts[len(self.wave)]
-        # Opus knows 48 kHz and its divisors only; the encoder resamples.
-        self.stream = out.add_stream(kind.audio, rate=48000 if kind.audio == "libopus" else self.rate, layout=self.layout)
+        if len(self.wave) not in LAYOUTS:
+            raise ValueError(f"audio with {len(self.wave)} channels cannot be written: use 1 to 8")
+        self.layout = LAYOUTS[len(self.wave)]
+        # The encoder resamples and mixes: Opus knows 48 kHz and its divisors only, and players know few layouts.
+        layout = self.layout if self.layout in PLAYED else "stereo"
+        self.stream = out.add_stream(kind.audio, rate=48000 if kind.audio == "libopus" else self.rate, layout=layout)
 
     def write_until(self, seconds: Fraction) -> None:
         end = min(self.wave.shape[1], int(seconds * self.rate))
         if end > self.done:
-            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(self.wave[:, self.done : end]), "fltp", self.layout)
+            # Interleaved: PyAV fills no eight planes.
+            samples = np.ascontiguousarray(self.wave[:, self.done : end].T).reshape(1, -1)
+            frame = av.AudioFrame.from_ndarray(samples, "flt", self.layout)
             frame.sample_rate, frame.pts, frame.time_base = self.rate, self.done, Fraction(1, self.rate)
             self.out.mux(self.stream.encode(frame))
             self.done = end

@@ -169,3 +169,6 @@ def test_the_command_overwrites_nothing(tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match=r"made\.mp4 is there already"):
         command.main()
     assert made.read_bytes() == b"hours of work"
+    monkeypatch.setattr("sys.argv", ["sora_core", "a red ball", "--model", "nowhere", "--out", str(tmp_path / "made.gif")])
+    with pytest.raises(SystemExit, match=r"made\.gif .* end it in \.mp4 or \.webm"):
+        command.main()

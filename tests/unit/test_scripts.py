@@ -3,14 +3,19 @@
 import hashlib
 import io
 import os
+import runpy
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
+from PIL import Image
 
 from sora_pack.scripts import environment
 from sora_pack.scripts.workflow_api import set_input, to_api
+from sora_pack.tests.tiny_model import write_tiny_model
 
 SAMPLER = {
     "input": {
@@ -153,3 +158,61 @@ def test_the_peak_of_a_process_stays_when_the_memory_is_gone(root, monkeypatch):
     held = b"x" * before  # more than there is room for below the old peak
     del held
     assert server_memory.peak_of(os.getpid()) > 1.1 * before
+
+
+@pytest.fixture
+def strips(root, tmp_path, monkeypatch):
+    """scripts/strips.py, small, writing elsewhere."""
+    monkeypatch.syspath_prepend(str(root / "scripts"))  # the scripts import each other as programs do
+    import strips
+
+    monkeypatch.setattr(strips, "SIDE", 64)
+    monkeypatch.setattr(strips, "STILL", replace(strips.STILL, width=64, height=64))
+    monkeypatch.setattr(strips, "FOLDER", tmp_path)
+    monkeypatch.setattr(strips, "PAGE", tmp_path / "gallery.md")
+    return strips
+
+
+def test_strips_have_what_their_canvas_needs(strips):
+    for name, make in strips.EXAMPLES.items():
+        example = make()
+        for piece in (*example.canvas.timeline.pieces, *example.canvas.guides):
+            end = piece.start + getattr(piece, "count", 1)
+            assert end <= (len(example.sources[piece.source]) if piece.source >= 0 else example.canvas.shape.frames), name
+        assert example.prompt and all(source.shape[1:] == (64, 64, 3) for source in example.sources)
+
+
+def test_strips_of_a_still_of_both_sides_and_under_a_mask(strips, tmp_path):
+    pipeline, settings = strips.Pipeline.load(write_tiny_model(tmp_path / "models")), {"seed": 0, "steps": 1, "guidance": 1.0}
+    shown = {"text_to_image": 1, "extend_both": 10, "masked_remix": 20}
+    for name, pictures in shown.items():
+        strips.strip(pipeline, name, **settings)
+        with Image.open(tmp_path / f"{name}.png") as strip:
+            rows = -(-pictures // strips.SHOWN)
+            assert strip.width // 64 == min(pictures, strips.SHOWN) and strip.height // (64 + strips.BAR) == rows, name
+    strips.write_section()
+    assert [name for name in strips.EXAMPLES if f"verbs/{name}.png" in strips.PAGE.read_text(encoding="utf-8")] == list(shown)
+    example = strips.masked_remix()
+    made, kept = strips.make(pipeline, example, **settings), example.region == 0
+    assert torch.equal(made[kept], example.sources[0][kept]) and not torch.equal(made, example.sources[0])
+
+
+@pytest.mark.parametrize(
+    ("given", "run"),
+    [
+        ([], ["tests"]),
+        (["-k", "nodes"], ["-k", "nodes", "tests"]),
+        (["tests/unit", "-k", "nodes"], ["tests/unit", "-k", "nodes"]),
+        (["-x", "tests/unit/test_scripts.py::test_words"], ["-x", "tests/unit/test_scripts.py::test_words"]),
+    ],
+)
+def test_a_word_to_look_for_is_no_folder(root, monkeypatch, given, run):
+    monkeypatch.syspath_prepend(str(root / "scripts"))
+    command, ran = runpy.run_path(str(root / "scripts" / "test.py")), []
+    environment = command["environment"]  # as programs import it, not that of the package
+    for name in ("ready", "chromium", "child_variables"):
+        monkeypatch.setattr(environment, name, dict)
+    monkeypatch.setattr("subprocess.run", lambda arguments, **_: ran.append(arguments) or SimpleNamespace(returncode=0))
+    monkeypatch.setattr("sys.argv", ["test.py", *given])
+    assert command["main"]() == 0
+    assert ran[-1][ran[-1].index("pytest") + 1 :] == run

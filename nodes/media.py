@@ -166,6 +166,10 @@ def media_input(name: str = "video", tooltip: str = "The video: a VIDEO, the fra
     return io.MultiType.Input(name, types=[io.Video, io.Image, io.Latent], tooltip=tooltip)
 
 
+CUT = 1 / 16
+"""Of a side: so much may be cut away in place of scaling, as 8 rows of 1080."""
+
+
 def image_fps_input():
     return io.Float.Input(
         "image_fps",
@@ -185,7 +189,7 @@ def form_inputs() -> list:
         io.DynamicCombo.Input(
             "size",
             options=[io.DynamicCombo.Option(AS_GIVEN, []), *size_options()],
-            tooltip="Size of the result. as given: that of the video, to the nearest multiple of 16.",
+            tooltip="Size of the result. as given: that of the video, cut to the step of the VAE: 16 pixels for the shipped one.",
         ),
         io.Combo.Input("fit", options=list(FITS), default="cover", tooltip=FIT_TOOLTIP),
         io.Float.Input(
@@ -238,7 +242,7 @@ def shape_for(media: Media, size: dict | None, fps: float, strides: Strides) -> 
         raise ValueError(f"fps is {fps:g}: use 1 to 120, or 0 for the rate of the video")
     if size and size["size"] == AS_GIVEN:
         m = strides.size_multiple
-        width, height = (max(m, m * math.floor(side / m + 0.5)) for side in media.size)
+        width, height = (max(m, side // m * m) for side in media.size)  # cut, not scaled: what is left is what was given
     else:
         width, height = pixels(size, strides)
     return VideoShape(width, height, 1, media.fps if not fps or same_rate(fps, media.fps) else fps, strides)
@@ -267,9 +271,16 @@ def changes(media: Media, shape: VideoShape) -> list[str]:
 
 
 def fitted(image: Tensor, width: int, height: int, fit: str, method: str = "lanczos") -> Tensor:
-    """Pictures [n, H, W, 3] as [n, height, width, 3]; untouched where the size is right already. `method`: one of the host's."""
-    if image.shape[1:3] == (height, width):
+    """Pictures [n, H, W, 3] as [n, height, width, 3]. `method`: one of the host's.
+
+    Untouched where the size is right already; to cover one that is a little smaller they are cut, and no pixel changes.
+    """
+    over = image.shape[1] - height, image.shape[2] - width
+    if over == (0, 0):
         return image
+    if fit == "cover" and all(0 <= more <= CUT * side for more, side in zip(over, image.shape[1:3])):
+        top, left = (more // 2 for more in over)
+        return image[:, top : top + height, left : left + width]
     x = image.movedim(-1, 1)
     if fit == "contain":
         scale = min(width / x.shape[-1], height / x.shape[-2])

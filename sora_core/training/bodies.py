@@ -62,7 +62,10 @@ def _overlap(edges: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 def who_is_where(records: Sequence[Sequence[Scene | tuple[str, ...]]], moments: Sequence[tuple[int, float]], height: int,
                  width: int) -> Tensor | None:  # fmt: skip
-    """`standing` of every record at (shot, second of that shot): [b, F, height, width, FIELDS]; None where captions are all that is known."""
+    """`standing` of every record at (shot, second of that shot): [b, F, height, width, FIELDS].
+
+    None where written captions are all that is known.
+    """
     if not all(isinstance(shot, Scene) for shots in records for shot in shots):
         return None
     told = torch.empty(len(records), len(moments), height, width, FIELDS)

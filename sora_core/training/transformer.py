@@ -181,11 +181,10 @@ def losses(student: Student, made: Lesson, words: list[list[str]], seed: int, we
     return (error * weight).sum() / total, wrong
 
 
-def brief(
-    records: list, spans: list, when: list[tuple[int, float]], height: int, width: int, *how
-) -> tuple[list[list[str]], Tensor | None]:
-    """Captions of the records of a batch, and who is where in them: all that costs time and needs no tensor of the bank."""
-    return tell(records, spans, *how), who_is_where(records, when, height, width)
+def brief(records: list, spans: list, when: list[tuple[int, float]], grid: tuple[int, int],
+          *how) -> tuple[list[list[str]], Tensor | None]:  # fmt: skip
+    """Captions of the records of a batch, and who is where on its grid of tokens: what takes time and needs nothing of the bank."""
+    return tell(records, spans, *how), who_is_where(records, when, *grid)
 
 
 def choose_shard(bank: Bank | LiveBank, still_share: float, rng: np.random.Generator) -> Shard:
@@ -244,17 +243,9 @@ def train_transformer(folder: str, bank: str | Bank | LiveBank, settings: Settin
         shard = choose_shard(bank, still_share, rng)
         made = lesson(shard, settings.tokens, settings.native_fps, rng, sigma_mean)
         seed = int(rng.integers(2**62))
-        height, width = (side // PATCH for side in made.latents.shape[-2:])
-        return (
-            (made, seed, weight_of_detail),
-            brief,
-            *to_tell(shard, made),
-            moments(shard, made),
-            height,
-            width,
-            rng,
-            settings.long_captions,
-        )
+        grid = tuple(side // PATCH for side in made.latents.shape[-2:])
+        told = (*to_tell(shard, made), moments(shard, made), grid, rng, settings.long_captions)
+        return (made, seed, weight_of_detail), brief, *told
 
     feed = Feed(draw, pool, ahead)
     if settings.compile:

@@ -21,6 +21,8 @@ from ..sora_core.shapes import ASPECT_RATIOS, MAX_SECONDS, Strides, VideoShape, 
 from .show import show_on_node
 
 KEY = "sora"
+"""Of the extra entries of a LATENT and of a CONDITIONING, of our wrappers and of our transformer option."""
+
 CUSTOM = "custom"
 RESOLUTION = 128
 
@@ -316,7 +318,7 @@ def size_options() -> list:
             max=4096,
             step=16,
             optional=True,
-            tooltip=f"{side.capitalize()} in pixels, a multiple of 16.",
+            tooltip=f"{side.capitalize()} in pixels, a multiple of the VAE's step: 16 for the shipped one.",
         )
         for side in ("width", "height")
     ]

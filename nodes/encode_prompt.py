@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io, ui
 
 from ..sora_core.config import MAX_PROMPT_BYTES
+from ..sora_core.text import PromptError, unseen_words
 from .show import show_on_node
 
 
@@ -33,18 +34,14 @@ class SoraPrompt(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip, text) -> io.NodeOutput:
-        check_length(clip, text)
-        conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(text))
+        try:
+            tokens = clip.tokenize(text)
+        except PromptError as error:
+            raise ValueError(f"text: {error}") from error
+        conditioning = clip.encode_from_tokens_scheduled(tokens)
         note = note_on_words(clip, text)
         show_on_node(cls, note)
         return io.NodeOutput(conditioning, ui=ui.PreviewText(note) if note else None)
-
-
-def check_length(clip, text: str) -> None:
-    """Raises ValueError when a prompt is longer than our encoder reads; another CLIP has a limit of its own."""
-    size = len(text.encode("utf-8", "replace"))
-    if hasattr(clip, "header") and size > MAX_PROMPT_BYTES:
-        raise ValueError(f"text is {size:,} bytes long: use at most {MAX_PROMPT_BYTES:,} (an English letter is 1, a Chinese character 3)")
 
 
 def note_on_words(clip, text: str) -> str:
@@ -52,7 +49,5 @@ def note_on_words(clip, text: str) -> str:
     header = getattr(clip, "header", None)
     if header is None or not header.words:
         return ""
-    from ..sora_core.text import unseen_words
-
     words = unseen_words(text, header.words)
     return f"The model has never seen: {', '.join(words)}" if words else "The model knows all words."

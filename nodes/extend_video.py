@@ -26,7 +26,7 @@ def seconds_input(tooltip: str, name: str = "seconds", default: float = 2.0):
     return io.Float.Input(name, default=default, min=0.0, max=MAX_SECONDS, step=0.001, tooltip=tooltip)
 
 
-def context_input():
+def context_input(more: str = ""):
     return io.Float.Input(
         "context",
         default=2.0,
@@ -35,19 +35,19 @@ def context_input():
         step=0.1,
         optional=True,
         advanced=True,
-        tooltip="How much of the given video the model sees on each side, in seconds. More keeps motion better and takes longer.",
+        tooltip=f"How much of the given video the model sees on each side, in seconds. More keeps motion better and takes longer.{more}",
     )
 
 
-def schema(node_id: str, display_name: str, description: str, aliases: list[str], fields: list) -> io.Schema:
-    """What the four nodes have in common."""
+def schema(node_id: str, display_name: str, description: str, aliases: list[str], fields: list, on_context: str = "") -> io.Schema:
+    """What the four nodes have in common; `on_context` is said of that field beside what all say."""
     return io.Schema(
         node_id=node_id,
         display_name=display_name,
         category="Sora/canvas",
         description=description,
         search_aliases=aliases,
-        inputs=[io.Vae.Input("vae", tooltip="The VAE of the model."), *fields, *form_inputs(), context_input()],
+        inputs=[io.Vae.Input("vae", tooltip="The VAE of the model."), *fields, *form_inputs(), context_input(on_context)],
         outputs=[io.Latent.Output(tooltip="The canvas, for a sampler. Decoded, it is the whole video with the given frames untouched.")],
         hidden=[io.Hidden.unique_id],
     )
@@ -75,21 +75,23 @@ class SoraExtend(io.ComfyNode):
             description="Makes a video longer: what comes after it, what came before it, or both.",
             aliases=["sora extend", "continue video", "longer video", "video extension", "backward", "outpaint time"],
             fields=fields,
+            on_context=" Not for direction both, which sees the whole video.",
         )
 
     @classmethod
     def execute(cls, vae, video, direction, seconds, size=None, fit="cover", fps=0.0, image_fps=8.0, context=2.0) -> io.NodeOutput:
         media, clip, still = take_in(video, vae, size, fit, fps, image_fps)
-        new, seen = frames_of(seconds, still), cells_of(context, still)
+        new, seen, lines = frames_of(seconds, still), cells_of(context, still), changes(media, still)
         if direction == FORWARD:
             canvas = verbs.extend(still, clip.frames, new, seen)
         elif direction == BACKWARD:
             canvas = verbs.extend_backward(still, clip.frames, new, seen, clip.grid(0))
         elif direction == BOTH:
             canvas = verbs.extend_both(still, clip.frames, new, new, clip.grid(0))
+            lines.append(f"sees all {clip.frames} given frames, whatever the context: both sides lie on one canvas, with them between")
         else:
             raise ValueError(f"direction {direction!r} is not known: use {FORWARD}, {BACKWARD} or {BOTH}")
-        return give_out(cls, vae, canvas, (clip,), changes(media, still))
+        return give_out(cls, vae, canvas, (clip,), lines)
 
 
 class SoraFill(io.ComfyNode):

@@ -5,6 +5,7 @@ The identifiers that patches have in memory are random, so a MODEL is known by t
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import folder_paths
@@ -48,10 +49,18 @@ def _node(prompt: dict, number: str, seen: dict) -> str:
 
 
 def _files(name: str) -> list:
-    """Path, size and time of the files that a string may mean in the host's folders."""
+    """Path, size and time of the files that a string may mean: a path by itself, or a name in the host's folders."""
     if not name or len(name) > LONGEST_NAME or "\n" in name or "\0" in name:
         return []
-    paths = {folder_paths.get_full_path(kind, name) for kind in folder_paths.folder_names_and_paths if kind != "custom_nodes"}
-    paths.add(folder_paths.get_annotated_filepath(name))
-    found = sorted(path for path in paths if path and Path(path).is_file())
-    return [[path, (stat := Path(path).stat()).st_size, stat.st_mtime_ns] for path in found]
+    paths = {name}
+    with contextlib.suppress(ValueError):  # on Windows: another drive, or what looks like one, such as 4:3
+        paths |= {folder_paths.get_full_path(kind, name) for kind in folder_paths.folder_names_and_paths if kind != "custom_nodes"}
+    with contextlib.suppress(ValueError):  # out of the input folder
+        paths.add(folder_paths.get_annotated_filepath(name))
+    found = []
+    for path in sorted(filter(None, paths)):
+        with contextlib.suppress(OSError):  # too long for the name of a file
+            if Path(path).is_file():
+                stat = Path(path).stat()
+                found.append([path, stat.st_size, stat.st_mtime_ns])
+    return found

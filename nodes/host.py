@@ -24,9 +24,8 @@ from ..sora_core.shapes import PATCH
 from ..sora_core.speed import fast_dtype
 from ..sora_core.storyboard import shots_at
 from ..sora_core.transformer import SpacetimeTransformer
-
-KEY = "sora"
-"""Of our wrappers, of our transformer option, of the extra entries of a LATENT and of a CONDITIONING."""
+from .canvas import KEY
+from .storyboard import shots_in
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -106,7 +105,7 @@ class SoraModel(comfy.model_base.WAN21):
         out = super().extra_conds(**kwargs)
         if kwargs.get("denoise_mask") is not None and self.header.noise == "frame":
             out["denoise_mask"] = comfy.conds.CONDRegular(kwargs["denoise_mask"])
-        if (shots := kwargs.get(KEY)) is not None:
+        if (shots := shots_in(kwargs.get("cross_attn"), kwargs)) is not None:
             if shots.pictures:
                 # Sora Sampler has put them on the canvas before it comes here.
                 raise ValueError("positive: only 'Sora Sampler' puts the pictures of shots on the canvas: use it, or 'Sora Place Image'")

@@ -18,7 +18,7 @@ from ..sora_core.canvas import Canvas, Guide
 from ..sora_core.checkpoint import CheckpointError, detect_vae, read_layout
 from ..sora_core.config import TEXT_DIM, TEXT_ROW_MULTIPLE, preset
 from ..sora_core.plan import Plan, window_of
-from .canvas import Given
+from .canvas import KEY, Given
 from .host import SoraModel, header_of
 from .host_vae import HostVAE, VideoCoder
 from .known import pixels_of
@@ -40,6 +40,7 @@ def empty_prompt(model, positive: list) -> list:
     if isinstance(model.model, SoraModel):
         return [[torch.zeros(1, TEXT_ROW_MULTIPLE, TEXT_DIM), {"pooled_output": None}]]
     rows, facts = positive[0]
+    facts = {name: fact for name, fact in facts.items() if name != KEY}  # no shots either
     pooled = facts.get("pooled_output")
     return [[torch.zeros_like(rows), {**facts, "pooled_output": None if pooled is None else torch.zeros_like(pooled)}]]
 
@@ -47,10 +48,10 @@ def empty_prompt(model, positive: list) -> list:
 def fits_vae(model, vae) -> bool:
     """Whether a canvas' VAE can be that of a MODEL, as far as files tell: those of Wan 2.1 and of this pack have latents of one shape,
     and other widths."""
-    network = getattr(vae, "first_stage_model", None)
-    if not isinstance(model.model, comfy.model_base.WAN21) or not isinstance(network, HostVAE | comfy.ldm.wan.vae.WanVAE):
+    width = _kind(vae)
+    if not isinstance(model.model, comfy.model_base.WAN21) or not isinstance(width, int):
         return True
-    width, named = network.encoder.conv1.out_channels, header_of(model).vae
+    named = header_of(model).vae
     if not named:
         return width >= PUBLIC_VAE_WIDTH or model.model.model_config.unet_config.get("dim", 0) < PUBLIC_WIDTH
     try:
@@ -67,6 +68,7 @@ def same_vae(vae, other) -> bool:
 
 
 def _kind(vae) -> type | int:
+    """What tells the latents of VAEs apart: the width of one of Wan 2.1's form, the class of another's network."""
     network = getattr(vae, "first_stage_model", None)
     ours = isinstance(network, HostVAE | comfy.ldm.wan.vae.WanVAE)  # one file opens as either
     return network.encoder.conv1.out_channels if ours else type(network)
@@ -83,8 +85,9 @@ def limits(model, given: Given | None, plan: Plan) -> list[str]:
     if given is None:
         return []
     name, canvas, shape, lines = family(model), given.canvas, given.canvas.shape, []
-    wan, ltx, hunyuan = (isinstance(model.model, kind) for kind, _ in FAMILIES)
-    if shape.cells > 1 and not (wan or ltx or (hunyuan and shape.fps == HUNYUAN_FPS)):
+    wan = isinstance(model.model, comfy.model_base.WAN21)
+    at_its_rate = isinstance(model.model, comfy.model_base.HunyuanVideo) and shape.fps == HUNYUAN_FPS
+    if shape.cells > 1 and not (wan or isinstance(model.model, comfy.model_base.LTXV) or at_its_rate):
         lines.append(f"{name} is told no frame rate: things move as at the rate that it was trained on, not as at {shape.fps:g} a second")
     if not takes_guides(model) and not takes_pictures(model):
         hidden = [canvas.offset + guide.frame for guide in canvas.guides if beside_known(canvas, guide)]
@@ -93,8 +96,11 @@ def limits(model, given: Given | None, plan: Plan) -> list[str]:
             lines.append(f"{name} is not shown the given {frames}: it takes whole latent cells, and the one beside is given")
     windowed = "context_handler" in model.model_options
     asked = given.plan.kind if given.plan else "auto"
-    if asked == "auto" and not wan and not windowed and shape.cells > window_of(header_of(model), shape.strides):
+    long = shape.cells > window_of(header_of(model), shape.strides)
+    if asked == "auto" and plan.kind == "single" and long and not wan and not windowed:
         lines.append(f"{name} made all in one pass, for how long it can be is not known: 'Sora Plan' with rollout makes it in several")
+    if not isinstance(model.model, SoraModel) and any(len({*map(plan.lattice.shot_of, p.make)}) > 1 for p in plan.passes):
+        lines.append(f"{name} hears one shot in a pass, here the first: 'Sora Plan' with auto or rollout makes each shot by itself")
     return lines
 
 

@@ -9,7 +9,7 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ..sora_core.canvas import encode_given, encode_held
+from ..sora_core.canvas import cell_mask, encode_given, encode_held, encode_span
 from ..sora_core.passes import known_cells
 from ..sora_core.shapes import VideoShape
 from ..sora_core.sound import soundtrack
@@ -66,6 +66,36 @@ def latent_of(vae, given: Given, latent: dict | None = None) -> dict:
     return {**(latent or {}), "samples": samples, "noise_mask": mask, KEY: replace(given, known=samples.clone(), mask=mask)}
 
 
+def remix_latent(given: Given, samples: Tensor | None = None) -> dict:
+    """The LATENT of Sora Remix: a video to be changed, as a whole or in a region.
+
+    Args:
+        given: canvas, the video as its one source, and the region.
+        samples: what there is in the region; by default the video as well.
+
+    Raises:
+        ValueError: a canvas that cannot fit this machine.
+    """
+    shape = given.canvas.shape
+    check_canvas(shape, given.sources[0].batch)
+    video = to_host(_encoded(given.vae, given.sources[0], shape))
+    if given.region is None:
+        return {"samples": video, KEY: given}
+    mask = cell_mask(given.region, shape)
+    samples = video if samples is None else torch.where(mask.to(samples.device) == 0, video.to(samples), samples)
+    return {"samples": samples, "noise_mask": mask, KEY: replace(given, known=samples, mask=mask)}
+
+
+def _encoded(vae, clip: Media, shape: VideoShape) -> Tensor:
+    """[B, C, F, h, w] of a whole video: the cells it holds, or encoded; the last one filled up with the last frame."""
+    cells = clip.cells(0, shape.cells) if shape.frames == clip.frames else None
+    if cells is not None:
+        return cells.float()
+    frames = pixels_of(clip, 0, clip.frames)
+    frames = torch.cat([frames, frames[:, :, -1:].expand(-1, -1, shape.frames - clip.frames, -1, -1)], 2)
+    return encode_span(VideoCoder(vae), frames, True).float()
+
+
 def enlarged(latent: dict) -> dict:
     """A LATENT that the host's Latent Upscale has resized, with a canvas of its new size: what is given is fitted and encoded anew, from
     the media. Any other LATENT as it is."""
@@ -84,22 +114,14 @@ def enlarged(latent: dict) -> dict:
     space = shape.strides.space
     canvas = replace(given.canvas, shape=replace(shape, width=width * space, height=height * space))
     given = replace(given, canvas=canvas, sources=tuple(_at_size(media, canvas.shape) for media in given.sources))
-    return latent_of(given.vae, given, {"samples": samples}) if given.region is None else _masked(given, samples)
+    if given.region is None:
+        return latent_of(given.vae, given, {"samples": samples})
+    region = fitted(given.region.unsqueeze(-1), canvas.shape.width, canvas.shape.height, "stretch", "area")[..., 0]
+    return remix_latent(replace(given, region=region), samples)
 
 
 def _at_size(media: Media, shape: VideoShape) -> Media:
     return Picked(_at_size(media.media, shape), media.videos) if isinstance(media, Picked) else refitted(media, shape)
-
-
-def _masked(given: Given, samples: Tensor) -> dict:
-    """The masked video of Sora Remix at the size of its canvas: what is kept is encoded anew, the rest is that of the samples."""
-    from .remix_video import cell_mask, latents_of
-
-    shape = given.canvas.shape
-    region = fitted(given.region.unsqueeze(-1), shape.width, shape.height, "stretch", "area")[..., 0]
-    mask = cell_mask(region, shape)
-    samples = torch.where(mask.to(samples.device) == 0, latents_of(given.vae, given.sources[0], shape).to(samples), samples)
-    return {"samples": samples, "noise_mask": mask, KEY: replace(given, known=samples, mask=mask, region=region)}
 
 
 def to_host(samples: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from ..sora_core.plan import Pass, Plan, PlanSettings, window_of
 from ..sora_core.storyboard import lattice_of
 from .canvas import KEY, Given
 from .graph_facts import FactsError, facts_above
-from .storyboard import shots_of
+from .storyboard import heard_in, shots_of
 
 ANCESTRAL = "sora_ancestral"
 """Our own solver among the host's: what it draws on the way belongs to moments, as all our noise does."""
@@ -55,11 +54,12 @@ def plan_for(model, positive, given: Given, known: frozenset[int]) -> Plan:
     settings, shape, shots = given.plan or PlanSettings(), given.canvas.shape, shots_of(positive)
     if settings.kind == "foresight" and not ours:
         raise ValueError("plan: foresight sees cells that are far apart, which this MODEL was not made for: use rollout")
+    lattice = lattice_of(shape.seconds_of_cells, known, shots.starts if shots else (0.0,), shots.cuts if shots else (False,))
     windowed = "context_handler" in model.model_options  # the host's context windows cut the video themselves
-    if settings.kind == "auto" and (windowed or not isinstance(model.model, comfy.model_base.WAN21)):
+    if settings.kind == "auto" and not ours and len(lattice.runs) > 1:
+        settings = replace(settings, kind="rollout")  # another MODEL hears one shot in a pass, and no window crosses a border
+    elif settings.kind == "auto" and (windowed or not isinstance(model.model, comfy.model_base.WAN21)):
         settings = replace(settings, kind="single")  # how long a video of other families may be is not known
-    seconds = [shape.strides.time * k / shape.fps for k in range(shape.cells)]
-    lattice = lattice_of(seconds, known, shots.starts if shots else (0.0,), shots.cuts if shots else (False,))
     return settings.plan(lattice, window_of(header, shape.strides), header.foresight and ours)
 
 
@@ -187,9 +187,8 @@ class PassSampler:
             return words
         heard = []
         for rows, extra in words:
-            if shots := extra.get(KEY):
-                rows = shots.rows[self.plan.lattice.shot_of(p.make[0])]
-            heard.append([rows, _of_cells({k: v for k, v in extra.items() if k != KEY}, p, cells, self.plan.lattice.cells)])
+            rows, extra = heard_in(rows, extra, self.plan.lattice.shot_of(p.make[0]))
+            heard.append([rows, _of_cells(extra, p, cells, self.plan.lattice.cells)])
         return heard
 
 
@@ -216,11 +215,7 @@ def _of_cells(extra: dict, p: Pass, cells: Tensor, count: int) -> dict:
 
 def _said(words: list, shots: set[int]) -> list:
     """The content of a CONDITIONING for cells of these shots, as a nest for `content_hash`."""
-    said = []
-    for rows, extra in words:
-        rest = {name: value for name, value in extra.items() if name != KEY}
-        said.append([[extra[KEY].rows[i] for i in sorted(shots)] if KEY in extra else rows, rest])
-    return said
+    return [[heard_in(rows, extra, shot) for shot in sorted(shots)] for rows, extra in words]
 
 
 def ancestral(noise: Noise) -> comfy.samplers.KSAMPLER:
@@ -260,8 +255,8 @@ def resumed(solver: comfy.samplers.KSAMPLER, progress: Progress) -> comfy.sample
 # -- the job -------------------------------------------------------------------------------------------------------------------------
 
 
-def job_for(passes: PassSampler, hidden, links: tuple[str, ...], settings: list) -> Job | None:
-    """The job of a run; None, said in the log, where it cannot be told by what the run is determined.
+def job_for(passes: PassSampler, hidden, links: tuple[str, ...], settings: list) -> tuple[Job | None, str]:
+    """The job of a run; or None and, for the node, why it cannot be told by what the run is determined.
 
     Args:
         hidden: of the node: the prompt and its own number in it; None without a graph.
@@ -270,16 +265,16 @@ def job_for(passes: PassSampler, hidden, links: tuple[str, ...], settings: list)
     """
     node = hidden and (hidden.prompt or {}).get(hidden.unique_id)
     if node is None:  # called by a program, or part of a graph that grows while it runs
-        return None
+        return None, ""
     shape = passes.given.canvas.shape if passes.given else None
     size = f"{shape.width}x{shape.height}, {shape.seconds:g} s, " if shape else ""
     # A short run in one pass is made again faster than it is found.
     least = 0.0 if len(passes.plan.passes) > 1 else SAVE_SECONDS
     try:
         graph = [facts_above(hidden.prompt, node["inputs"][name]) for name in links if name in node["inputs"]]
-        common = [graph, settings, passes.guidance, [stage.sigmas for stage in passes.stages]]
+        # The frames a second place the cells of Wan in time, which no tensor of a pass shows.
+        common = [graph, settings, passes.guidance, [stage.sigmas for stage in passes.stages], shape and shape.fps]
         each = [passes.facts(p) for p in passes.plan.passes]
-        return Job(jobs_folder(), passes.plan, common, each, passes.start, f"{size}seed {passes.seed}", least=least)
+        return Job(jobs_folder(), passes.plan, common, each, passes.start, f"{size}seed {passes.seed}", least=least), ""
     except (FactsError, TypeError) as error:
-        logging.info(f"Sora: this run is not kept for a restart: {error}")
-        return None
+        return None, f"this run is not kept for a restart: {error}"

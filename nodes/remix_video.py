@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..sora_core.canvas import encode_span
 from ..sora_core.shapes import VideoShape
 from ..sora_core.verbs import remix
-from .canvas import KEY, Given, Media, made_and_kept
+from .canvas import Given, Media, made_and_kept
 from .extend_video import take_in
 from .media import changes, fitted, form_inputs, media_input
 from .show import show_on_node
@@ -63,19 +60,14 @@ class SoraRemix(io.ComfyNode):
 
     @classmethod
     def execute(cls, vae, video, strength=None, size=None, fit="cover", fps=0.0, image_fps=8.0, mask=None) -> io.NodeOutput:
-        from .known import to_host
+        from .known import remix_latent
 
         share = share_of(strength)
         media, clip, still = take_in(video, vae, size, fit, fps, image_fps)
         region = None if mask is None else region_of(mask, media, clip, still, fit)
         kept = [False] * clip.frames if region is None else (region.amax((1, 2)) == 0).tolist()
         canvas = remix(still, kept)
-        samples = to_host(latents_of(vae, clip, canvas.shape))
-        given = Given(canvas, (clip,), sound=clip.sound, strength=share, vae=vae)
-        latent = {"samples": samples, KEY: given}
-        if region is not None:
-            changed = cell_mask(region, canvas.shape)
-            latent |= {"noise_mask": changed, KEY: replace(given, known=samples, mask=changed, region=region)}
+        latent = remix_latent(Given(canvas, (clip,), sound=clip.sound, strength=share, region=region, vae=vae))
         lines = [
             f"{clip.frames} frames of {still.width}x{still.height}, {still.fps:g} a second, {clip.frames / still.fps:g} s",
             made_and_kept(canvas),
@@ -109,27 +101,3 @@ def region_of(mask: Tensor, media: Media, clip: Media, still: VideoShape, fit: s
     mask = fitted(mask.unsqueeze(-1), *media.size, "stretch", "area")
     mask = fitted(mask, still.width, still.height, fit, "area")[..., 0]
     return mask.expand(clip.frames, -1, -1)
-
-
-def cell_mask(region: Tensor, shape: VideoShape) -> Tensor:
-    """The noise mask [1, 1, F, h, w] of a region: a cell is known only if all its pixels in all its frames are kept."""
-    s = shape.strides
-    region = torch.cat([region, region[-1:].expand(shape.frames - len(region), -1, -1)])
-    pooled = torch.nn.functional.max_pool2d(region.unsqueeze(1), s.space)[:, 0]  # T h w
-    cells = [pooled[:1].amax(0), *(part.amax(0) for part in pooled[1:].split(s.time))]
-    return (torch.stack(cells) > 0).float()[None, None]
-
-
-def latents_of(vae, clip: Media, shape: VideoShape) -> Tensor:
-    """[B, C, F, h, w] of a whole video: those it holds, or encoded; the last cell filled up with the last frame."""
-    from .costs import check_canvas
-    from .host_vae import VideoCoder
-    from .known import pixels_of
-
-    check_canvas(shape, clip.batch)
-    cells = clip.cells(0, shape.cells) if shape.frames == clip.frames else None
-    if cells is not None:
-        return cells.float()
-    frames = pixels_of(clip, 0, clip.frames)
-    frames = torch.cat([frames, frames[:, :, -1:].expand(-1, -1, shape.frames - clip.frames, -1, -1)], 2)
-    return encode_span(VideoCoder(vae), frames, True).float()

@@ -22,7 +22,7 @@ from ..sora_core.generate import GUIDANCE, STEPS
 from ..sora_core.passes import known_cells
 from ..sora_core.plan import Lattice, single, summary
 from ..sora_core.shapes import PATCH, Strides
-from .canvas import Given, given_of, restored, sampled, samples_of
+from .canvas import KEY, Given, given_of, restored, sampled, samples_of
 from .costs import check_memory
 from .passes import ANCESTRAL, RESUMABLE, PassSampler, Stage, job_for, plan_for
 from .show import show_on_node
@@ -174,9 +174,9 @@ class SoraSampler(io.ComfyNode):
             noise_of=lambda other, level, cells: CellNoise(other, given).of_cells(latent, cells, level),
             told=progress(run.model, (len(sigmas) - 1) * len(plan.passes)),
         )
-        job = job_for(passes, cls.hidden, ("model", "low_noise_model", "sampler"), [sampler_name, switch_sigma])
+        job, unkept = job_for(passes, cls.hidden, ("model", "low_noise_model", "sampler"), [sampler_name, switch_sigma])
         made = to_host(passes.sample(job))
-        lines = (summary(plan) if len(plan.passes) > 1 else "", job.note if job else "", *limits(model, given, plan))
+        lines = (summary(plan) if len(plan.passes) > 1 else "", job.note if job else unkept, *limits(model, given, plan))
         note = "\n".join(line for line in lines if line)
         show_on_node(cls, note)
         return io.NodeOutput(sampled(latent, made), ui=ui.PreviewText(note) if note else None)
@@ -257,7 +257,7 @@ def check(model, positive, negative, latent: dict) -> None:
         )
     if given and not fits_vae(model, given.vae):
         raise ValueError("latent: the VAE of its canvas is that of another model: use the VAE that belongs to the MODEL")
-    if samples.shape[-1] % PATCH or samples.shape[-2] % PATCH:
+    if (samples.shape[-1] % PATCH or samples.shape[-2] % PATCH) and not takes_odd_sides(model):
         raise ValueError(f"latent: its sides are {samples.shape[-1]} and {samples.shape[-2]} cells, they must be even: use 'Sora Canvas'")
     pictured = given and (given.canvas.spans or given.canvas.guides or has_pictures(positive) or "concat_latent_image" in positive[0][1])
     if given and takes_pictures(model) and not pictured:
@@ -273,6 +273,13 @@ def check(model, positive, negative, latent: dict) -> None:
                 raise ValueError(
                     f"{name}: its words are {rows.shape[-1]} wide, the MODEL needs {TEXT_DIM}: use the CLIP that belongs to the MODEL"
                 )
+
+
+def takes_odd_sides(model) -> bool:
+    """Whether sides of an odd number of cells are no question: a token of LTX-Video is one cell, the host's Wan fills up its last ones."""
+    from .host import SoraModel
+
+    return isinstance(model.model, comfy.model_base.LTXV | comfy.model_base.WAN21) and not isinstance(model.model, SoraModel)
 
 
 def check_solver(model, name: str) -> None:
@@ -320,7 +327,7 @@ def prepare(model, latent: dict, noise) -> Run:
     options = model.model_options["transformer_options"] = dict(model.model_options["transformer_options"])
     if ours:
         positions = given.canvas.positions(header.native_fps)[: run.samples.shape[2]]
-        options[host.KEY] = {"positions": torch.tensor(positions, dtype=torch.float32)}
+        options[KEY] = {"positions": torch.tensor(positions, dtype=torch.float32)}
     elif isinstance(model.model, comfy.model_base.WAN21) and given.canvas.shape.fps != header.native_fps:
         rope = dict(options.get("rope_options") or {})
         options["rope_options"] = {**rope, "scale_t": rope.get("scale_t", 1.0) * header.native_fps / given.canvas.shape.fps}

@@ -17,16 +17,17 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn.functional import max_pool2d
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from gallery import EVERY_VERB  # noqa: E402
 
 from sora_core import verbs  # noqa: E402
-from sora_core.canvas import NEW, Canvas, blank, result_frames  # noqa: E402
+from sora_core.canvas import NEW, Canvas, blank, cell_mask, composed, result_frames  # noqa: E402
 from sora_core.generate import GUIDANCE, STEPS  # noqa: E402
 from sora_core.pipeline import SHIPPED, Pipeline  # noqa: E402
-from sora_core.shapes import VideoShape  # noqa: E402
+from sora_core.shapes import Strides, VideoShape  # noqa: E402
 from sora_core.video_file import contact_sheet, evenly  # noqa: E402
 from sora_core.world import Scene, caption, render, scene_for  # noqa: E402
 
@@ -39,7 +40,7 @@ STILL = VideoShape(SIDE, SIDE, 1, FPS)
 @dataclass
 class Example:
     """What a verb is shown with: words for the page, the canvas, its sources [T, H, W, 3] in 0..1, the prompt. `options` are for
-    Pipeline.complete; `remixed`: the whole source is started from."""
+    Pipeline.complete; `remixed`: the whole source is started from, and made anew in a `region` [T, H, W], if there is one."""
 
     words: str
     canvas: Canvas
@@ -47,6 +48,7 @@ class Example:
     prompt: str
     options: dict = field(default_factory=dict)
     remixed: bool = False
+    region: Tensor | None = None
 
 
 def film(scene: Scene, start: float, frames: int) -> Tensor:
@@ -61,6 +63,10 @@ SLIDE = scene_for([("red", "ball", "slide right")], "meadow", "day", seed=201)
 BOUNCE = replace(SLIDE, objects=(replace(SLIDE.objects[0], motion="bounce", x=1.0, reach=1.3, period=1.25),))
 CIRCLE = scene_for([("blue", "cube", "circle")], "snow", "day", seed=202)
 APPROACH = scene_for([("yellow", "cylinder", "come closer")], "room", "day", seed=203)
+
+
+def text_to_image() -> Example:
+    return Example("A picture from words: a canvas of 0 seconds", blank(STILL), [], told(CIRCLE, 0, 1))
 
 
 def animate() -> Example:
@@ -86,6 +92,11 @@ def extend_backward() -> Example:
     return Example("Extended: what came before", verbs.extend_backward(STILL, 17, 16), [film(SLIDE, 2.5, 17)], told(SLIDE, 0.5, 33))
 
 
+def extend_both() -> Example:
+    canvas = verbs.extend_both(STILL, 17, 13, 11)
+    return Example("Extended both ways: what came before and after", canvas, [film(SLIDE, 1.625, 17)], told(SLIDE, 0, 41))
+
+
 def fill() -> Example:
     return Example("Two seconds in the middle are made anew", verbs.fill(STILL, 41, 13, 29), [film(CIRCLE, 0, 41)], told(CIRCLE, 0, 41))
 
@@ -105,8 +116,33 @@ def remix() -> Example:
     return Example("Remixed (strong): the given video above", canvas, [film(BOUNCE, 0, 17)], words, {"denoise": 0.7}, remixed=True)
 
 
+def masked_remix() -> Example:
+    blue = replace(BOUNCE, objects=(replace(BOUNCE.objects[0], colour="blue"),))
+    source, token = film(BOUNCE, 0, 17), Strides().size_multiple
+    ball = (source != film(blue, 0, 17)).any(-1).float()  # T H W
+    # Whole tokens: one that is known in part is as noisy as what is made in it.
+    region = max_pool2d(ball[:, None], token)[:, 0].repeat_interleave(token, 1).repeat_interleave(token, 2)
+    canvas = verbs.remix(STILL, (region.amax((1, 2)) == 0).tolist())
+    words = "Remixed (strong) where a mask lies on the ball: the given video above"
+    return Example(words, canvas, [source], told(blue, 0, 17), {"denoise": 0.7}, remixed=True, region=region)
+
+
 EXAMPLES: dict[str, Callable[[], Example]] = {
-    function.__name__: function for function in (animate, first_and_last, place, extend, extend_backward, fill, join, loop, remix)
+    function.__name__: function
+    for function in (
+        text_to_image,
+        animate,
+        first_and_last,
+        place,
+        extend,
+        extend_backward,
+        extend_both,
+        fill,
+        join,
+        loop,
+        remix,
+        masked_remix,
+    )
 }
 
 
@@ -119,8 +155,13 @@ def make(pipeline: Pipeline, example: Example, **options) -> Tensor:
     options = options | example.options
     if example.remixed:
         options["start"] = pipeline.encode(example.sources[0])
+    if example.region is not None:
+        options["mask"] = cell_mask(example.region, example.canvas.shape)
     latents = pipeline.complete(example.canvas, example.sources, example.prompt, **options)
-    return torch.cat(list(result_frames(example.canvas, lambda: iter([pipeline.decode(latents)]), read)))
+    frames = result_frames(example.canvas, lambda: iter([pipeline.decode(latents)]), read)
+    if example.region is not None:
+        frames = composed(frames, lambda start, count: read(0, start, count), example.region)
+    return torch.cat(list(frames))
 
 
 def given(canvas: Canvas) -> list[bool]:
@@ -129,8 +170,8 @@ def given(canvas: Canvas) -> list[bool]:
 
 
 def marked(frames: Tensor, given: list[bool]) -> list[Tensor]:
-    """SHOWN evenly spaced frames [H, W, 3], a bar above each."""
-    at = evenly(len(frames), SHOWN)
+    """SHOWN evenly spaced frames [H, W, 3], or all of fewer, a bar above each."""
+    at = evenly(len(frames), min(SHOWN, len(frames)))
     bars = [torch.tensor(GIVEN if given[t] else MADE).expand(BAR, frames.shape[2], 3) for t in at]
     return [torch.cat([bar, frames[t]]) for bar, t in zip(bars, at)]
 
@@ -150,7 +191,7 @@ def write_section() -> None:
     lines = [
         EVERY_VERB,
         "",
-        "Orange: given, and in the result bit for bit; for a remix the source, above the result. Grey: made. By "
+        "Orange: given, and in the result bit for bit; for a remix the source, above the result. Grey: made; under a mask, in part. By "
         "`python scripts/strips.py`, the first result (seed 0).",
         "",
     ]

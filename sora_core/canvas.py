@@ -238,6 +238,15 @@ def token_mask(mask: Tensor) -> Tensor:
     return mask.unflatten(-1, (-1, PATCH)).unflatten(-3, (-1, PATCH)).amax(dim=(-1, -3))
 
 
+def cell_mask(region: Tensor, shape: VideoShape) -> Tensor:
+    """The noise mask [1, 1, F, h, w] of a region [T, H, W], 1 = made: a cell is known only if all its pixels in all its frames are kept."""
+    s = shape.strides
+    region = torch.cat([region, region[-1:].expand(shape.frames - len(region), -1, -1)])
+    pooled = torch.nn.functional.max_pool2d(region.unsqueeze(1), s.space)[:, 0]  # T h w
+    cells = [pooled[:1].amax(0), *(part.amax(0) for part in pooled[1:].split(s.time))]
+    return (torch.stack(cells) > 0).float()[None, None]
+
+
 # -- cells into pixels ---------------------------------------------------------------------------------------------------------------
 
 

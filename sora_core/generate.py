@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .config import ModelHeader
+from .config import TEXT_ROW_MULTIPLE, ModelHeader
 from .denoise import SOLVERS, Callback, State, guided, renoise
 from .flow import cell_noise, schedule
 from .jobs import SAVE_SECONDS, Job, Progress, content_hash
@@ -73,7 +73,7 @@ def generate(
     shots = set(plan.lattice.shots)
     if shot_words and not (shots and shots <= set(range(len(shot_words)))):
         raise ValueError(f"shot_words: {len(shot_words)} texts, and the plan has the shots {sorted(shots)}: give one text for each shot")
-    away = words.new_zeros(1, 64, words.shape[-1]) if negative is None else negative.to(words.dtype)
+    away = words.new_zeros(1, TEXT_ROW_MULTIPLE, words.shape[-1]) if negative is None else negative.to(words.dtype)
     passes = CorePasses(
         transformer=transformer,
         text=transformer.prepare_text(words, shot_words),
@@ -150,6 +150,6 @@ class CorePasses:
     def _noise(self, p: Pass, batch: int, level: float = 1.0) -> Tensor:
         """[B, C, f, h, w]."""
         c, _, h, w = self.shape.latent
-        times = [self.shape.strides.time * k / self.shape.fps for k in p.cells]
-        seed = self.seed if p.seed is None else p.seed
+        seconds, seed = self.shape.seconds_of_cells, self.seed if p.seed is None else p.seed
+        times = [seconds[k] for k in p.cells]
         return torch.stack([cell_noise(seed, b, times, (c, h, w), level) for b in range(batch)])

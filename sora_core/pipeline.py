@@ -90,7 +90,7 @@ class Pipeline:
     @torch.inference_mode()
     def complete(self, canvas: Canvas, sources: Sequence[Tensor], prompt: str = "", *, seed: int = 0, steps: int = STEPS,
                  guidance: float = GUIDANCE, solver: str = SOLVER, latents_of: Latents | None = None, start: Tensor | None = None,
-                 denoise: float = 1.0) -> Tensor:  # fmt: skip
+                 denoise: float = 1.0, mask: Tensor | None = None) -> Tensor:  # fmt: skip
         """Raw latents [1, C, F, h, w] of a canvas of any verb (see verbs): its unknown cells made, all in one pass.
 
         `canvas.result_frames` turns them into the result, with `decode` for the made frames.
@@ -101,13 +101,16 @@ class Pipeline:
             seed, steps, guidance, solver: as for `generate`; noise belongs to moments of the first source.
             latents_of: cells of sources that still hold some, which are then not encoded.
             start: raw latents to begin from instead of pure noise, with `denoise` of the noise on them: remix.
+            mask: [1, 1, F, h, w] in place of the canvas' own (canvas.cell_mask), 1 where `start` is made anew, in whole tokens.
         """
         f = canvas.shape.cells
         latents, guides = self.encode_given(canvas, sources, latents_of)
+        known = canvas.mask().view(1, 1, -1, 1, 1)
         if start is not None:
-            latents = torch.where(canvas.mask().view(1, 1, -1, 1, 1) == 0, latents, start.float().cpu())
+            latents = torch.where(known == 0, latents, start.float().cpu())
         given = normalise(torch.cat([latents, *guides], 2))
-        mask = torch.cat([canvas.mask(), torch.zeros(len(guides))]).view(1, 1, -1, 1, 1)
+        mask = known if mask is None else mask
+        mask = torch.cat([mask, mask.new_zeros(1, 1, len(guides), *mask.shape[3:])], 2)
         positions = canvas.positions(self.header.native_fps)
         options = {"steps": steps, "guidance": guidance, "solver": solver, "denoise": denoise}
         made = self.make_cells(given, mask, noise_of(seed, canvas.seconds_of_cells, given), positions, prompt, **options)
@@ -124,7 +127,7 @@ class Pipeline:
         Args:
             given: normalised latents.
             noise: of every cell (`noise_of`).
-            mask: [1, 1, F, 1, 1], 0 = keep.
+            mask: [1, 1, F, 1, 1], or with h, w in place of 1: 0 = keep.
             positions: of the cells, guides among them.
             shot_prompts, shots: words of each shot, and which of them each cell hears beside `prompt`.
         """

@@ -69,6 +69,11 @@ class VideoShape:
         return (self.frames - 1) / self.fps
 
     @property
+    def seconds_of_cells(self) -> list[float]:
+        """When each cell ends."""
+        return [self.strides.time * k / self.fps for k in range(self.cells)]
+
+    @property
     def latent(self) -> tuple[int, int, int, int]:
         """(C, F, H, W)."""
         return self.strides.channels, self.cells, self.height // self.strides.space, self.width // self.strides.space
@@ -122,7 +127,7 @@ def check_size(width: int, height: int, strides: Strides = Strides()) -> None:
 
 
 def size_for_aspect(aspect: str, area: int, strides: Strides = Strides()) -> tuple[int, int]:
-    """(width, height) in pixels with the given aspect ratio and about `area` pixels, both legal.
+    """(width, height) in pixels with the given aspect ratio and about `area` pixels, both legal; 3:4 is 4:3 turned.
 
     Raises:
         ValueError: an unknown aspect ratio; the known ones are listed.
@@ -130,12 +135,13 @@ def size_for_aspect(aspect: str, area: int, strides: Strides = Strides()) -> tup
     if aspect not in ASPECT_RATIOS:
         raise ValueError(f"aspect ratio {aspect!r} is not known: use one of {', '.join(ASPECT_RATIOS)}")
     across, down = ASPECT_RATIOS[aspect]
-    m = strides.size_multiple
-    ideal_width, ideal_height = math.sqrt(area * across / down), math.sqrt(area * down / across)
+    m, ratio = strides.size_multiple, max(across, down) / min(across, down)
+    ideal_long, ideal_short = math.sqrt(area * ratio), math.sqrt(area / ratio)
     # Of the four roundings, the one whose area and shape together are nearest: rounding each side alone drifts up to 20 %.
     sides = [
-        (max(m, w), max(m, h))
-        for w in (math.floor(ideal_width / m) * m, math.ceil(ideal_width / m) * m)
-        for h in (math.floor(ideal_height / m) * m, math.ceil(ideal_height / m) * m)
+        (max(m, long), max(m, short))
+        for long in (math.floor(ideal_long / m) * m, math.ceil(ideal_long / m) * m)
+        for short in (math.floor(ideal_short / m) * m, math.ceil(ideal_short / m) * m)
     ]
-    return min(sides, key=lambda s: abs(math.log(s[0] * s[1] / area)) + abs(math.log(s[0] / s[1] / (across / down))))
+    long, short = min(sides, key=lambda s: abs(math.log(s[0] * s[1] / area)) + abs(math.log(s[0] / s[1] / ratio)))
+    return (long, short) if across >= down else (short, long)

@@ -18,9 +18,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from .config import MAX_PROMPT_BYTES
 from .plan import Lattice
 from .shapes import MAX_SECONDS, Strides, frames_for_seconds
+from .text import PromptError, encode_bytes
 
 TIMES = re.compile(r"(\d+(?:\.\d+)?)\s*(?:s|秒)?\s*(?:-|–|—|to)\s*(\d+(?:\.\d+)?)\s*(?:s|秒)?")
 TRANSITION = re.compile(r"(cut|continuous|切|连续)\s*(?:[.:,;。：，；]\s*|$)", re.IGNORECASE)
@@ -122,9 +122,10 @@ def check_length(board: Storyboard) -> None:
         ValueError: a shot whose words, with those for all, are too long; ScriptError if it is in a script.
     """
     for number, (shot, text) in enumerate(zip(board.shots, board.texts), start=1):
-        if (size := len(text.encode())) > MAX_PROMPT_BYTES:
-            says = f"the shot and the words for all are {size:,} bytes together: use at most {MAX_PROMPT_BYTES:,}"
-            raise _wrong(shot, number, says)
+        try:
+            encode_bytes(text)
+        except PromptError as error:
+            raise _wrong(shot, number, f"with the words for all, {error}") from error
 
 
 def _wrong(shot: Shot, number: int, says: str) -> ValueError:

@@ -97,7 +97,11 @@ def extend_backward(still: VideoShape, source_frames: int, new: int, context: in
 
 
 def extend_both(still: VideoShape, source_frames: int, before: int, behind: int, grid: int | None = None) -> Canvas:
-    """New frames on both sides of a video, rounded up, in one lattice: it sees the whole video, for both ends belong to one another."""
+    """New frames on both sides of a video, rounded up, in one lattice, so that both ends belong to one another.
+
+    It has no `context`, but sees the whole video: a lattice has no holes, for decoders, and models that are told no positions, count
+    its cells.
+    """
     back = extend_backward(still, source_frames, before, 1, grid)
     made, s = back.timeline.pieces[0].count, still.strides.time
     if behind < 1:

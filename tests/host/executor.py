@@ -13,7 +13,7 @@ import pytest
 
 EXTRAS = (
     *("nodes_custom_sampler", "nodes_video", "nodes_images", "nodes_mask", "nodes_latent", "nodes_hunyuan", "nodes_mochi"),
-    *("nodes_easycache", "nodes_context_windows", "nodes_hooks", "nodes_model_advanced"),
+    *("nodes_easycache", "nodes_context_windows", "nodes_hooks", "nodes_model_advanced", "nodes_lt"),
 )
 PACK_FOLDERS = ("diffusion_models", "vae", "text_encoders")
 

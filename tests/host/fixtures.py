@@ -42,7 +42,7 @@ def host_files(graph):
 
 @pytest.fixture
 def host_sources(graph):
-    """Nodes that give a VAE of some strides, and words with all that the text encoder of a model gives."""
+    """Nodes that give a VAE of some strides, words with all that the text encoder of a model gives, and a text encoder."""
     from comfy_api.latest import io
 
     class TinyVAE(io.ComfyNode):
@@ -65,4 +65,29 @@ def host_sources(graph):
             mask = {"attention_mask": torch.ones(1, 8, dtype=torch.long)} if name == "ltxv" else {}
             return io.NodeOutput([[rows, {"pooled_output": torch.ones(1, 768), **mask}]])
 
-    graph.nodes.NODE_CLASS_MAPPINGS |= {"TinyVAE": TinyVAE, "Rows": Rows}
+    class TinyCLIP(io.ComfyNode):
+        @classmethod
+        def define_schema(cls):
+            return io.Schema(node_id="TinyCLIP", category="test", inputs=[io.String.Input("name")], outputs=[io.Clip.Output()])
+
+        @classmethod
+        def execute(cls, name):
+            return io.NodeOutput(Letters(name))
+
+    graph.nodes.NODE_CLASS_MAPPINGS |= {"TinyVAE": TinyVAE, "Rows": Rows, "TinyCLIP": TinyCLIP}
+
+
+class Letters:
+    """A text encoder: a row for each letter; like HunyuanVideo's it masks some texts and not others, like LTX-Video's it masks all."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def tokenize(self, text: str) -> str:
+        return text
+
+    def encode_from_tokens_scheduled(self, text: str) -> list:
+        count = len(text)
+        rows = torch.randn(1, count, 4096, generator=torch.Generator().manual_seed(count))
+        mask = {"attention_mask": torch.ones(1, count, dtype=torch.long)} if self.name == "ltxv" or count % 2 else {}
+        return [[rows, {"pooled_output": torch.full((1, 768), float(count)), **mask}]]

@@ -25,6 +25,7 @@ from sora_pack.tests.host.prompts import (
     sample,
     vae_first,
     verb,
+    words,
 )
 from sora_pack.tests.host.tiny_host_models import STRIDES, write_host_model
 
@@ -163,11 +164,69 @@ def test_what_a_host_model_cannot_do_is_said(graph, host_files):
     assert "LTX-Video made all in one pass, for how long it can be is not known" in said("ltxv", canvas(11.0, **size_for("ltxv")))
 
 
+def test_what_is_said_does_not_hang_on_the_order_of_the_families(graph, host_files, monkeypatch):
+    from sora_pack.nodes import host_models
+    from sora_pack.sora_core.plan import Lattice, single
+
+    monkeypatch.setattr(host_models, "FAMILIES", host_models.FAMILIES[::-1])
+    for name, told in (("wan_t2v", True), ("ltxv", True), ("hunyuan", False)):
+        prompt = vae_first(canvas(0.5, **size_for(name))) | begin(host_files, name)
+        model, latent = graph.run(prompt, ["unet", 0], ["canvas", 0])
+        said = "".join(host_models.limits(model, latent["sora"], single(Lattice(5))))
+        assert ("is told no frame rate" not in said) is told, f"{name}: {said}"
+
+
+@pytest.mark.parametrize("name", ["wan_t2v", "ltxv", "hunyuan"])
+def test_each_shot_is_heard(graph, host_files, monkeypatch, name):
+    """On auto a storyboard is made shot by shot, each by its own words; the negative is zero, be it left open or zeroed by the host."""
+    script = "[0-2 s] four\n[2-4 s] cut. three"
+    words = node("SoraStoryboard", clip=["clip", 0], vae=["load", 0], script=script, fps=8.0)
+    board = {"clip": node("TinyCLIP", name=name), "words": words, "zero": node("ConditioningZeroOut", conditioning=["words", 0])}
+    begun = begin(host_files, name) | board | vae_first(canvas(4.0, **size_for(name)))
+    model, words = graph.run(begun, ["unet", 0], ["words", 0])
+    heard, kind = [], type(model.model.diffusion_model)
+    inner = kind.forward
+    monkeypatch.setattr(kind, "forward", lambda self, x, t, context, **more: heard.extend(context) or inner(self, x, t, context, **more))
+    for negative in ({"seed": 8}, {"seed": 9, "negative": ["zero", 0]}):
+        heard.clear()
+        made = graph.run({**begun, **sample(steps=1, model=("unet", 0), **negative)}, ["sample", 0])
+        text = "\n".join(graph.history["outputs"]["sample"]["text"])
+        assert made["samples"].isfinite().all() and "rollout: 2 passes" in text and "hears one shot" not in text, text
+        spoken = [rows for rows in heard if rows.any()]
+        assert len(heard) == 4 and len(spoken) == 2
+        assert all(torch.equal(rows, shot[0]) for rows, shot in zip(spoken, words[0][1]["sora"].rows, strict=True))
+    settings = {"plan": "single", "window": 0, "overlap": 3, "distance": 4}
+    single = {"plan": node("SoraPlan", model=["unet", 0], latent=["canvas", 0], **settings)}
+    graph.run({**begun, **single, **sample("plan", steps=1, model=("unet", 0))}, ["sample", 0])
+    assert "hears one shot in a pass, here the first" in "\n".join(graph.history["outputs"]["sample"]["text"])
+
+
+@pytest.mark.parametrize(
+    "name, kind, width, height",
+    [
+        ("ltxv", "EmptyLTXVLatentVideo", 96, 64),
+        ("wan_t2v", "EmptyHunyuanLatentVideo", 40, 24),
+        ("hunyuan", "EmptyHunyuanLatentVideo", 40, 24),
+        (None, "EmptyHunyuanLatentVideo", 40, 24),
+    ],
+)
+def test_sides_of_an_odd_number_of_cells(graph, host_files, name, kind, width, height):
+    """704x480, a size of LTX-Video, is 22 by 15 cells. HunyuanVideo and our models (None) have tokens of 2 by 2."""
+    latent = {"canvas": node(kind, width=width, height=height, length=9, batch_size=1)}
+    begun = {**load(), **words()} if name is None else begin(host_files, name)
+    prompt = {**begun, **latent, **sample(steps=1, model=("load" if name is None else "unet", 0))}
+    if name in ("ltxv", "wan_t2v"):
+        empty, made = (latent["samples"] for latent in graph.run(prompt, ["canvas", 0], ["sample", 0]))
+        assert made.shape == empty.shape and made.isfinite().all() and made.any()
+    else:
+        assert "cells, they must be even" in refusal(graph, prompt, ["sample", 0])
+
+
 def test_a_vae_of_other_latents_is_refused(graph, host_files):
     """VAEs with 16 channels and these strides are many; a canvas knows its own."""
     from types import SimpleNamespace
 
-    from sora_pack.nodes.host_models import same_vae
+    from sora_pack.nodes.host_models import fits_vae, same_vae
     from sora_pack.nodes.host_vae import HostVAE
     from sora_pack.sora_core.config import VAEConfig
 
@@ -179,6 +238,8 @@ def test_a_vae_of_other_latents_is_refused(graph, host_files):
         assert "this is not the VAE that the canvas was made with: connect the same one" in refusal(graph, begun | verbs, [name, 0])
     wide, narrow, none = (SimpleNamespace(first_stage_model=HostVAE(VAEConfig(dim=dim), torch.float32)) for dim in (16, 8, 16))
     assert same_vae(wide, none) and same_vae(wide, None) and not same_vae(wide, narrow)
+    model = graph.run(load(), ["load", 0])  # its file names a VAE of 16
+    assert fits_vae(model, wide) and not fits_vae(model, narrow) and fits_vae(model, None)
 
 
 def test_image_to_video_sees_what_is_given(graph, host_files, monkeypatch):

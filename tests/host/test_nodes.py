@@ -56,7 +56,8 @@ def test_long_prompt(graph):
     assert "1,024" in sentence and "text" in sentence
     linked = {**load(), "host": node("CLIPTextEncode", clip=["load", 1], text="a " * 50_000)}
     assert "1,024" in refusal(graph, linked, ["host", 0])
-    graph.run({**load(), **words("a" * 1024)}, ["words", 0])
+    whole, padded = (graph.run({**load(), **words(text)}, ["words", 0])[0][0] for text in ("a" * 1024, f" {'a' * 1024}\n"))
+    assert torch.equal(whole, padded), "space around the words does not count"
 
 
 class OtherClip:

@@ -137,6 +137,37 @@ def test_another_file_of_the_model_is_another_pass(graph, steps):
     assert "reused 3 of 3 passes" in shown(graph) and len(steps) == 2 * count
 
 
+def test_another_rate_is_another_pass(graph):
+    """The host's Wan is told by its positions alone: here the noise is that of ComfyUI, which is the same at every rate."""
+    wan = {"wan": node("UNETLoader", unet_name="tiny.safetensors", weight_dtype="default"), "noise": node("RandomNoise", noise_seed=1)}
+    run = sample(model=("wan", 0), noise=["noise", 0], seed=115, steps=1, guidance=1.0)
+    slow, fast = {**canvas(SECONDS, 8.0, width=32)}, {**canvas(SECONDS / 2, 16.0, width=32)}
+    one, other = (graph.run({**load(), **words(), **wan, **rate, **run}, ["sample", 0])["samples"] for rate in (slow, fast))
+    assert "rollout: 3 passes" in shown(graph) and "reused" not in shown(graph)
+    assert one.shape == other.shape and not torch.equal(one, other)
+
+
+def test_a_string_in_the_graph_may_be_any_path(graph, tmp_path, monkeypatch):
+    """Of a file its facts count, also outside the host's folders; what leaves these is no error."""
+    import folder_paths
+
+    from sora_pack.nodes.graph_facts import facts_above
+
+    file = tmp_path / "lora.safetensors"
+    for text in (str(file), "../lora.safetensors", "/no/such/lora.safetensors", "的" * 100):
+        assert facts_above({}, text) == [text]
+    file.write_bytes(b"1")
+    before = facts_above({}, str(file))
+    file.write_bytes(b"12")
+    assert before[0] == str(file) and before != facts_above({}, str(file))
+
+    def of_another_drive(kind, name):
+        raise ValueError("path is on mount 'D:', start on mount 'C:'")
+
+    monkeypatch.setattr(folder_paths, "get_full_path", of_another_drive)
+    assert facts_above({}, "4:3") == ["4:3"]
+
+
 def test_a_short_video_is_not_kept(graph):
     before = passes_kept()
     graph.run({**load(), **words(), **canvas(), **sample(seed=105)}, ["sample", 0])
@@ -167,6 +198,27 @@ def test_a_storyboard_works_in_one_pass_and_with_the_hosts_sampler(graph):
         first = graph.run({**begin, **storyboard(script), **run}, ["sample", 0])["samples"]
         other = graph.run({**begin, **storyboard(script.replace("rolls", "a")), **run}, ["sample", 0])["samples"]
         assert first.isfinite().all() and not torch.equal(first, other)
+
+
+def test_a_storyboard_made_zero_is_no_words(graph, monkeypatch):
+    """ConditioningZeroOut leaves the shots where they are, and their pictures."""
+    heard, network = [], type(graph.run(load(), ["load", 0]).model.diffusion_model)
+    inner = network._forward
+
+    def forward(self, x, timestep, context, *args, **more):
+        heard.append(more.get("shot_context") or [context])
+        return inner(self, x, timestep, context, *args, **more)
+
+    monkeypatch.setattr(network, "_forward", forward)
+    from sora_pack.tests.host.prompts import ksample
+
+    pictured = {**picture("first", width=32), **fields((0.5, "a red ball", "", "first"), (0.5, "rolls", "cut"))}
+    for board, run in ((pictured, sample(seed=117, steps=1)), (storyboard("[0-0.5 s] a red ball\n[0.5-1 s] rolls"), ksample(steps=1))):
+        heard.clear()
+        run["sample"]["inputs"]["negative"] = ["zero", 0]
+        zero = {"zero": node("ConditioningZeroOut", conditioning=["words", 0])}
+        graph.run({**load(), **canvas(width=32), **board, **zero, **run}, ["sample", 0])
+        assert sorted(any(rows.any() for rows in said) for said in heard) == [False, True]
 
 
 def test_storyboard_shows_and_gives_what_it_read(graph):

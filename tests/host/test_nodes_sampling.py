@@ -505,6 +505,7 @@ def test_hooks_reload_nothing_wrong(graph):
     patched = {**BEGIN, **hook, "words": node("SoraPrompt", clip=["hooked", 0], text="a red ball"), **sample()}
     made = graph.run(patched, ["sample", 0])
     assert (made["samples"] - plain["samples"]).abs().max() > 1e-3
+    assert "this run is not kept for a restart: HookGroup" in "".join(graph.history["outputs"]["sample"]["text"])
 
 
 def test_shift_by_the_hosts_node(graph):

@@ -119,7 +119,7 @@ def test_placed_picture_is_its_frame(graph):
     assert note(graph, "canvas") == "frame 16 of 17, at 2 s, is exactly this picture\n10 are made (1.25 s), 7 kept as they are"
 
 
-SHAPES = {"1:1": (64, 64), "16:9": (80, 48), "9:16": (48, 80), "4:3": (64, 48), "21:9": (112, 48)}
+SHAPES = {"1:1": (64, 64), "16:9": (80, 48), "9:16": (48, 80), "4:3": (64, 48), "3:4": (48, 64), "21:9": (112, 48)}
 """Width and height of about as many pixels as a square of 64 has: of the multiples of 16 the nearest in area and shape."""
 
 
@@ -172,6 +172,15 @@ def test_context_is_what_the_model_sees(graph, direction, context, cells):
     """Of 14 frames: a cell of one frame and so many of four; backward there is none of one, and one of four is always seen."""
     latent = graph.run({**load(), **clip(), **extend(direction, context=context)}, ["canvas", 0])
     assert len(latent["sora"].canvas.known) == (cells if direction == "forward" else max(cells - 1, 1))
+
+
+def test_both_sides_see_the_whole_video_and_say_so(graph):
+    latent = graph.run({**load(), **clip(), **extend("both", context=0.5)}, ["canvas", 0])
+    given = latent["sora"].canvas
+    assert sum(span.frames(given.shape.strides) for span in given.spans) + len(given.guides) == LENGTH
+    assert f"sees all {LENGTH} given frames, whatever the context" in note(graph)
+    graph.run({**load(), **clip(), **extend(context=0.5)}, ["canvas", 0])
+    assert "sees all" not in note(graph)
 
 
 @pytest.mark.parametrize("seconds, count", [(0.0, 1), (0.125, 5), (15.0, 121)])

@@ -25,7 +25,7 @@ from sora_pack.sora_core.canvas import (
     unknown_cells,
 )
 from sora_pack.sora_core.config import LATENT_MEAN, VAEConfig
-from sora_pack.sora_core.shapes import Strides, VideoShape
+from sora_pack.sora_core.shapes import Strides, VideoShape, size_for_aspect
 from sora_pack.sora_core.verbs import extend, extend_backward, extend_both, fill, join, loop, place, remix
 
 STILL = VideoShape(32, 32, 1, 8.0)
@@ -302,6 +302,14 @@ def test_a_lattice_stays_where_it_is_when_nothing_is_to_be_made(still, source, n
 def test_cells_begin_behind_the_one_before(strides, cell):
     first = strides.first_frame(cell)
     assert strides.cell_of_frame(first) == cell and strides.cell_of_frame(first - 1) == cell - 1 and strides.first_frame(0) == 0
+
+
+@pytest.mark.parametrize("landscape, portrait", [("16:9", "9:16"), ("4:3", "3:4")])
+@pytest.mark.parametrize("strides", STRIDES)
+def test_a_portrait_is_the_landscape_turned(strides, landscape, portrait):
+    for resolution in range(32, 2049):
+        width, height = size_for_aspect(landscape, resolution**2, strides)
+        assert size_for_aspect(portrait, resolution**2, strides) == (height, width), f"resolution {resolution}"
 
 
 @settings(deadline=None)

@@ -63,7 +63,7 @@ def test_transitions(begin, cut):
         ("[0-700] a", 1, 4, "at most 600"),
         ("[0-5]\n[5-6] b", 1, 1, "has no words"),
         ("[0-5] cut.\n[5-6] b", 1, 1, "has no words"),
-        ("[0-5] a\n[5-6] " + "é" * 600, 2, 1, "1,200 bytes together: use at most 1,024"),
+        ("[0-5] a\n[5-6] " + "é" * 600, 2, 1, "with the words for all, the prompt has 1,200 bytes"),
     ],
 )
 def test_errors_point_at_line_and_column(script, line, column, says):
@@ -131,7 +131,7 @@ def test_shots_from_fields_are_those_of_the_script():
         ("", [(2, "a", False), (2, "  ", True)], "shot 2: the shot has no words: say what it shows$"),
         ("", [(2, "a", False), (0, "b", True)], "shot 2: 0 s are no length: use more than 0"),
         ("", [(400, "a", False), (300, "b", True)], "shot 2 ends at 700 s: a video lasts at most 600"),
-        ("", [(2, "é" * 600, False)], "shot 1: the shot and the words for all are 1,200 bytes together: use at most 1,024"),
+        ("", [(2, "é" * 600, False)], "shot 1: with the words for all, the prompt has 1,200 bytes .*: the model reads at most 1,024"),
         ("a\n [0-2 s] b", [(2, "c", False)], "line 2, column 2: here a shot begins, but the shots have fields"),
     ],
 )

@@ -116,6 +116,14 @@ def test_a_lost_frame_is_seen(pipeline, monkeypatch):
     assert found.found.kept == {"loop": False}
 
 
+def test_a_masked_remix_keeps_what_is_not_under_the_mask(pipeline):
+    film = verbs.trial(1, SIDE).frames[:9]
+    canvas, start, mask = choices.remix(STILL, [False] * 9), pipeline.encode(film), torch.ones(1, 1, 3, 8, 8)
+    mask[..., :4] = 0
+    made = pipeline.complete(canvas, [film], "a red ball", start=start, denoise=0.7, mask=mask, steps=1, guidance=1.0)
+    assert torch.equal(made[..., :4], start[..., :4]) and not torch.equal(made[..., 4:], start[..., 4:])
+
+
 def test_completing_a_canvas_keeps_what_it_knows(pipeline):
     """Known cells and guides, in one lattice: raw latents of known cells are those that were encoded, all else follows the seed."""
     film, picture = verbs.trial(1, SIDE).frames[:9], verbs.trial(2, SIDE).frames[:1]

@@ -70,9 +70,8 @@ def make_film(studio: Studio, board: Storyboard, shape: VideoShape, seed: int, k
         known: normalised latents [1, C, k, h, w] of the first k cells.
     """
     pipeline, count = studio.pipeline, 0 if known is None else known.shape[2]
-    seconds = [shape.strides.time * k / shape.fps for k in range(shape.cells)]
     starts, cuts = [shot.start for shot in board.shots], [shot.cut for shot in board.shots]
-    lattice = lattice_of(seconds, frozenset(range(count)), starts, cuts)
+    lattice = lattice_of(shape.seconds_of_cells, frozenset(range(count)), starts, cuts)
     plan = make_plan(kind, lattice, window=window_of(pipeline.header, shape.strides))
     facts = [studio.model, studio.steps, studio.guidance, SOLVER, board.texts, starts, cuts]
     facts += [list(shape.latent), shape.fps, seed, kind, known]

@@ -85,7 +85,7 @@ class Studio:
         given = torch.cat([known, torch.zeros(1, c, f - first, h, w), *guides.values()], 2)
         mask = torch.zeros(1, 1, given.shape[2], 1, 1)
         mask[:, :, first:f] = 1
-        noise = noise_of(seed, [shape.strides.time * k / shape.fps for k in range(f)], given)
+        noise = noise_of(seed, shape.seconds_of_cells, given)
         positions = shape.positions(native_fps) + [frame / shape.strides.time * native_fps / shape.fps for frame in guides]
         options = {"steps": self.steps, "guidance": self.guidance, "solver": SOLVER}
         if shots:

@@ -1,6 +1,6 @@
 """The nodes: host types in, calls of the core, host types out. Listed in the order of the flow.
 
-The only place that imports the host. Node files are imported when the host asks for the list, the heavy parts when a node runs.
+The only place that imports the host. Node files are imported when the host asks for the list.
 """
 
 from __future__ import annotations

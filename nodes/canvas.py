@@ -1,236 +1,20 @@
-"""How long and how large -> LATENT: SoraCanvas; and what a LATENT of this pack carries.
-
-A LATENT of ours carries one extra entry, `Given`. Many host nodes copy it while they change the samples, so whoever reads it asks
-`given_of`, which looks whether it still speaks of them.
-"""
+"""How long and how large -> LATENT."""
 
 from __future__ import annotations
-
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
 
 import comfy.model_management
 import torch
 from comfy_api.latest import io, ui
-from torch import Tensor
 
 from ..sora_core.canvas import NEW, Canvas, blank
-from ..sora_core.plan import PlanSettings
 from ..sora_core.shapes import ASPECT_RATIOS, MAX_SECONDS, Strides, VideoShape, check_size, frames_for_seconds, size_for_aspect
+from .costs import check_canvas
+from .given import KEY, Given
+from .host_vae import strides_of
 from .show import show_on_node
-
-KEY = "sora"
-"""Of the extra entries of a LATENT and of a CONDITIONING, of our wrappers and of our transformer option."""
 
 CUSTOM = "custom"
 RESOLUTION = 128
-
-MOVED = 0.05
-"""Of raw latents, whose deviation is about 2: what a host's solver may leave of noise in known cells. uni_pc ends at a noise level of 0.001
-and leaves 0.011."""
-
-GAIN = 5e-3
-"""Share of itself that what is known may have gained or lost as a whole: noise takes 1e-3, the least step of Latent Multiply 1e-2."""
-
-SAMPLERS = {
-    **dict.fromkeys(("SoraSampler", "SoraPlan"), "latent"),
-    **dict.fromkeys(("KSampler", "KSamplerAdvanced", "SamplerCustom", "SamplerCustomAdvanced"), "latent_image"),
-}
-"""Nodes that hand a LATENT on as what was made of it, by the input that they take it from."""
-
-
-# -- what a LATENT carries -----------------------------------------------------------------------------------------------------------
-
-
-class Media(ABC):
-    """Something given: frames of one size and rate, read when they are needed. nodes/media.py has the kinds.
-
-    Attributes:
-        frames: how many.
-        fps: frames a second.
-        size: (width, height) in pixels.
-        batch: how many different videos it holds.
-        sound: a host AUDIO, or None.
-    """
-
-    frames: int
-    fps: float
-    size: tuple[int, int]
-    batch: int = 1
-    sound: dict | None = None
-
-    @abstractmethod
-    def read(self, batch_index: int, start: int, count: int) -> Iterator[Tensor]:
-        """Chunks [n, H, W, 3] in 0..1, the same at every reading. A video beyond the batch is the last one."""
-
-    def cells(self, frame: int, count: int) -> Tensor | None:
-        """`count` raw latent cells [B, C, count, h, w], the first of them ending with `frame`, if it still holds those."""
-        return None
-
-    def grid(self, frame: int) -> int | None:
-        """If it still holds latents around `frame`: the frames that are equal to this modulo s end a cell."""
-        return None
-
-
-class Picked(Media):
-    """Some videos of media, in the order of a batch that a host's node has changed."""
-
-    def __init__(self, media: Media, videos: list[int]):
-        self.media, self.videos, self.batch = media, videos, len(videos)
-        self.frames, self.fps, self.size, self.sound = media.frames, media.fps, media.size, media.sound
-
-    def read(self, batch_index: int, start: int, count: int) -> Iterator[Tensor]:
-        return self.media.read(self.videos[min(batch_index, self.batch - 1)], start, count)
-
-    def cells(self, frame: int, count: int) -> Tensor | None:
-        cells = self.media.cells(frame, count)
-        return None if cells is None else cells[self.videos]
-
-    def grid(self, frame: int) -> int | None:
-        return self.media.grid(frame)
-
-
-@dataclass(frozen=True)
-class Given:
-    """The extra entry of a LATENT.
-
-    Args:
-        canvas: shape, fps, what is known, and what becomes of it.
-        sources: what the canvas' source numbers stand for.
-        known, mask: the samples that it was made with, or that Sora Sampler made, and the noise mask [1 or B, 1, F, h or 1, w or 1] (0 =
-            known), to see whether the samples are still about them; None where nothing is pasted.
-        guides: a latent [B, C, 1, h, w] for each guide of the canvas; `held` the same as a cell for models that know no guides.
-        sound: a host AUDIO as long as the result.
-        strength: share of the noise to begin from, when the samples are to be changed and not made.
-        region: [T, H, W] in 0..1 for every frame of the result, if what is kept differs in space: 1 = made.
-        plan: what Sora Plan says of the passes; None leaves it to the sampler.
-        vae: the host VAE of the canvas, for models and passes that want what is given encoded in another way.
-    """
-
-    canvas: Canvas
-    sources: tuple[Media, ...] = ()
-    known: Tensor | None = None
-    mask: Tensor | None = None
-    guides: tuple[Tensor, ...] = ()
-    held: tuple[Tensor, ...] = ()
-    sound: dict | None = None
-    strength: float = 1.0
-    region: Tensor | None = None
-    plan: PlanSettings | None = None
-    vae: object = None
-
-    def of(self, videos: list[int]) -> Given:
-        """The same for some of its videos, in this order."""
-        if videos == list(range(len(self.known))):
-            return self
-        return replace(
-            self,
-            sources=tuple(Picked(media, videos) if media.batch > 1 else media for media in self.sources),
-            known=self.known[videos],
-            mask=self.mask[videos] if len(self.mask) > 1 else self.mask,
-            guides=tuple(guide[videos] for guide in self.guides),
-            held=tuple(held[videos] for held in self.held),
-        )
-
-
-def samples_of(latent: dict) -> Tensor:
-    """The samples [B, C, F, h, w] of a LATENT. Raises ValueError for one that is torn or no video's."""
-    samples = latent.get("samples") if isinstance(latent, dict) else None
-    if not isinstance(samples, Tensor):
-        raise ValueError("latent: it holds no samples: connect 'Sora Canvas' or another node that gives a LATENT")
-    if samples.is_nested or samples.ndim != 5:
-        raise ValueError(f"latent: this is a picture's latent of {samples.ndim} axes, a video's has 5: connect 'Sora Canvas'")
-    return samples
-
-
-def given_of(latent: dict) -> Given | None:
-    """The entry of a LATENT if its samples are still those it was made for, for its batch as it is now.
-
-    They are where the known cells still stand in them; where none is known, if nothing has changed since the canvas or Sora Sampler.
-
-    Raises:
-        ValueError: a batch that was changed so that its videos, which have pictures of their own, cannot be told apart.
-    """
-    given, samples = latent.get(KEY), samples_of(latent)
-    if not isinstance(given, Given) or samples.shape[1:] != given.canvas.shape.latent:
-        return None
-    if given.known is None:
-        return given
-    videos = _videos(given, samples, latent.get("batch_index"))
-    return None if videos is None else given.of(videos)
-
-
-def _videos(given: Given, samples: Tensor, numbers: list[int] | None) -> list[int] | None:
-    """Which video of the canvas each one is: that of its number in the batch, or another that it looks like. None if one is none."""
-    batch, videos = len(given.known), []
-    if numbers is None or len(numbers) != len(samples) or (len(samples) == batch and not any(numbers)):
-        numbers = [i % batch for i in range(len(samples))]  # as they are, or repeated; with "fixed" seeds all have the number 0
-    for found, number in zip(samples, numbers):
-        fitting = [number] if number < batch and _stands(given, number, found) else [k for k in range(batch) if _stands(given, k, found)]
-        if not fitting:
-            return None
-        if len(fitting) > 1 and any(media.batch > 1 for media in given.sources):
-            raise ValueError("latent: the videos of its batch cannot be told apart any more: change the batch before pictures are placed")
-        videos.append(fitting[0])
-    return videos
-
-
-def _stands(given: Given, number: int, found: Tensor) -> bool:
-    """Whether the known cells of a video stand in samples [C, F, h, w]; all cells, where none is known."""
-    known = given.known[number].to(found)
-    kept = given.mask[min(number, len(given.mask) - 1)].to(found.device) == 0
-    return alike(found * kept, known * kept) if kept.any() else alike(found, known)
-
-
-def alike(found: Tensor, known: Tensor) -> bool:
-    """Whether latents are the known ones, but for the noise that solvers leave in them."""
-    known = known.float()
-    moved = found.float() - known
-    return bool(moved.abs().max() <= MOVED and (moved * known).sum().abs() <= GAIN * known.square().sum())
-
-
-def sampled(latent: dict, made: Tensor) -> dict:
-    """A LATENT with what Sora Sampler made of it; its entry is told, to know it again."""
-    given = given_of(latent)
-    if given is None or given.known is None:
-        return {**latent, "samples": made}
-    return {**latent, "samples": made, KEY: replace(given, known=made)}
-
-
-def restored(latent: dict, hidden) -> dict:
-    """A LATENT of the input "latent" as Sora Sampler would have given it, if the graph says that nothing but samplers stands between it
-    and its canvas: with the known cells as they were, which solvers of the host may leave full of noise.
-
-    Args:
-        hidden: of the node that takes it: the prompt and its own number in it; None without a graph.
-    """
-    given, samples = latent.get(KEY), samples_of(latent)
-    if not isinstance(given, Given) or given.known is None or given.known.shape != samples.shape or not _straight(hidden):
-        return latent
-    samples = torch.where(given.mask.to(samples.device) == 0, given.known.to(samples), samples)
-    return {**latent, "samples": samples, KEY: replace(given, known=samples)}
-
-
-def _straight(hidden) -> bool:
-    """Whether the LATENT of a node comes from a canvas by way of samplers alone."""
-    prompt = hidden and hidden.prompt or {}
-    node, field = hidden and prompt.get(hidden.unique_id), "latent"
-    while node and field:
-        link = node["inputs"].get(field)
-        node = prompt.get(link[0]) if isinstance(link, list) else None
-        kind = node["class_type"] if node else ""
-        field = SAMPLERS.get(kind)
-    return bool(node) and kind.startswith("Sora")
-
-
-def fps_of(latent: dict, otherwise: float) -> float:
-    """Frames a second of a LATENT, even where the rest of the entry no longer holds."""
-    given = latent.get(KEY)
-    return given.canvas.shape.fps if isinstance(given, Given) else otherwise
-
-
-# -- nodes ---------------------------------------------------------------------------------------------------------------------------
 
 
 class SoraCanvas(io.ComfyNode):
@@ -280,9 +64,6 @@ class SoraCanvas(io.ComfyNode):
 
     @classmethod
     def execute(cls, vae, seconds, fps, size=None, batch=1) -> io.NodeOutput:
-        from .costs import check_canvas
-        from .host_vae import strides_of
-
         strides = strides_of(vae)
         cells = strides.cells(frames_for_seconds(seconds, fps, strides))
         width, height = pixels(size, strides)

@@ -2,39 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import comfy.model_management
 import psutil
 
 from ..sora_core.generate import STEPS
 from ..sora_core.plan import SMALLEST_PASS, Plan
 from ..sora_core.shapes import VideoShape
+from ..sora_core.speed import PROCESS_BYTES, check_fits, memory_estimate, seconds_a_step
 from ..sora_core.transformer import SpacetimeTransformer
-
-if TYPE_CHECKING:
-    from .canvas import Given
+from .given import Given
 
 
 def check_canvas(shape: VideoShape, batch: int) -> None:
     """Refuses what does not fit even with the smallest model in the smallest passes. The sampler knows its own."""
-    from ..sora_core.speed import check_fits
-
     check_fits(shape, batch=batch, at_once=SMALLEST_PASS, device=comfy.model_management.get_torch_device())
 
 
 def check_memory(model, given: Given | None, plan: Plan, batch: int) -> None:
     """Refuses a video whose largest pass cannot fit. Raises ValueError with the largest that does."""
-    from ..sora_core.speed import check_fits
-
     if given and (facts := _facts(model)):
         check_fits(given.canvas.shape, batch=batch, at_once=_at_once(given, plan), device=model.load_device, **facts)
 
 
 def costs(model, plan: Plan, given: Given, batch: int) -> list[str]:
     """Tokens, memory in its parts, and time, for people; memory and time of our own models only."""
-    from ..sora_core.speed import PROCESS_BYTES, memory_estimate, seconds_a_step
-
     shape, at_once = given.canvas.shape, _at_once(given, plan)
     lines = [f"{at_once * shape.tokens_per_cell:,} tokens at once, {shape.frames} frames"]
     if (facts := _facts(model)) and plan.passes:

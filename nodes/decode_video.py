@@ -20,7 +20,9 @@ from ..sora_core.canvas import NEW, Canvas, blank, composed, result_frames
 from ..sora_core.config import ModelHeader
 from ..sora_core.shapes import VideoShape
 from ..sora_core.sound import cut_sound
-from .canvas import KEY, Given, fps_of, given_of, restored, samples_of
+from ..sora_core.video_file import write_video
+from .given import KEY, Given, fps_of, given_of, restored, samples_of
+from .host_vae import VideoCoder, same_vae, strides_of
 from .show import show_on_node
 
 SEAMS = ("carry", "hard")
@@ -60,8 +62,6 @@ class Clip:
     def canvas(self) -> Canvas:
         if self.given is not None:
             return self.given.canvas
-        from .host_vae import strides_of
-
         return blank(VideoShape(*self.size, self.samples.shape[2], self.fps, strides_of(self.vae)))
 
     @property
@@ -81,8 +81,6 @@ class Clip:
     @torch.inference_mode()
     def frames(self) -> Iterator[Tensor]:
         """Chunks [n, H, W, 3] in 0..1; nothing of them is kept."""
-        from .host_vae import VideoCoder
-
         coder = VideoCoder(self.vae)
 
         def decode() -> Iterator[Tensor]:
@@ -130,9 +128,6 @@ def clips(vae, latent: dict, seam: str) -> tuple[list[Clip], str]:
     Raises:
         ValueError: a LATENT that is not for video, or for another VAE.
     """
-    from .host_models import same_vae
-    from .host_vae import strides_of
-
     samples, strides = samples_of(latent), strides_of(vae)
     if samples.shape[1] != strides.channels:
         raise ValueError(
@@ -158,8 +153,6 @@ class LatentVideo(Input.Video):
         self._file: Path | None = None
 
     def save_to(self, path, format=Types.VideoContainer.AUTO, codec=Types.VideoCodec.AUTO, metadata=None, bit_depth=None, crf=None):
-        from ..sora_core.video_file import write_video
-
         if format not in (Types.VideoContainer.AUTO, Types.VideoContainer.MP4) or codec not in (
             Types.VideoCodec.AUTO,
             Types.VideoCodec.H264,

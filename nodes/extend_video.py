@@ -9,7 +9,10 @@ from comfy_api.latest import io, ui
 from ..sora_core import verbs
 from ..sora_core.canvas import NEW, Canvas
 from ..sora_core.shapes import MAX_SECONDS, VideoShape
-from .canvas import Given, Media, made_and_kept
+from .canvas import made_and_kept
+from .given import Given, Media
+from .host_vae import strides_of
+from .known import latent_of
 from .media import changes, conformed, form_inputs, media_input, media_of, shape_for
 from .show import show_on_node
 
@@ -177,8 +180,6 @@ class SoraLoop(io.ComfyNode):
 
 def take_in(video, vae, size: dict | None, fit: str, fps: float, image_fps: float) -> tuple[Media, Media, VideoShape]:
     """A given video as it is, as the canvas has it, and the canvas' still. Raises ValueError."""
-    from .host_vae import strides_of
-
     strides = strides_of(vae)
     media = media_of(video, vae, image_fps)
     still = shape_for(media, size, fps, strides)
@@ -212,8 +213,6 @@ def gap(from_second: float, to_second: float, clip: Media) -> tuple[int, int]:
 
 def give_out(node, vae, canvas: Canvas, sources: tuple[Media, ...], lines: list[str]) -> io.NodeOutput:
     """The canvas as LATENT; on the node what is made, what is kept, and what was done to fit."""
-    from .known import latent_of
-
     frames, shape = canvas.timeline.frames, canvas.shape
     note = "\n".join(
         [

@@ -24,8 +24,8 @@ from ..sora_core.shapes import PATCH
 from ..sora_core.speed import fast_dtype
 from ..sora_core.storyboard import shots_at
 from ..sora_core.transformer import SpacetimeTransformer
-from .canvas import KEY
-from .storyboard import shots_in
+from .given import KEY
+from .shots import shots_in
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

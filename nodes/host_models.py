@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import comfy.ldm.wan.vae
 import comfy.model_base
-import comfy.taesd.taehv
 import torch
 from torch import Tensor
 
@@ -18,9 +16,9 @@ from ..sora_core.canvas import Canvas, Guide
 from ..sora_core.checkpoint import CheckpointError, detect_vae, read_layout
 from ..sora_core.config import TEXT_DIM, TEXT_ROW_MULTIPLE, preset
 from ..sora_core.plan import Plan, window_of
-from .canvas import KEY, Given
+from .given import KEY, Given
 from .host import SoraModel, header_of
-from .host_vae import HostVAE, VideoCoder
+from .host_vae import VideoCoder, kind_of
 from .known import pixels_of
 from .load_model import companion
 
@@ -48,7 +46,7 @@ def empty_prompt(model, positive: list) -> list:
 def fits_vae(model, vae) -> bool:
     """Whether a canvas' VAE can be that of a MODEL, as far as files tell: those of Wan 2.1 and of this pack have latents of one shape,
     and other widths."""
-    width = _kind(vae)
+    width = kind_of(vae)
     if not isinstance(model.model, comfy.model_base.WAN21) or not isinstance(width, int):
         return True
     named = header_of(model).vae
@@ -59,19 +57,6 @@ def fits_vae(model, vae) -> bool:
         return width == detect_vae({name: info.shape for name, info in read_layout(file)[1].items()}, file.name).dim
     except CheckpointError:
         return True
-
-
-def same_vae(vae, other) -> bool:
-    """Whether two VAEs have the same latents, as far as their networks tell; the host's tiny decoders are for those of others."""
-    kinds = {_kind(vae), _kind(other)}
-    return other is None or len(kinds) == 1 or comfy.taesd.taehv.TAEHV in kinds
-
-
-def _kind(vae) -> type | int:
-    """What tells the latents of VAEs apart: the width of one of Wan 2.1's form, the class of another's network."""
-    network = getattr(vae, "first_stage_model", None)
-    ours = isinstance(network, HostVAE | comfy.ldm.wan.vae.WanVAE)  # one file opens as either
-    return network.encoder.conv1.out_channels if ours else type(network)
 
 
 def family(model) -> str:
@@ -114,7 +99,7 @@ def conditions(model, given: Given | None) -> dict:
     return more
 
 
-def told(conditioning: list, more: dict) -> list:
+def with_entries(conditioning: list, more: dict) -> list:
     """CONDITIONING with more entries; those that the user's nodes have given stay."""
     return [[rows, {**more, **facts}] for rows, facts in conditioning]
 

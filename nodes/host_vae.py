@@ -10,6 +10,7 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.ops
 import comfy.sd
+import comfy.taesd.taehv
 import comfy.utils
 import torch
 from torch import Tensor
@@ -207,3 +208,16 @@ def _wan_chunks(network, z: Tensor) -> Iterator[Tensor]:
     while start < x.shape[2]:
         yield torch.cat(network.decoder(x[:, :, start:end], feat_cache=cache, feat_idx=[0]), 2)
         start, end = end, end + 2
+
+
+def same_vae(vae, other) -> bool:
+    """Whether two VAEs have the same latents, as far as their networks tell; the host's tiny decoders are for those of others."""
+    kinds = {kind_of(vae), kind_of(other)}
+    return other is None or len(kinds) == 1 or comfy.taesd.taehv.TAEHV in kinds
+
+
+def kind_of(vae) -> type | int:
+    """What tells the latents of VAEs apart: the width of one of Wan 2.1's form, the class of another's network."""
+    network = getattr(vae, "first_stage_model", None)
+    ours = isinstance(network, HostVAE | comfy.ldm.wan.vae.WanVAE)  # one file opens as either
+    return network.encoder.conv1.out_channels if ours else type(network)

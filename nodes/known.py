@@ -13,8 +13,8 @@ from ..sora_core.canvas import cell_mask, encode_given, encode_held, encode_span
 from ..sora_core.passes import known_cells
 from ..sora_core.shapes import VideoShape
 from ..sora_core.sound import soundtrack
-from .canvas import KEY, Given, Media, Picked, alike, given_of, samples_of
 from .costs import check_canvas
+from .given import KEY, Given, Media, Picked, alike, given_of, samples_of
 from .host_vae import VideoCoder
 from .media import fitted, refitted
 

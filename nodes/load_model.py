@@ -10,6 +10,7 @@ from comfy_api.latest import io
 
 from ..sora_core.checkpoint import HEADER_KEY, CheckpointError, model_header, read_header
 from ..sora_core.config import ModelHeader
+from . import host, host_text, host_vae
 
 KIND = "diffusion_models"
 SHIPPED = Path(__file__).resolve().parent.parent / "sora_core" / "weights"
@@ -67,8 +68,6 @@ class SoraLoadModel(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, precision="auto") -> io.NodeOutput:
-        from . import host, host_text, host_vae
-
         transformer, vae, text = files_of(find(model))
         return io.NodeOutput(
             host.load_model(str(transformer), {"sora_precision": precision}),

@@ -14,8 +14,9 @@ from torch import Tensor
 from ..sora_core.shapes import Strides, VideoShape, retimed
 from ..sora_core.sound import read_sound
 from ..sora_core.video_file import frame_times
-from .canvas import KEY, Given, Media, pixels, size_options
+from .canvas import pixels, size_options
 from .decode_video import Clip, LatentVideo, clips
+from .given import KEY, Given, Media
 
 FITS = ("cover", "contain", "stretch")
 FIT_TOOLTIP = (

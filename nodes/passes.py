@@ -20,9 +20,11 @@ from ..sora_core.jobs import SAVE_SECONDS, Job, Progress
 from ..sora_core.passes import mask_of, run_plan
 from ..sora_core.plan import Pass, Plan, PlanSettings, window_of
 from ..sora_core.storyboard import lattice_of
-from .canvas import KEY, Given
+from . import host
+from .given import KEY, Given
 from .graph_facts import FactsError, facts_above
-from .storyboard import heard_in, shots_of
+from .host_models import continued
+from .shots import heard_in, shots_of
 
 ANCESTRAL = "sora_ancestral"
 """Our own solver among the host's: what it draws on the way belongs to moments, as all our noise does."""
@@ -48,8 +50,6 @@ def plan_for(model, positive, given: Given, known: frozenset[int]) -> Plan:
     Raises:
         ValueError: settings that do not fit the canvas or the MODEL.
     """
-    from . import host
-
     header, ours = host.header_of(model), isinstance(model.model, host.SoraModel)
     settings, shape, shots = given.plan or PlanSettings(), given.canvas.shape, shots_of(positive)
     if settings.kind == "foresight" and not ours:
@@ -117,8 +117,6 @@ class PassSampler:
         return run.samples[:, :, : run.cells]
 
     def make(self, p: Pass, cells: Tensor, progress: Progress | None) -> Tensor:
-        from .host_models import continued
-
         made, done = None, 0
         for stage in self.stages:
             layout = self._layout(stage, p)
@@ -181,8 +179,6 @@ class PassSampler:
 
     def _heard(self, stage: Stage, words: list, p: Pass, cells: Tensor) -> list:
         """The words of a pass. Our MODEL finds those of each cell itself; another hears those of the shot that the pass begins."""
-        from . import host
-
         if isinstance(stage.run.model.model, host.SoraModel):
             return words
         heard = []

@@ -9,10 +9,13 @@ from comfy_api.latest import io, ui
 from ..sora_core.shapes import MAX_SECONDS
 from ..sora_core.storyboard import first_frame
 from ..sora_core.verbs import place
-from .canvas import KEY, Given, given_of, made_and_kept
+from .canvas import made_and_kept
+from .given import KEY, Given, given_of
+from .host_vae import same_vae, strides_of
+from .known import latent_of
 from .media import FIT_TOOLTIP, FITS, Still, changes, conformed, image_fps_input, media_input, media_of, rgb
+from .shots import has_pictures, shots_of
 from .show import show_on_node
-from .storyboard import has_pictures, shots_of
 
 
 def second_input(what: str):
@@ -41,8 +44,6 @@ class SoraPlaceImage(io.ComfyNode):
 
     @classmethod
     def execute(cls, vae, latent, image, second, fit) -> io.NodeOutput:
-        from .known import latent_of
-
         given, shape = canvas_of(latent, vae)
         frame = frame_at(second, given)
         given = with_picture(given, image, frame, fit, len(latent["samples"]))
@@ -75,8 +76,6 @@ class SoraPlaceVideo(io.ComfyNode):
 
     @classmethod
     def execute(cls, vae, latent, video, second, fit, image_fps=8.0) -> io.NodeOutput:
-        from .known import latent_of
-
         given, shape = canvas_of(latent, vae)
         media = media_of(video, vae, image_fps)
         clip, batch = conformed(media, shape, fit), len(latent["samples"])
@@ -100,9 +99,6 @@ class SoraPlaceVideo(io.ComfyNode):
 
 def canvas_of(latent: dict, vae) -> tuple:
     """What a LATENT says is given, and its shape. Raises ValueError for a LATENT that is no canvas, or one of another VAE."""
-    from .host_models import same_vae
-    from .host_vae import strides_of
-
     given = given_of(latent)
     if given is None:
         raise ValueError(
@@ -126,8 +122,6 @@ def with_picture(given: Given, image, frame: int, fit: str, batch: int, name: st
 
 def with_shot_pictures(latent: dict, positive: list) -> tuple[dict, list]:
     """A canvas with the pictures of a storyboard at the beginnings of their shots, and the CONDITIONING without them. Raises ValueError."""
-    from .known import latent_of
-
     if not has_pictures(positive):
         return latent, positive
     shots = shots_of(positive)

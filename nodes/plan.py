@@ -8,9 +8,10 @@ from dataclasses import replace
 from comfy_api.latest import io, ui
 
 from ..sora_core.plan import DISTANCE, KINDS, OVERLAP, PlanSettings, picture, summary
-from .canvas import KEY, given_of
 from .costs import check_memory, costs
+from .given import KEY, given_of
 from .passes import plan_for
+from .place import with_shot_pictures
 from .sample_video import model_input, prepare
 from .show import show_on_node
 
@@ -71,8 +72,6 @@ class SoraPlan(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, latent, plan, window, overlap, distance, redo="", positive=None) -> io.NodeOutput:
-        from .place import with_shot_pictures
-
         given = given_of(latent)
         if given is None:
             raise ValueError("latent: this is no canvas any more: connect 'Sora Canvas' without a node between that changes it")

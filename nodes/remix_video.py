@@ -8,8 +8,10 @@ from torch import Tensor
 
 from ..sora_core.shapes import VideoShape
 from ..sora_core.verbs import remix
-from .canvas import Given, Media, made_and_kept
+from .canvas import made_and_kept
 from .extend_video import take_in
+from .given import Given, Media
+from .known import remix_latent
 from .media import changes, fitted, form_inputs, media_input
 from .show import show_on_node
 
@@ -60,8 +62,6 @@ class SoraRemix(io.ComfyNode):
 
     @classmethod
     def execute(cls, vae, video, strength=None, size=None, fit="cover", fps=0.0, image_fps=8.0, mask=None) -> io.NodeOutput:
-        from .known import remix_latent
-
         share = share_of(strength)
         media, clip, still = take_in(video, vae, size, fit, fps, image_fps)
         region = None if mask is None else region_of(mask, media, clip, still, fit)

@@ -22,11 +22,25 @@ from ..sora_core.generate import GUIDANCE, STEPS
 from ..sora_core.passes import known_cells
 from ..sora_core.plan import Lattice, single, summary
 from ..sora_core.shapes import PATCH, Strides
-from .canvas import KEY, Given, given_of, restored, sampled, samples_of
+from . import host
 from .costs import check_memory
+from .given import KEY, Given, given_of, restored, sampled, samples_of
+from .host_models import (
+    beside_known,
+    conditions,
+    empty_prompt,
+    family,
+    fits_vae,
+    limits,
+    takes_guides,
+    takes_pictures,
+    with_entries,
+)
+from .known import enlarged, to_host
 from .passes import ANCESTRAL, RESUMABLE, PassSampler, Stage, job_for, plan_for
+from .place import with_shot_pictures
+from .shots import has_pictures
 from .show import show_on_node
-from .storyboard import has_pictures
 
 MAX_SEED = 0xFFFFFFFFFFFFFFFF
 PREVIEW_CELLS = 4
@@ -141,10 +155,6 @@ class SoraSampler(io.ComfyNode):
         low_noise_model=None,
         switch_sigma=0.875,
     ) -> io.NodeOutput:
-        from .host_models import empty_prompt, limits
-        from .known import enlarged, to_host
-        from .place import with_shot_pictures
-
         latent = restored(latent, cls.hidden)
         models = [m for m in (model, low_noise_model) if m is not None]
         for m in models:
@@ -239,8 +249,6 @@ def _canvas(given: Given | None) -> Canvas | None:
 
 def check(model, positive, negative, latent: dict) -> None:
     """Refuses, before any work, what does not belong together. Raises ValueError naming the input."""
-    from .host_models import family, fits_vae, takes_pictures
-
     samples, form = samples_of(latent), model.get_model_object("latent_format")
     if form.latent_dimensions != 3:
         raise ValueError("model: this MODEL makes pictures, not video: connect 'Sora Load Model', or a video model such as Wan")
@@ -277,9 +285,7 @@ def check(model, positive, negative, latent: dict) -> None:
 
 def takes_odd_sides(model) -> bool:
     """Whether sides of an odd number of cells are no question: a token of LTX-Video is one cell, the host's Wan fills up its last ones."""
-    from .host import SoraModel
-
-    return isinstance(model.model, comfy.model_base.LTXV | comfy.model_base.WAN21) and not isinstance(model.model, SoraModel)
+    return isinstance(model.model, comfy.model_base.LTXV | comfy.model_base.WAN21) and not isinstance(model.model, host.SoraModel)
 
 
 def check_solver(model, name: str) -> None:
@@ -309,9 +315,6 @@ class Run:
 
 def prepare(model, latent: dict, noise) -> Run:
     """Brings a LATENT into the form that the MODEL was trained for: guides behind the lattice, or held cells in it; positions; fps."""
-    from . import host
-    from .host_models import takes_guides, takes_pictures
-
     given, header, ours = given_of(latent), host.header_of(model), isinstance(model.model, host.SoraModel)
     model = host.keep_known_cells(model.clone())
     samples, mask = latent["samples"], latent.get("noise_mask")
@@ -344,10 +347,8 @@ def parts(models: list, sigmas: Tensor, switch: float) -> list[tuple]:
 
 def stage(model, sigmas: Tensor, latent: dict, noise, words: tuple[list, list]) -> Stage:
     """What one model of a run gets."""
-    from .host_models import conditions, told
-
     more = conditions(model, given_of(latent))
-    return Stage(prepare(model, latent, noise), sigmas, *(told(conditioning, more) for conditioning in words))
+    return Stage(prepare(model, latent, noise), sigmas, *(with_entries(conditioning, more) for conditioning in words))
 
 
 def full_mask(mask: Tensor, samples: Tensor) -> Tensor:
@@ -366,8 +367,6 @@ def append_guides(run: Run, given: Given) -> None:
 
 def hold_cells(run: Run, given: Given) -> None:
     """For models without guides: each picture becomes the known cell that holds its frame; beside a known cell none is needed."""
-    from .host_models import beside_known
-
     run.samples = run.samples.clone()
     run.mask = torch.ones_like(run.samples[:, :1]) if run.mask is None else run.mask.expand(len(run.samples), -1, -1, -1, -1).clone()
     for guide, held in zip(given.canvas.guides, given.held):

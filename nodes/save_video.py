@@ -10,6 +10,7 @@ import folder_paths
 from comfy.cli_args import args
 from comfy_api.latest import io, ui
 
+from ..sora_core.video_file import write_pictures, write_video
 from .media import media_of
 
 FORMATS = ("webm", "png", "mp4")
@@ -43,8 +44,6 @@ class SoraSave(io.ComfyNode):
 
     @classmethod
     def execute(cls, video, filename_prefix, format) -> io.NodeOutput:
-        from ..sora_core.video_file import write_pictures, write_video
-
         media = media_of(video, None, 0.0)
         folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
             filename_prefix, folder_paths.get_output_directory(), *media.size

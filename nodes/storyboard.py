@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..sora_core.shapes import MAX_SECONDS
 from ..sora_core.storyboard import ScriptError, Storyboard, check_length, describe, listed, parse, snap
-from .canvas import KEY
 from .encode_prompt import note_on_words
+from .given import KEY
+from .host_vae import strides_of
+from .shots import Shots
 from .show import show_on_node
 
 EXAMPLE = """a red ball and a blue cube on the beach at sunset.
@@ -21,25 +21,6 @@ EXAMPLE = """a red ball and a blue cube on the beach at sunset.
 IN_THE_SCRIPT = "in the script"
 MOST_SHOTS = 8
 CUT, CONTINUOUS = "cut", "continuous"
-
-
-@dataclass(frozen=True)
-class Shots:
-    """The extra entry of a CONDITIONING whose words change with time.
-
-    Args:
-        rows: the words of each shot with those for all, [1, L, D].
-        facts: what belongs to the rows of each shot: tensors that its text encoder gives beside them, such as an attention mask.
-        starts: the second at which each begins; a cell that ends later than that belongs to it.
-        cuts: whether it begins with a cut.
-        pictures: an IMAGE or None for each shot, to be put on the canvas at its first frame; empty when there are none, or no more.
-    """
-
-    rows: tuple[Tensor, ...]
-    facts: tuple[dict[str, Tensor], ...]
-    starts: tuple[float, ...]
-    cuts: tuple[bool, ...]
-    pictures: tuple[Tensor | None, ...] = ()
 
 
 class SoraStoryboard(io.ComfyNode):
@@ -93,8 +74,6 @@ class SoraStoryboard(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip, vae, script, fps, shots=None) -> io.NodeOutput:
-        from .host_vae import strides_of
-
         board, pictures = read(script, shots or {})
         if hasattr(clip, "header"):
             check_length(board)
@@ -150,32 +129,3 @@ def conditioning_of(clip, board: Storyboard, pictures: tuple[Tensor | None, ...]
     if len(encoded) == 1 and not shots.pictures:
         return encoded[0]
     return [[rows, {**extra, KEY: shots}] for rows, extra in encoded[0]]
-
-
-def shots_of(conditioning) -> Shots | None:
-    """The Shots that a CONDITIONING carries; None if it is of plain words."""
-    return next((extra[KEY] for _, extra in conditioning or () if KEY in extra), None)
-
-
-def shots_in(rows: Tensor, extra: dict) -> Shots | None:
-    """The Shots of an entry of CONDITIONING; None for one of plain words, or one whose rows the host's ConditioningZeroOut made zero."""
-    shots = extra.get(KEY)
-    zeroed = shots is not None and not rows.any() and shots.rows[0].any()  # a first shot without words is zero by itself
-    return None if zeroed else shots
-
-
-def heard_in(rows: Tensor, extra: dict, shot: int) -> tuple[Tensor, dict]:
-    """What a shot hears of an entry of CONDITIONING: rows, and what belongs to them. Plain words are the same for all shots, and a
-    storyboard of fewer shots, such as another negative, ends with its last one."""
-    shots, extra = shots_in(rows, extra), {name: value for name, value in extra.items() if name != KEY}
-    if shots is None:
-        return rows, extra
-    others = {name: value for name, value in extra.items() if name not in shots.facts[0]}
-    shot = min(shot, len(shots.rows) - 1)
-    return shots.rows[shot], others | shots.facts[shot]
-
-
-def has_pictures(conditioning) -> bool:
-    """Whether a storyboard has pictures that are not yet on the canvas."""
-    shots = shots_of(conditioning)
-    return bool(shots and shots.pictures)

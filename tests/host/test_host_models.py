@@ -226,8 +226,8 @@ def test_a_vae_of_other_latents_is_refused(graph, host_files):
     """VAEs with 16 channels and these strides are many; a canvas knows its own."""
     from types import SimpleNamespace
 
-    from sora_pack.nodes.host_models import fits_vae, same_vae
-    from sora_pack.nodes.host_vae import HostVAE
+    from sora_pack.nodes.host_models import fits_vae
+    from sora_pack.nodes.host_vae import HostVAE, same_vae
     from sora_pack.sora_core.config import VAEConfig
 
     begun = vae_first({**canvas(width=32), **picture(width=32)}) | begin(host_files, "wan_t2v") | {"other": load()["load"]}
@@ -407,7 +407,7 @@ def test_rates_of_the_host_models(graph, host_files):
     """Wan's positions follow the canvas' rate (16 and 24 are native), LTX-Video is told the rate."""
     import comfy.model_base
 
-    from sora_pack.nodes.canvas import given_of
+    from sora_pack.nodes.given import given_of
     from sora_pack.nodes.host_models import conditions
     from sora_pack.nodes.sample_video import CellNoise, prepare
 

@@ -5,12 +5,10 @@ The only place that imports the host. Node files are imported when the host asks
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import folder_paths
 from comfy_api.latest import ComfyExtension, io
 
-WEIGHTS = Path(__file__).resolve().parent.parent / "sora_core" / "weights"
+from ..sora_core.pipeline import WEIGHTS
 
 
 class SoraExtension(ComfyExtension):

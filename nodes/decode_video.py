@@ -276,7 +276,7 @@ class SoraDecodeFrames(io.ComfyNode):
     def execute(cls, vae, latent, from_second, to_second, seam) -> io.NodeOutput:
         made, note = clips(vae, restored(latent, cls.hidden), seam)
         start, end = frame_range(from_second, to_second, made[0].count, made[0].fps)
-        check_memory((end - start) * len(made), made[0].size)
+        check_room((end - start) * len(made), made[0].size)
         bar, images = comfy.utils.ProgressBar((end - start) * len(made)), []
         for clip in made:
             parts = []
@@ -300,7 +300,7 @@ def frame_range(from_second: float, to_second: float, frames: int, fps: float) -
     return start, max(start + 1, min(end, frames))
 
 
-def check_memory(frames: int, size: tuple[int, int]) -> None:
+def check_room(frames: int, size: tuple[int, int]) -> None:
     """An IMAGE holds all frames at once. Raises ValueError when they cannot fit."""
     needed = frames * size[0] * size[1] * 3 * 4
     there = comfy.model_management.get_total_memory(torch.device("cpu"))

@@ -84,7 +84,7 @@ class SoraExtend(io.ComfyNode):
     @classmethod
     def execute(cls, vae, video, direction, seconds, size=None, fit="cover", fps=0.0, image_fps=8.0, context=2.0) -> io.NodeOutput:
         media, clip, still = take_in(video, vae, size, fit, fps, image_fps)
-        new, seen, lines = frames_of(seconds, still), cells_of(context, still), changes(media, still)
+        new, seen, lines = frames_in(seconds, still), cells_of(context, still), changes(media, still)
         if direction == FORWARD:
             canvas = verbs.extend(still, clip.frames, new, seen)
         elif direction == BACKWARD:
@@ -120,7 +120,7 @@ class SoraFill(io.ComfyNode):
     ) -> io.NodeOutput:
         media, clip, still = take_in(video, vae, size, fit, fps, image_fps)
         start, end = gap(from_second, to_second, clip)
-        new = frames_of(length, still, "length") if length else None
+        new = frames_in(length, still, "length") if length else None
         canvas = verbs.fill(still, clip.frames, start, end, new, cells_of(context, still), clip.grid(start))
         at = next(p.start for p in canvas.timeline.pieces if p.source == NEW) + canvas.offset
         kept = sum(p.count for p in canvas.timeline.pieces if p.source != NEW)
@@ -151,7 +151,7 @@ class SoraJoin(io.ComfyNode):
         behind = conformed(second, still, fit)
         if clip.batch != behind.batch and 1 not in (clip.batch, behind.batch):
             raise ValueError(f"next_video: {behind.batch} videos for {clip.batch}: give 1 or {clip.batch}")
-        new, seen = frames_of(seconds, still), cells_of(context, still)
+        new, seen = frames_in(seconds, still), cells_of(context, still)
         canvas = verbs.join(still, clip.frames, behind.frames, new, seen, behind.grid(0))
         lines = [*changes(media, still), *(f"next_video: {line}" for line in changes(second, still))]
         return give_out(cls, vae, canvas, (clip, behind), lines)
@@ -171,7 +171,7 @@ class SoraLoop(io.ComfyNode):
     @classmethod
     def execute(cls, vae, video, seconds, size=None, fit="cover", fps=0.0, image_fps=8.0, context=2.0) -> io.NodeOutput:
         media, clip, still = take_in(video, vae, size, fit, fps, image_fps)
-        canvas = verbs.loop(still, clip.frames, frames_of(seconds, still), cells_of(context, still), clip.grid(0))
+        canvas = verbs.loop(still, clip.frames, frames_in(seconds, still), cells_of(context, still), clip.grid(0))
         return give_out(cls, vae, canvas, (clip,), changes(media, still))
 
 
@@ -186,7 +186,7 @@ def take_in(video, vae, size: dict | None, fit: str, fps: float, image_fps: floa
     return media, conformed(media, still, fit), still
 
 
-def frames_of(seconds: float, still: VideoShape, field: str = "seconds") -> int:
+def frames_in(seconds: float, still: VideoShape, field: str = "seconds") -> int:
     """Frames of a length that is to be made. Raises ValueError naming the field."""
     if not 0 < seconds <= MAX_SECONDS:
         raise ValueError(f"{field} is {seconds:g}: use more than 0, at most {MAX_SECONDS:g}")

@@ -88,7 +88,7 @@ class Given:
     Args:
         canvas: shape, fps, what is known, and what becomes of it.
         sources: what the canvas' source numbers stand for.
-        known, mask: the samples that it was made with, or that Sora Sampler made, and the noise mask [1 or B, 1, F, h or 1, w or 1] (0 =
+        samples, mask: those that it was made with, or that Sora Sampler made, and the noise mask [1 or B, 1, F, h or 1, w or 1] (0 =
             known), to see whether the samples are still about them; None where nothing is pasted.
         guides: a latent [B, C, 1, h, w] for each guide of the canvas; `held` the same as a cell for models that know no guides.
         sound: a host AUDIO as long as the result.
@@ -100,7 +100,7 @@ class Given:
 
     canvas: Canvas
     sources: tuple[Media, ...] = ()
-    known: Tensor | None = None
+    samples: Tensor | None = None
     mask: Tensor | None = None
     guides: tuple[Tensor, ...] = ()
     held: tuple[Tensor, ...] = ()
@@ -112,12 +112,12 @@ class Given:
 
     def of(self, videos: list[int]) -> Given:
         """The same for some of its videos, in this order."""
-        if videos == list(range(len(self.known))):
+        if videos == list(range(len(self.samples))):
             return self
         return replace(
             self,
             sources=tuple(Picked(media, videos) if media.batch > 1 else media for media in self.sources),
-            known=self.known[videos],
+            samples=self.samples[videos],
             mask=self.mask[videos] if len(self.mask) > 1 else self.mask,
             guides=tuple(guide[videos] for guide in self.guides),
             held=tuple(held[videos] for held in self.held),
@@ -145,7 +145,7 @@ def given_of(latent: dict) -> Given | None:
     given, samples = latent.get(KEY), samples_of(latent)
     if not isinstance(given, Given) or samples.shape[1:] != given.canvas.shape.latent:
         return None
-    if given.known is None:
+    if given.samples is None:
         return given
     videos = _videos(given, samples, latent.get("batch_index"))
     return None if videos is None else given.of(videos)
@@ -153,7 +153,7 @@ def given_of(latent: dict) -> Given | None:
 
 def _videos(given: Given, samples: Tensor, numbers: list[int] | None) -> list[int] | None:
     """Which video of the canvas each one is: that of its number in the batch, or another that it looks like. None if one is none."""
-    batch, videos = len(given.known), []
+    batch, videos = len(given.samples), []
     if numbers is None or len(numbers) != len(samples) or (len(samples) == batch and not any(numbers)):
         numbers = [i % batch for i in range(len(samples))]  # as they are, or repeated; with "fixed" seeds all have the number 0
     for found, number in zip(samples, numbers):
@@ -168,7 +168,7 @@ def _videos(given: Given, samples: Tensor, numbers: list[int] | None) -> list[in
 
 def _stands(given: Given, number: int, found: Tensor) -> bool:
     """Whether the known cells of a video stand in samples [C, F, h, w]; all cells, where none is known."""
-    known = given.known[number].to(found)
+    known = given.samples[number].to(found)
     kept = given.mask[min(number, len(given.mask) - 1)].to(found.device) == 0
     return alike(found * kept, known * kept) if kept.any() else alike(found, known)
 
@@ -183,9 +183,9 @@ def alike(found: Tensor, known: Tensor) -> bool:
 def sampled(latent: dict, made: Tensor) -> dict:
     """A LATENT with what Sora Sampler made of it; its entry is told, to know it again."""
     given = given_of(latent)
-    if given is None or given.known is None:
+    if given is None or given.samples is None:
         return {**latent, "samples": made}
-    return {**latent, "samples": made, KEY: replace(given, known=made)}
+    return {**latent, "samples": made, KEY: replace(given, samples=made)}
 
 
 def restored(latent: dict, hidden) -> dict:
@@ -196,10 +196,10 @@ def restored(latent: dict, hidden) -> dict:
         hidden: of the node that takes it: the prompt and its own number in it; None without a graph.
     """
     given, samples = latent.get(KEY), samples_of(latent)
-    if not isinstance(given, Given) or given.known is None or given.known.shape != samples.shape or not _straight(hidden):
+    if not isinstance(given, Given) or given.samples is None or given.samples.shape != samples.shape or not _straight(hidden):
         return latent
-    samples = torch.where(given.mask.to(samples.device) == 0, given.known.to(samples), samples)
-    return {**latent, "samples": samples, KEY: replace(given, known=samples)}
+    samples = torch.where(given.mask.to(samples.device) == 0, given.samples.to(samples), samples)
+    return {**latent, "samples": samples, KEY: replace(given, samples=samples)}
 
 
 def _straight(hidden) -> bool:

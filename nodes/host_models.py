@@ -19,7 +19,7 @@ from ..sora_core.plan import Plan, window_of
 from .given import KEY, Given
 from .host import SoraModel, header_of
 from .host_vae import VideoCoder, kind_of
-from .known import pixels_of
+from .known import frames_as_pixels
 from .load_model import companion
 
 PUBLIC_WIDTH, PUBLIC_VAE_WIDTH = preset("wan-1.3b").dim, 96
@@ -131,7 +131,7 @@ def image_to_video(given: Given) -> dict:
     runs = [(s * (n.cell - 1) + 1 if n.cell else 0, n.frames(shape.strides), n.source, n.start) for n in given.canvas.spans]
     runs += [(g.frame, 1, g.source, g.start) for g in given.canvas.guides]
     for first, count, source, start in runs:
-        pixels[:, :, first : first + count] = pixels_of(given.sources[source], start, count)
+        pixels[:, :, first : first + count] = frames_as_pixels(given.sources[source], start, count)
         missing[first : first + count] = 0
     cells = torch.cat([missing[:1].repeat(s), missing[1:]]).unflatten(0, (shape.cells, s)).T  # s F: the frames of every cell
     mask = cells[None, :, :, None, None].expand(-1, -1, -1, *shape.latent[2:])

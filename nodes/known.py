@@ -22,7 +22,7 @@ RESIZERS = ("nearest-exact", "bilinear", "area", "bicubic", "bislerp")
 """Of the host's Latent Upscale nodes."""
 
 
-def pixels_of(media: Media, start: int, count: int) -> Tensor:
+def frames_as_pixels(media: Media, start: int, count: int) -> Tensor:
     """Frames of all videos of media as the VAE takes them: [B, 3, count, H, W] in -1..1."""
     videos = [torch.cat(list(media.read(i, start, count))) for i in range(media.batch)]
     return torch.stack(videos).movedim(-1, 1).float() * 2 - 1
@@ -43,7 +43,7 @@ def latent_of(vae, given: Given, latent: dict | None = None) -> dict:
     check_canvas(canvas.shape, batch)
 
     def read(source: int, start: int, count: int) -> Tensor:
-        return pixels_of(given.sources[source], start, count)
+        return frames_as_pixels(given.sources[source], start, count)
 
     latents, guides = encode_given(coder, canvas, read, batch, lambda source, frame, count: given.sources[source].cells(frame, count))
     held = (encode_held(coder, read(g.source, g.start, 1)).float().cpu() for g in canvas.guides)
@@ -56,14 +56,14 @@ def latent_of(vae, given: Given, latent: dict | None = None) -> dict:
     samples = latent["samples"] if latent else to_host(torch.zeros(batch, *canvas.shape.latent))
     mask = canvas.mask().view(1, 1, -1, 1, 1)
     if not canvas.known:
-        return {**(latent or {}), "samples": samples, KEY: replace(given, known=samples, mask=mask)}
+        return {**(latent or {}), "samples": samples, KEY: replace(given, samples=samples, mask=mask)}
     # An empty latent is all zero to the host, a partly filled one is not: there the unknown cells are what the model sees as zero.
     samples = samples.clone() if samples.any() else latents.to(samples)
     samples[:, :, canvas.known] = latents[:, :, canvas.known].to(samples)
     other = (latent or {}).get("noise_mask")
     if other is not None and other is not given.mask:  # somebody's own, not that of an earlier verb
         mask = mask * comfy.utils.reshape_mask(other, samples[:, :1].shape)
-    return {**(latent or {}), "samples": samples, "noise_mask": mask, KEY: replace(given, known=samples.clone(), mask=mask)}
+    return {**(latent or {}), "samples": samples, "noise_mask": mask, KEY: replace(given, samples=samples.clone(), mask=mask)}
 
 
 def remix_latent(given: Given, samples: Tensor | None = None) -> dict:
@@ -83,7 +83,7 @@ def remix_latent(given: Given, samples: Tensor | None = None) -> dict:
         return {"samples": video, KEY: given}
     mask = cell_mask(given.region, shape)
     samples = video if samples is None else torch.where(mask.to(samples.device) == 0, video.to(samples), samples)
-    return {"samples": samples, "noise_mask": mask, KEY: replace(given, known=samples, mask=mask)}
+    return {"samples": samples, "noise_mask": mask, KEY: replace(given, samples=samples, mask=mask)}
 
 
 def _encoded(vae, clip: Media, shape: VideoShape) -> Tensor:
@@ -91,7 +91,7 @@ def _encoded(vae, clip: Media, shape: VideoShape) -> Tensor:
     cells = clip.cells(0, shape.cells) if shape.frames == clip.frames else None
     if cells is not None:
         return cells.float()
-    frames = pixels_of(clip, 0, clip.frames)
+    frames = frames_as_pixels(clip, 0, clip.frames)
     frames = torch.cat([frames, frames[:, :, -1:].expand(-1, -1, shape.frames - clip.frames, -1, -1)], 2)
     return encode_span(VideoCoder(vae), frames, True).float()
 
@@ -100,14 +100,14 @@ def enlarged(latent: dict) -> dict:
     """A LATENT that the host's Latent Upscale has resized, with a canvas of its new size: what is given is fitted and encoded anew, from
     the media. Any other LATENT as it is."""
     given, samples = latent.get(KEY), samples_of(latent)
-    if not isinstance(given, Given) or given.known is None or given.vae is None or given_of(latent) is not None:
+    if not isinstance(given, Given) or given.samples is None or given.vae is None or given_of(latent) is not None:
         return latent
     shape, (height, width) = given.canvas.shape, samples.shape[-2:]
-    if samples.shape[:3] != given.known.shape[:3]:
+    if samples.shape[:3] != given.samples.shape[:3]:
         return latent
     # Cells that are known in part only are mixed with their neighbours; where there are no others, all must be those of Sora Sampler.
     cells = sorted(known_cells(given.mask)) or list(range(shape.cells))
-    known, found = given.known[:, :, cells].float(), samples[:, :, cells].float()
+    known, found = given.samples[:, :, cells].float(), samples[:, :, cells].float()
     resized = (comfy.utils.common_upscale(known, width, height, method, "disabled").to(found) for method in RESIZERS)
     if not any(alike(found, known) for known in resized):
         return latent

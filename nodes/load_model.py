@@ -10,10 +10,10 @@ from comfy_api.latest import io
 
 from ..sora_core.checkpoint import HEADER_KEY, CheckpointError, model_header, read_header
 from ..sora_core.config import ModelHeader
+from ..sora_core.pipeline import WEIGHTS
 from . import host, host_text, host_vae
 
 KIND = "diffusion_models"
-SHIPPED = Path(__file__).resolve().parent.parent / "sora_core" / "weights"
 
 
 class SoraLoadModel(io.ComfyNode):
@@ -79,7 +79,7 @@ class SoraLoadModel(io.ComfyNode):
 def model_files() -> list[str]:
     """Names of the files with our header: the shipped ones first."""
     ours = [name for name in folder_paths.get_filename_list(KIND) if _is_ours(name)]
-    shipped = [name for name in ours if SHIPPED in find(name).parents]
+    shipped = [name for name in ours if WEIGHTS in find(name).parents]
     return shipped + [name for name in ours if name not in shipped]
 
 

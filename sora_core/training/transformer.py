@@ -38,7 +38,7 @@ from .sheet import Sheets
 from .text import teach_reading
 
 NATIVE_FPS = 8.0
-SHIFT = 1.5  # of the sampling schedule: details of these latents are decided below 20 % of noise, where a larger one takes a single step
+SHIFT = 2.5  # of the sampling schedule: who is where is decided above 80 % of noise, where a smaller one takes too few steps
 
 # These are no matrices between hidden states: Muon's orthogonal update does not suit tables, inputs and outputs.
 ADAM_NAMES = ("embedding", "pieces", "modulation", "time_", "head.head", "asker.")

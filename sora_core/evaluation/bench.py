@@ -30,7 +30,7 @@ class Budget:
     paired: int
     seconds: float = 2.0
     reconstructions: int = 4
-    minutes: int = 1
+    minutes: int = 3
     minute_side: int = 128
     pictures: int = 2
     physics: int = 1
@@ -47,7 +47,7 @@ class Budget:
 
 
 QUICK = Budget(prompts=8, paired=4)
-FULL = Budget(prompts=120, paired=70, reconstructions=40, minutes=4, pictures=24, physics=40, surprise=25, heard=100, hidden=24,
+FULL = Budget(prompts=120, paired=70, reconstructions=40, minutes=12, pictures=24, physics=40, surprise=25, heard=100, hidden=24,
               stories=60, orbits=24, shots=40, long=20, films=20)  # fmt: skip
 
 

@@ -111,6 +111,35 @@ def test_psnr_of_a_known_error():
     assert metrics.psnr(black, black) == 100
 
 
+def spoiled(frames: torch.Tensor, decibels_a_minute: float = 0.0) -> torch.Tensor:
+    """Frames with noise that grows with the length, as a codec that drifts decodes them, and more of it where a picture is bright."""
+    noise = torch.randn(frames[:1].shape, generator=torch.Generator().manual_seed(0))
+    grown = 10 ** (torch.arange(len(frames)) / quality.MINUTE * decibels_a_minute / 20)
+    return (frames + (4 + frames / 32) * noise * grown.view(-1, 1, 1, 1)).round().clamp(0, 255).byte()
+
+
+@pytest.mark.parametrize("lost, is_met", [(0.0, True), (1.0, False)])
+def test_a_codec_that_loses_a_decibel_a_minute_is_caught_whatever_is_shown(lost, is_met):
+    class Codec:
+        def encode(self, frames):
+            return frames
+
+        def decode(self, frames):
+            return spoiled(frames, lost)
+
+    budget = replace(bench.QUICK, minutes=2, minute_side=16)
+    from_start, from_clip = quality.length_rows(bench.Bench(Codec(), None, budget))
+    assert from_start.value == pytest.approx(-lost, abs=0.1) and from_clip.value == pytest.approx(-lost, abs=0.15)
+    assert {report.met(row) for row in (from_start, from_clip)} == {is_met} and from_start.n == 2
+
+
+def test_a_recurring_scene_shows_in_second_60_what_it_did_in_second_1():
+    scene = scene_for([("red", "ball", "bounce"), ("blue", "cube", "slide left"), ("green", "cone", "circle")], camera="orbit")
+    seconds = torch.arange(8) / 8
+    first, last = (render(quality.recurring(scene), (start + seconds).tolist(), 32, 32).int() for start in (0, 59))
+    assert (first - last).abs().max() <= 1 and not torch.equal(first[0], first[7])
+
+
 # -- physics -----------------------------------------------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,6 @@
 """The scorecard of a model, and the training of the observer that it needs.
 
-python -m sora_core.evaluation --quick             # about 4 minutes on two cores, 8 prompts
+python -m sora_core.evaluation --quick             # about 5 minutes on two cores, 8 prompts
 python -m sora_core.evaluation --full --out docs   # hours; the same command again goes on
 python -m sora_core.evaluation --quick --rows adherence physics --model my_model.safetensors
 python -m sora_core.evaluation observer            # renders, trains and measures the observer

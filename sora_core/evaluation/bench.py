@@ -18,8 +18,8 @@ class Budget:
     Args:
         prompts: clips of prompt adherence, of `seconds` each; `paired` of them also in Chinese, wide and tall.
         reconstructions: clips through the VAE; `minutes`: those of a minute.
-        pictures, physics, surprise, heard, hidden, stories, orbits, shots: clips of the rows of that name, physics, surprise and hearing
-            for each kind.
+        pictures, physics, surprise, heard, hidden, stories, filmed, orbits, shots: clips of the rows of that name, physics, surprise,
+            hearing and filming for each kind.
         long: clips of ten seconds, for drift in one pass.
         cost_seconds: lengths of the videos that are timed.
         films: videos by each kind of plan, of `film_seconds`; none leaves the rows of a minute out.
@@ -38,6 +38,7 @@ class Budget:
     heard: int = 12
     hidden: int = 2
     stories: int = 1
+    filmed: int = 1
     orbits: int = 1
     shots: int = 1
     long: int = 0
@@ -48,7 +49,7 @@ class Budget:
 
 QUICK = Budget(prompts=8, paired=4)
 FULL = Budget(prompts=120, paired=70, reconstructions=40, minutes=12, pictures=24, physics=40, surprise=25, heard=100, hidden=24,
-              stories=60, orbits=24, shots=40, long=20, films=20)  # fmt: skip
+              stories=60, filmed=24, orbits=24, shots=40, long=20, films=20)  # fmt: skip
 
 
 @dataclass

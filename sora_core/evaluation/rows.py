@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 
 from .adherence import adherence_rows, observer_rows, paired_rows
 from .bench import Bench
+from .filming import camera_rows
 from .geometry import geometry_rows
 from .happenings import story_rows
 from .hearing import hearing_rows
@@ -28,6 +29,7 @@ ROWS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "pairs": paired_rows,
     "hearing": hearing_rows,
     "stories": story_rows,
+    "cameras": camera_rows,
     "pictures": picture_rows,
     "permanence": permanence_rows,
     "surprise": surprise_rows,

@@ -17,6 +17,7 @@ from sora_pack.sora_core.evaluation import __main__ as program
 from sora_pack.sora_core.evaluation import (
     adherence,
     bench,
+    filming,
     geometry,
     hearing,
     hiding,
@@ -34,7 +35,7 @@ from sora_pack.sora_core.evaluation.studio import Studio, digest
 from sora_pack.sora_core.generate import generate
 from sora_pack.sora_core.pipeline import Pipeline
 from sora_pack.sora_core.plan import Lattice, single
-from sora_pack.sora_core.world import Object, Scene, caption, is_held_out, phyworld, render, scene_for
+from sora_pack.sora_core.world import STORY_CAMERAS, Camera, Object, Scene, caption, is_held_out, phyworld, render, scene_for, story_phrases
 from sora_pack.sora_core.world.camera import picture_paths
 from sora_pack.tests.tiny_model import write_tiny_model
 
@@ -257,6 +258,46 @@ def test_every_long_caption_tells_what_is_counted():
         assert all(body.colour in text or {"purple": "violet"}.get(body.colour, "?") in text for body in scene.objects), text
 
 
+# -- filming -----------------------------------------------------------------------------------------------------------------------------
+
+TWO_SECONDS = [k / 8 for k in range(17)]
+SLIDING = (Object("ball", "red", motion="slide right", reach=4.5, period=5.0), Object("cube", "blue", x=1.5, z=-1.4))
+FILMED = [
+    ("pan", 1, "meadow"), ("pan", -1, "room"), ("tilt", 1, "meadow"), ("tilt", -1, "snow"), ("rise", 1, "room"),
+    ("follow", 1, "meadow"), ("static", 1, "beach"), ("orbit", -1, "snow"), ("zoom in", 1, "beach"),
+]  # fmt: skip
+
+
+def filmed(kind: str, sense: int = 1, place: str = "meadow") -> tuple[Scene, torch.Tensor]:
+    scene = Scene(SLIDING, place, camera=Camera(kind, sense=sense))
+    return scene, render(scene, TWO_SECONDS, 64, 64)
+
+
+@pytest.mark.parametrize("kind, sense, place", FILMED)
+def test_the_movement_of_a_camera_is_seen(kind, sense, place):
+    scene, frames = filmed(kind, sense, place)
+    assert filming.seen_camera(frames, scene, 8.0) == scene.camera
+    stands = replace(scene.camera, kind="static")
+    assert filming.seen_camera(frames, replace(scene, camera=stands), 8.0).kind == kind, "what was told is no hint"
+
+
+@pytest.mark.parametrize("kind", ["pan", "tilt", "rise"])
+def test_a_camera_that_goes_the_other_way_or_stands_is_not_taken_for_the_one_that_was_told(kind):
+    scene, frames = filmed(kind)
+    backwards = filming.seen_camera(frames.flip(0), scene, 8.0)
+    assert (backwards.kind, backwards.sense) == (kind, -1) or kind == "rise" != backwards.kind
+    assert filming.seen_camera(frames[:1].expand(17, -1, -1, -1), scene, 8.0).kind == "static"
+
+
+def test_stories_are_found_for_every_movement_and_told():
+    for kind, [scene] in filming.filmed_stories(1, 2.0).items():
+        assert is_held_out(scene) and scene.camera.kind == kind and not scene.camera.then
+        told = adherence.long_caption(scene, "en", 2.0)
+        films = story_phrases.ENGLISH["films"]
+        words = [text.split("{a}")[0].strip() for name, texts in films.items() if name.split()[0] == kind for text in texts]
+        assert any(text in told for text in words), told
+
+
 # -- the observer ------------------------------------------------------------------------------------------------------------------------
 
 
@@ -439,6 +480,7 @@ def test_the_scorecard_of_a_tiny_model(model, observer, tmp_path, monkeypatch, c
     values = {row["name"]: row["value"] for row in first["rows"]}
     assert {f"returns after 5 s out of sight, {kind}" for kind in ("foresight", "rollout")} <= set(values)
     assert {"cuts at the frames asked for, foresight", "foresight - rollout: returns after 5 s out of sight"} <= set(values)
+    assert {f"prompt adherence: camera {kind}" for kind in STORY_CAMERAS} <= set(values)
     assert values["kept frames, largest difference"] == 0 and values["observer on renders: colour"] == 0.9
     assert all(np.isfinite(row["value"]) and (row["low"] is None or row["low"] <= row["high"]) for row in first["rows"])
     assert list((tmp_path / "out" / "scorecard").glob("worst*.png"))

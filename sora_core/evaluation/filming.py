@@ -29,7 +29,7 @@ from .tracking import small
 
 FIRST_SEED = 9_700_000
 STEP = 0.5  # seconds between the frames that are looked at
-SPEEDS = (0.5, 0.7, 1.0, 1.4, 2.0)  # times the world's own: words say what a camera does, not how fast
+SPEEDS = (0.6, 1.0, 1.6)  # times the world's own: words say what a camera does, not how fast
 PAIR = 2  # steps between the two that are compared: what is slow must be seen to move
 SMOOTH = 9  # pixels of the small picture: what is coarser than that is no detail
 NOISE = 1e-7  # variance of detail that tells nothing

@@ -116,6 +116,11 @@ def takes_guides(model) -> bool:
     return isinstance(model.model, SoraModel) and model.model.header.noise == "frame"
 
 
+def takes_odd_sides(model) -> bool:
+    """Whether sides of an odd number of cells are no question: a token of LTX-Video is one cell, the host's Wan fills up its last ones."""
+    return isinstance(model.model, comfy.model_base.LTXV | comfy.model_base.WAN21) and not isinstance(model.model, SoraModel)
+
+
 def beside_known(canvas: Canvas, guide: Guide) -> bool:
     """Whether a cell beside that of a guide is known: a model without guides is then not shown the guide, whose cell would stand still."""
     cell = canvas.shape.strides.cell_of_frame(guide.frame)

@@ -18,6 +18,9 @@ from .canvas import pixels, size_options
 from .decode_video import Clip, LatentVideo, clips
 from .given import KEY, Given, Media
 
+CUT = 1 / 16
+"""Of a side: so much may be cut away in place of scaling, as 8 rows of 1080."""
+
 FITS = ("cover", "contain", "stretch")
 FIT_TOOLTIP = (
     "How another size is met. cover: fills the frame, cuts what stands over. contain: the whole picture between black bars. stretch: "
@@ -165,10 +168,6 @@ class Fitted(Media):
 
 def media_input(name: str = "video", tooltip: str = "The video: a VIDEO, the frames of one as IMAGE, or a LATENT."):
     return io.MultiType.Input(name, types=[io.Video, io.Image, io.Latent], tooltip=tooltip)
-
-
-CUT = 1 / 16
-"""Of a side: so much may be cut away in place of scaling, as 8 rows of 1080."""
 
 
 def image_fps_input():

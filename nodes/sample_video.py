@@ -33,6 +33,7 @@ from .host_models import (
     fits_vae,
     limits,
     takes_guides,
+    takes_odd_sides,
     takes_pictures,
     with_entries,
 )
@@ -281,11 +282,6 @@ def check(model, positive, negative, latent: dict) -> None:
                 raise ValueError(
                     f"{name}: its words are {rows.shape[-1]} wide, the MODEL needs {TEXT_DIM}: use the CLIP that belongs to the MODEL"
                 )
-
-
-def takes_odd_sides(model) -> bool:
-    """Whether sides of an odd number of cells are no question: a token of LTX-Video is one cell, the host's Wan fills up its last ones."""
-    return isinstance(model.model, comfy.model_base.LTXV | comfy.model_base.WAN21) and not isinstance(model.model, host.SoraModel)
 
 
 def check_solver(model, name: str) -> None:

@@ -200,10 +200,14 @@ class Shard:
     def shot_of(self, cell: int) -> int:
         return bisect.bisect_right(self.cuts, cell)
 
+    def first_frame(self, shot: int) -> int:
+        """Number of the frame with which a shot begins."""
+        return Strides().frames(self.cuts[shot - 1]) if shot else 0
+
     def span(self, cells: list[int], shot: int = 0) -> tuple[float, float]:
         """Seconds of a shot, counted from its own beginning, in which the first and the last of some cells end; 0, 0 without any."""
         inside = [Strides.time * cell / self.fps for cell in cells if self.shot_of(cell) == shot]
-        begin = (Strides().frames(self.cuts[shot - 1]) if shot else 0) / self.fps
+        begin = self.first_frame(shot) / self.fps
         return (max(0.0, inside[0] - begin), max(0.0, inside[-1] - begin)) if inside else (0.0, 0.0)
 
 

@@ -35,11 +35,13 @@ def standing(scene: Scene, seconds: Sequence[float], height: int, width: int) ->
         seconds: T moments of the scene. height, width: of the picture, in tokens.
     """
     times = torch.tensor(seconds, dtype=torch.float64)
-    box, near = boxes(scene, times)  # T K 4, T K
-    before, after = (boxes(scene, t)[0] for t in ((times - STEP).clamp_min(0), times + STEP))
-    middle = [torch.stack((b[..., 0] + b[..., 1], -b[..., 2] - b[..., 3]), -1) / 2 for b in (before, after)]
+    begin, end = (times - STEP).clamp_min(0), times + STEP
+    all_boxes, distances = boxes(scene, torch.cat([times, begin, end]))
+    box, near = all_boxes[: len(times)], distances[: len(times)]  # T K 4, T K
+    middle = torch.stack((all_boxes[..., :2].sum(-1), -all_boxes[..., 2:].sum(-1)), -1) / 2
+    _, before, after = middle.chunk(3)
     half = torch.tensor(tangents(width, height), dtype=torch.float64)
-    speed = (middle[1] - middle[0]) / (STEP + times.clamp_max(STEP))[:, None, None] / half.min()
+    speed = (after - before) / (end - begin)[:, None, None] / half.min()
     across, down = (torch.linspace(-side, side, count + 1, dtype=torch.float64) for side, count in zip(half, (width, height)))
     shared = _overlap(across, box[..., 0], box[..., 1])[:, :, None] * _overlap(down, -box[..., 3], -box[..., 2])[..., None]  # T K h w
     token = (across[1] - across[0]) * (down[1] - down[0])

@@ -239,8 +239,7 @@ def moments(shard: Shard, made: Lesson) -> list[tuple[int, float]]:
     strides = Strides()
     frames = [max(0.0, strides.time * cell - (strides.time - 1) / 2) for cell in made.cells] + list(made.guides)
     shots = made.shots or [0] * len(frames)
-    begins = [0, *map(strides.frames, shard.cuts)]
-    return [(shot, max(0.0, frame - begins[shot]) / shard.fps) for shot, frame in zip(shots, frames, strict=True)]
+    return [(shot, max(0.0, frame - shard.first_frame(shot)) / shard.fps) for shot, frame in zip(shots, frames, strict=True)]
 
 
 def tell(records: Sequence[Sequence[Scene | tuple[str, ...]]], spans: list[tuple[float, float]], rng: np.random.Generator,

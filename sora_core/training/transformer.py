@@ -181,10 +181,14 @@ def losses(student: Student, made: Lesson, words: list[list[str]], seed: int, we
     return (error * weight).sum() / total, wrong
 
 
-def brief(records: list, spans: list, when: list[tuple[int, float]], grid: tuple[int, int],
+def brief(records: list, spans: list, when: list[tuple[int, float]] | None, grid: tuple[int, int],
           *how) -> tuple[list[list[str]], Tensor | None]:  # fmt: skip
-    """Captions of the records of a batch, and who is where on its grid of tokens: what takes time and needs nothing of the bank."""
-    return tell(records, spans, *how), who_is_where(records, when, *grid)
+    """Captions of the records of a batch, and who is where on its grid of tokens: what takes time and needs nothing of the bank.
+
+    Args:
+        when: `moments` of the batch; None asks for nobody.
+    """
+    return tell(records, spans, *how), None if when is None else who_is_where(records, when, *grid)
 
 
 def choose_shard(bank: Bank | LiveBank, still_share: float, rng: np.random.Generator) -> Shard:
@@ -234,6 +238,7 @@ def train_transformer(folder: str, bank: str | Bank | LiveBank, settings: Settin
         begin(student, bank, settings, pool, ahead)
         average.reset()
     group.share_weights(trained)
+    asking = 0.0 if adapter else settings.asking  # an adapter leaves who asks as it is
 
     def draw(step: int) -> tuple:
         # The lesson of a step is drawn from the step alone, so a resumed run sees what an uninterrupted one would have seen.
@@ -244,7 +249,8 @@ def train_transformer(folder: str, bank: str | Bank | LiveBank, settings: Settin
         made = lesson(shard, settings.tokens, settings.native_fps, rng, sigma_mean)
         seed = int(rng.integers(2**62))
         grid = tuple(side // PATCH for side in made.latents.shape[-2:])
-        told = (*to_tell(shard, made), moments(shard, made), grid, rng, settings.long_captions)
+        when = moments(shard, made) if asking else None
+        told = (*to_tell(shard, made), when, grid, rng, settings.long_captions)
         return (made, seed, weight_of_detail), brief, *told
 
     feed = Feed(draw, pool, ahead)
@@ -255,9 +261,9 @@ def train_transformer(folder: str, bank: str | Bank | LiveBank, settings: Settin
     for step, share in run.budget(first):
         bank.refresh(share)
         (made, *drawn), (words, bodies) = feed.next(step)
-        made.bodies = bodies if settings.asking and not adapter else None
+        made.bodies = bodies
         loss, wrong = losses(student, made, words, *drawn, group=group, adapter=adapter)
-        (loss + settings.asking * wrong).backward()
+        (loss + asking * wrong).backward()
         group.sum_gradients(optimizer.parameters)
         norm = optimizer.step(step, share)
         average.update(step)

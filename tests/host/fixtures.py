@@ -45,36 +45,28 @@ def host_sources(graph):
     """Nodes that give a VAE of some strides, words with all that the text encoder of a model gives, and a text encoder."""
     from comfy_api.latest import io
 
-    class TinyVAE(io.ComfyNode):
-        @classmethod
-        def define_schema(cls):
-            return io.Schema(node_id="TinyVAE", category="test", inputs=[io.String.Input("name")], outputs=[io.Vae.Output()])
+    def source(node_id: str, output, make) -> type[io.ComfyNode]:
+        class Source(io.ComfyNode):
+            @classmethod
+            def define_schema(cls):
+                return io.Schema(node_id=node_id, category="test", inputs=[io.String.Input("name")], outputs=[output.Output()])
 
-        @classmethod
-        def execute(cls, name):
-            return io.NodeOutput(tiny_vae(STRIDES[name]))
+            @classmethod
+            def execute(cls, name):
+                return io.NodeOutput(make(name))
 
-    class Rows(io.ComfyNode):
-        @classmethod
-        def define_schema(cls):
-            return io.Schema(node_id="Rows", category="test", inputs=[io.String.Input("name")], outputs=[io.Conditioning.Output()])
+        return Source
 
-        @classmethod
-        def execute(cls, name):
-            rows = torch.randn(1, 8, 4096, generator=torch.Generator().manual_seed(6))
-            mask = {"attention_mask": torch.ones(1, 8, dtype=torch.long)} if name == "ltxv" else {}
-            return io.NodeOutput([[rows, {"pooled_output": torch.ones(1, 768), **mask}]])
+    def rows(name: str) -> list:
+        mask = {"attention_mask": torch.ones(1, 8, dtype=torch.long)} if name == "ltxv" else {}
+        words = torch.randn(1, 8, 4096, generator=torch.Generator().manual_seed(6))
+        return [[words, {"pooled_output": torch.ones(1, 768), **mask}]]
 
-    class TinyCLIP(io.ComfyNode):
-        @classmethod
-        def define_schema(cls):
-            return io.Schema(node_id="TinyCLIP", category="test", inputs=[io.String.Input("name")], outputs=[io.Clip.Output()])
-
-        @classmethod
-        def execute(cls, name):
-            return io.NodeOutput(Letters(name))
-
-    graph.nodes.NODE_CLASS_MAPPINGS |= {"TinyVAE": TinyVAE, "Rows": Rows, "TinyCLIP": TinyCLIP}
+    graph.nodes.NODE_CLASS_MAPPINGS |= {
+        "TinyVAE": source("TinyVAE", io.Vae, lambda name: tiny_vae(STRIDES[name])),
+        "Rows": source("Rows", io.Conditioning, rows),
+        "TinyCLIP": source("TinyCLIP", io.Clip, Letters),
+    }
 
 
 class Letters:

@@ -48,8 +48,9 @@ class Shape:
 
 
 STILLS = tuple(Shape(1, 8.0, w, h) for w, h in ((128, 128), (176, 96), (96, 176)))
-SECONDS_2 = tuple(Shape(17, 8.0, w, h) for w, h in ((128, 128), (128, 128), (176, 96), (96, 176)))
-SECONDS_5 = (Shape(41, 8.0, 128, 128, True), Shape(41, 8.0, 128, 128), Shape(41, 8.0, 176, 96), Shape(41, 8.0, 96, 176))
+# Whatever is to lead to a given end (backward, fill, join, loop) is learned from tails alone.
+SECONDS_2 = tuple(Shape(17, 8.0, w, h, w == h) for w, h in ((128, 128), (128, 128), (176, 96), (96, 176)))
+SECONDS_5 = tuple(Shape(41, 8.0, w, h, w == h) for w, h in ((128, 128), (128, 128), (176, 96), (96, 176)))
 RARE = (Shape(17, 4.0, 128, 128, True), Shape(25, 16.0, 128, 128))
 SHOTS = (Shape(33, 8.0, 128, 128, cuts=(5,)), Shape(41, 8.0, 128, 128, cuts=(3, 6, 9)))
 MINUTE = (Shape(481, 8.0, 128, 128),)  # batches see parts and strided subsets of it, as the first pass over a long video does
@@ -237,7 +238,7 @@ class Bank:
         if not self.shards:
             raise FileNotFoundError(f"no latent bank in {folder}: make one with `python -m sora_core.training bank --folder {folder}`")
 
-    def refresh(self, share: float = 0.0) -> None:
+    def refresh(self) -> None:
         for path in sorted(self.folder.glob("*.safetensors")):
             if path.name not in self.seen:
                 self.shards.append(read_shard(path))

@@ -16,11 +16,18 @@ def _begin() -> None:
     torch.set_num_threads(1)
 
 
-def workers(count: int) -> Executor:
-    """Processes that sample scenes and write captions; with a count of 0 the caller's own one does it, when asked."""
+def workers(count: int, begin: Callable = _begin, arguments: tuple = ()) -> Executor:
+    """Processes that each call `begin` first; with a count of 0 the caller's own one does all, when asked."""
     if not count:
         return Here()
-    return ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _begin)
+    return ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), begin, arguments)
+
+
+def sent(x: torch.Tensor, device: str | torch.device) -> torch.Tensor:
+    """x on a device, without waiting until the device has done what it was given before: that is what copying plain memory would do."""
+    if torch.device(device).type != "cuda" or x.is_cuda:
+        return x.to(device)
+    return x.pin_memory().to(device, non_blocking=True)
 
 
 class Here(Executor):

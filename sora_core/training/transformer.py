@@ -27,7 +27,7 @@ from ..transformer import PreparedText, SpacetimeTransformer
 from ..world import Scene
 from .bank import Bank, Shard
 from .bodies import Asker, answer_loss, weight_of, who_is_where
-from .feed import AHEAD, Feed, workers
+from .feed import AHEAD, Feed, sent, workers
 from .group import ALONE, Group
 from .live import LiveBank
 from .lora import Adapter
@@ -101,7 +101,7 @@ class Student(nn.Module):
         parts = []
         for prompts, count in zip(words, rows or self.rows(words), strict=True):
             tokens, lengths = self.text.tokenize(prompts)
-            states = self.text.states(tokens.to(self.text.device), lengths)
+            states = self.text.states(sent(tokens, self.text.device), lengths)
             parts.append(F.pad(states, (0, 0, 0, count - states.shape[1])))
         states = torch.cat(parts, 1)
         first, activation, second = self.transformer.text_embedding
@@ -129,6 +129,26 @@ class Student(nn.Module):
         return velocity, self.asker(states[0])
 
 
+class Halves(torch.autograd.Function):
+    """All tensors in bfloat16, and their gradients back, by one launch each: on a GPU hundreds would take longer than to compute with
+    them."""
+
+    @staticmethod
+    def forward(ctx, *weights: Tensor) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        halves = [torch.empty_like(w, dtype=torch.bfloat16) for w in weights]
+        torch._foreach_copy_(halves, list(weights))
+        return tuple(halves)
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        given = [g for g in grads if g is not None]
+        whole = [torch.empty_like(g, dtype=torch.float32) for g in given]
+        torch._foreach_copy_(whole, given)
+        rest = iter(whole)
+        return tuple(None if g is None else next(rest) for g in grads)
+
+
 def velocity_loss(student: Student, made: Lesson, words: list[list[str]], seed: int, weight_of_detail: float = 0.0, *,
                   group: Group = ALONE, adapter: Adapter | None = None) -> Tensor:  # fmt: skip
     """The first of `losses`."""
@@ -153,7 +173,8 @@ def losses(student: Student, made: Lesson, words: list[list[str]], seed: int, we
     device = next(student.parameters()).device
     latents, rows = made.latents.to(device), student.rows(words)
     noise = torch.randn(latents.shape, generator=torch.Generator(device).manual_seed(seed), device=device)
-    weight = (made.pixel_sigma.to(device) > 0).float().expand_as(latents[:, :1])
+    sigma = sent(made.pixel_sigma, device)
+    weight = (sigma > 0).float().expand_as(latents[:, :1])
     total = weight.sum().clamp_min(1) * latents.shape[1]  # of the whole batch
     asked = 0.0 if made.bodies is None else made.repeats * weight_of(made.bodies).sum()
     first, last = group.bounds(len(made.records))
@@ -162,21 +183,22 @@ def losses(student: Student, made: Lesson, words: list[list[str]], seed: int, we
         return nothing, nothing
     if group.size > 1:
         own = slice(first * made.repeats, last * made.repeats)
-        latents, noise, weight = latents[own], noise[own], weight[own]
+        latents, noise, weight, sigma = latents[own], noise[own], weight[own], sigma[own]
         made, words = made.part(first, last), [texts[first:last] for texts in words]
-    noisy = latents.lerp(noise, made.pixel_sigma.to(device).expand_as(noise))
+    noisy = latents.lerp(noise, sigma.expand_as(noise))
     # A bfloat16 copy of all weights, made once a step: autocast would keep norms and modulations in float32 and cast at every layer.
     weights = dict(student.named_parameters())
-    halves = {name: p.to(torch.bfloat16) for name, p in (adapter.adapted(weights) if adapter else weights).items()}
-    inputs = (noisy.to(torch.bfloat16), made.timestep.to(device), words, made.positions.to(device), made.shots, rows)
+    weights = adapter.adapted(weights) if adapter else weights
+    halves = dict(zip(weights, Halves.apply(*weights.values()), strict=True))
+    inputs = (noisy.to(torch.bfloat16), sent(made.timestep, device), words, made.positions, made.shots, rows)
     velocity, answers = torch.func.functional_call(student, halves, inputs)
     error = (velocity.float() - (noise - latents)).square()
     if weight_of_detail:
-        clean = noisy - made.pixel_sigma.to(device) * velocity.detach().float()
+        clean = noisy - sigma * velocity.detach().float()
         weight = weight * (1 + weight_of_detail * detail(clean))
     wrong = torch.zeros((), device=device)
     if made.bodies is not None:
-        told = made.bodies.to(device).flatten(1, 3).repeat_interleave(made.repeats, 0)
+        told = sent(made.bodies, device).flatten(1, 3).repeat_interleave(made.repeats, 0)
         wrong = answer_loss(answers, told, weight_of(told)) / asked
     return (error * weight).sum() / total, wrong
 
@@ -219,6 +241,8 @@ def train_transformer(folder: str, bank: str | Bank | LiveBank, settings: Settin
     """
     group = group or ALONE
     device = group.device
+    if device == "cuda":
+        torch.backends.cuda.enable_cudnn_sdp(False)  # it plans every new shape anew: a step took 500 ms in place of 130 (H200)
     run = Run(folder, settings.steps, settings.minutes, group=group, peak=peak_flops(device))
     bank = Bank(bank) if isinstance(bank, str) else bank
     pool, ahead = workers(settings.workers), AHEAD * settings.workers
@@ -233,7 +257,7 @@ def train_transformer(folder: str, bank: str | Bank | LiveBank, settings: Settin
     optimizer = Optimizer(trained, **rates, warmup=settings.warmup, decay=settings.decay, adam_names=adam_names)
     average = Average(trained, 0.998)
     first = run.resume(trained, optimizer, average)
-    bank.refresh(run.share(first))
+    bank.refresh()
     if first == 0 and not adapter:
         begin(student, bank, settings, pool, ahead)
         average.reset()
@@ -259,7 +283,7 @@ def train_transformer(folder: str, bank: str | Bank | LiveBank, settings: Settin
         trained.zero_grad(set_to_none=True)
     sheets = Sheets(run, settings.sheets, vae, SHIFT, settings.native_fps) if vae and settings.sheets else None
     for step, share in run.budget(first):
-        bank.refresh(share)
+        bank.refresh()
         (made, *drawn), (words, bodies) = feed.next(step)
         made.bodies = bodies
         loss, wrong = losses(student, made, words, *drawn, group=group, adapter=adapter)

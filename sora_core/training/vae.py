@@ -56,8 +56,8 @@ MIX = (
     Batch(17, 64, 2, 0.9, 0.15),
     # A causal codec takes seconds to settle: what only short clips teach is how to begin.
     Batch(33, 64, 1, 0.8, 0.2),
-    Batch(65, 48, 1, 0.6, 0.3),
-    Batch(129, 32, 1, 0.4, 0.3),
+    Batch(65, 48, 1, 0.8, 0.3),
+    Batch(129, 32, 1, 0.6, 0.3),
 )
 WITHOUT_TILES = ("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 """oneDNN's gradients of bfloat16 convolutions write beyond their memory on processors with AMX (torch 2.11: "double free", or a process
@@ -88,7 +88,7 @@ class FramePool:
         return cls(**{name: torch.from_numpy(_file(folder / f"{name}.npy", name)) for name in CLIPS})
 
     @classmethod
-    def on_device(cls, device: str, pool: Executor, times: int = 2) -> FramePool:
+    def on_device(cls, device: str, pool: Executor, times: int = 1) -> FramePool:
         """Rendered into the memory of a GPU, `times` as many clips; `pool` samples the scenes."""
         return cls(**{name: _render(name, device, pool, times * count) for name, (count, _, _) in CLIPS.items()})
 

@@ -1,7 +1,7 @@
 """A latent bank in the memory of the device that trains: other processes render and encode it while training goes on, never on a disk.
 
-A training step of a small model is a thousand short kernels, whose launching keeps one processor busy and leaves the device idle half of the
-time. What is rendered and encoded by other processes meanwhile costs next to nothing.
+A training step of a small model is a thousand short kernels, whose launching keeps one processor busy and leaves the device idle half
+of the time; what others render and encode meanwhile fills it.
 """
 
 from __future__ import annotations

@@ -94,7 +94,8 @@ if __name__ == "__main__":
 def test_makers_make_what_one_process_would(root, tmp_path):
     """Other processes, which import the pack by themselves."""
     (tmp_path / "makers.py").write_text(MAKERS)
-    done = subprocess.run([sys.executable, tmp_path / "makers.py"], env=os.environ | {"PYTHONPATH": str(root)}, capture_output=True, text=True)
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    done = subprocess.run([sys.executable, tmp_path / "makers.py"], env=environment, capture_output=True, text=True)
     assert done.stdout == "equal\n", done.stderr
 
 

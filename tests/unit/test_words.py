@@ -25,7 +25,7 @@ def test_every_node_has_its_pages(root, nodes):
     assert pages == set(nodes), "a page of a node that is gone"
 
 
-def test_a_help_page_explains_every_field(root):
+def test_a_help_page_names_every_field(root):
     for name, words in json.loads((root / "locales/en/nodeDefs.json").read_text(encoding="utf-8")).items():
         # those of a dynamic field begin with its name and are explained with it
         fields = [field for field in words["inputs"] if not any(field.startswith(f"{other}_") for other in words["inputs"])]
@@ -74,6 +74,18 @@ def test_the_readme_names_every_node(root, nodes):
 
 
 def test_contributing_names_every_file(root):
-    rooms = (root / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    files = [path for folder in ("nodes", "sora_core") for path in (root / folder).glob("*.py") if not path.stem.startswith("__")]
-    assert [path.name for path in files if not re.search(rf"\b{path.stem}\b", rooms)] == []
+    house = (root / "CONTRIBUTING.md").read_text(encoding="utf-8").split("```")[1]
+    named, room = {"nodes": [], "sora_core": []}, ""
+    for line in house.splitlines():
+        room = line.split("/")[0] if line[:1].strip() else room
+        if room in named and (names := re.match(r"  (\w+(?:, \w+)*)  ", line)):
+            named[room] += names[1].split(", ")
+    for folder, names in named.items():
+        files = [path.stem for path in (root / folder).glob("*.py") if not path.stem.startswith("__")]
+        assert sorted(set(names)) == sorted(files), folder
+
+
+def test_every_workflow_has_a_note_in_both_languages(root):
+    for path in (root / "workflows").glob("*.json"):
+        notes = [n["widgets_values"][0] for n in json.loads(path.read_text(encoding="utf-8"))["nodes"] if n["type"] == "MarkdownNote"]
+        assert len(notes) == 1 and notes[0].startswith("# ") and re.search(r"\*\*中文\*\* .*[\u4e00-\u9fff]{4}", notes[0]), path.name

@@ -62,7 +62,7 @@ def _arguments() -> argparse.Namespace:
     run.add_argument("--minutes", type=float, required=True, help="of training, over all starts")
     run.add_argument("--vae-minutes", type=float, default=0.0, help="of these for the VAE")
     run.add_argument("--vae", default="", help="file of a VAE to use, or with vae-minutes to go on from")
-    run.add_argument("--makers", type=int, default=-1, help="processes that render and encode meanwhile; default by the machine, 1 or more")
+    run.add_argument("--bank-share", type=float, default=0.3, help="of the transformer's time, for rendering and encoding")
     run.add_argument("--out", default="", help="folder that gets the model's files")
     run.add_argument("--name", default="sora_mini")
     _add_stage(run)
@@ -192,11 +192,10 @@ def _length(args: argparse.Namespace) -> dict[str, float]:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from .gpu import Plan, default_workers, run_all
+    from .gpu import Plan, run_all
 
-    makers = max(1, default_workers()) if args.makers < 0 else args.makers
     try:
-        plan = Plan(args.minutes, args.vae_minutes, args.vae, makers, args.stage, args.out, args.name)
+        plan = Plan(args.minutes, args.vae_minutes, args.vae, args.bank_share, args.stage, args.out, args.name)
     except ValueError as error:
         raise SystemExit(str(error)) from error
     _print_files(run_all(args.folder, plan, _settings(args)))

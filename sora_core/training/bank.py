@@ -238,7 +238,7 @@ class Bank:
         if not self.shards:
             raise FileNotFoundError(f"no latent bank in {folder}: make one with `python -m sora_core.training bank --folder {folder}`")
 
-    def refresh(self) -> None:
+    def refresh(self, share: float = 0.0) -> None:
         for path in sorted(self.folder.glob("*.safetensors")):
             if path.name not in self.seen:
                 self.shards.append(read_shard(path))

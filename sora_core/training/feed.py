@@ -16,11 +16,11 @@ def _begin() -> None:
     torch.set_num_threads(1)
 
 
-def workers(count: int, begin: Callable = _begin, arguments: tuple = ()) -> Executor:
-    """Processes that each call `begin` first; with a count of 0 the caller's own one does all, when asked."""
+def workers(count: int) -> Executor:
+    """Processes that sample scenes and write captions; with a count of 0 the caller's own one does it, when asked."""
     if not count:
         return Here()
-    return ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), begin, arguments)
+    return ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _begin)
 
 
 def sent(x: torch.Tensor, device: str | torch.device) -> torch.Tensor:

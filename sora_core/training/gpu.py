@@ -1,4 +1,4 @@
-"""Renders, encodes and trains on one GPU (or several by torchrun) for some minutes, and writes a model.
+"""One process that renders, encodes and trains on one GPU (or several by torchrun) for some minutes, and writes a model.
 
     python -m sora_core.training run --folder runs/gpu --minutes 9 --vae sora_core/weights/vae/sora_mini_vae.safetensors --out made
 
@@ -13,7 +13,9 @@ from pathlib import Path
 
 import torch
 
+from ..autoencoder import VideoVAE
 from ..checkpoint import load_vae, save_vae
+from .feed import AHEAD, workers
 from .group import Group
 from .live import LiveBank
 from .run import Run
@@ -30,7 +32,7 @@ class Plan:
         minutes: of training, all starts together; starting, compiling and writing come on top (about one minute).
         vae_minutes: of these for the VAE; 0 takes `vae` as it is.
         vae: file of a VAE to use, or to go on from.
-        makers: processes that render and encode on the same device while the transformer trains.
+        bank_share: of the transformer's time, for rendering and encoding.
         stage: a name in bank.STAGES.
         out: folder for the files of the pack; empty for none.
         name: of the model.
@@ -42,7 +44,7 @@ class Plan:
     minutes: float
     vae_minutes: float = 0.0
     vae: str = ""
-    makers: int = 0
+    bank_share: float = 0.3
     stage: str = "S2"
     out: str = ""
     name: str = "sora_mini"
@@ -63,10 +65,9 @@ def run_all(folder: str, plan: Plan, settings: Settings) -> list[Path]:
     vae = load_vae(vae_path, torch.bfloat16, group.device).channels_last()
     settings = replace(settings, steps=0, minutes=plan.minutes - plan.vae_minutes)
     part = str(Path(folder) / "transformer")
-    first = 12 * int(Run.seconds_done(part))  # after a resume with scenes that no earlier start has had
-    bank = LiveBank(vae, settings.tokens, plan.stage, first=first, makers=plan.makers, group=group)
-    train_transformer(part, bank, settings, group=group, vae=vae)
-    bank.close()
+    with workers(settings.workers) as pool:
+        bank = _live_bank(part, vae, plan, settings, group, pool)
+        train_transformer(part, bank, settings, group=group, vae=vae)
     if not plan.out or not group.leads:
         return []
     return ship(part, str(vae_path), settings.size, plan.name, plan.out, plan.stage)
@@ -84,7 +85,15 @@ def _train_vae(folder: Path, plan: Plan, settings: Settings, group: Group) -> Pa
     return path
 
 
+def _live_bank(folder: str, vae: VideoVAE, plan: Plan, settings: Settings, group: Group, pool) -> LiveBank:
+    """A bank with the time that is left; after a resume with scenes that no earlier start has had."""
+    before = Run.seconds_done(folder)
+    seconds = plan.bank_share * max(0.0, 60 * settings.minutes - before)
+    ahead = AHEAD * settings.workers
+    return LiveBank(vae, settings.tokens, plan.stage, seconds=seconds, first=12 * int(before), pool=pool, ahead=ahead, group=group)
+
+
 def default_workers() -> int:
-    """A third of the processors, up to eight, write captions, and as many processes render; none where there are few."""
+    """Half of the processors, up to eight, write captions, and as many sample scenes; none where there are few."""
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, processors // 3) if processors >= 6 else 0
+    return min(8, processors // 2) if processors >= 8 else 0

@@ -242,7 +242,7 @@ def train_transformer(folder: str, bank: str | Bank | LiveBank, settings: Settin
     group = group or ALONE
     device = group.device
     if device == "cuda":
-        torch.backends.cuda.enable_cudnn_sdp(False)  # it plans every new shape anew: a step took 500 ms in place of 130 (H200)
+        torch.backends.cuda.enable_cudnn_sdp(False)  # it plans every new shape anew: 500 ms a step in place of 130 (H200)
     run = Run(folder, settings.steps, settings.minutes, group=group, peak=peak_flops(device))
     bank = Bank(bank) if isinstance(bank, str) else bank
     pool, ahead = workers(settings.workers), AHEAD * settings.workers
@@ -257,7 +257,7 @@ def train_transformer(folder: str, bank: str | Bank | LiveBank, settings: Settin
     optimizer = Optimizer(trained, **rates, warmup=settings.warmup, decay=settings.decay, adam_names=adam_names)
     average = Average(trained, 0.998)
     first = run.resume(trained, optimizer, average)
-    bank.refresh()
+    bank.refresh(run.share(first))
     if first == 0 and not adapter:
         begin(student, bank, settings, pool, ahead)
         average.reset()
@@ -283,7 +283,7 @@ def train_transformer(folder: str, bank: str | Bank | LiveBank, settings: Settin
         trained.zero_grad(set_to_none=True)
     sheets = Sheets(run, settings.sheets, vae, SHIFT, settings.native_fps) if vae and settings.sheets else None
     for step, share in run.budget(first):
-        bank.refresh()
+        bank.refresh(share)
         (made, *drawn), (words, bodies) = feed.next(step)
         made.bodies = bodies
         loss, wrong = losses(student, made, words, *drawn, group=group, adapter=adapter)

@@ -2,9 +2,6 @@
 
 import itertools
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -54,49 +51,20 @@ def test_a_budget_of_minutes_is_the_clocks(tmp_path, monkeypatch):
         Run(tmp_path)
 
 
-def test_a_live_bank_has_its_first_shards_at_once(small_world, vae):
-    bank = live.LiveBank(vae, tokens=64)
-    for _ in range(3):
-        bank.refresh()
-    still, clip = bank.shards
+def test_a_live_bank_grows_with_the_budget(small_world, vae, monkeypatch):
+    bank = live.LiveBank(vae, tokens=64, seconds=10.0)
+    monkeypatch.setattr(live.time, "monotonic", iter(range(1000)).__next__)  # every shard takes a second
+    sizes = []
+    for share in (0.2, 0.2, 0.5, 0.7, 0.99):  # begun at a fifth, as after a resume
+        bank.refresh(share)
+        sizes.append(len(bank.shards))
+    assert sizes == [2, 2, 7, 10, 10], "a tenth of the time at once, all of it at three fifths of what is left"
+    still, clip = bank.shards[:2]
     assert still.latents.shape == (4, 16, 1, 4, 4) and still.guides is None, "64 tokens are 4 stills of 4 tokens, each 4 times"
     assert clip.latents.shape == (4, 16, 2, 4, 4) and clip.guides.shape == (4, 2, 16, 1, 4, 4)
     other = live.LiveBank(vae, tokens=64, first=12)
-    other.refresh()
+    other.refresh(0.0)
     assert other.shards[0].scenes != still.scenes
-
-
-MAKERS = """
-import time, torch
-from sora_core.autoencoder import VideoVAE
-from sora_core.config import VAEConfig
-from sora_core.training import live
-from sora_core.training.bank import Shape
-
-if __name__ == "__main__":
-    live.plan = lambda index, stage: Shape(1 if index % 2 else 5, 8.0, 32, 32)
-    live.FIRST_SHARDS = 2
-    torch.manual_seed(0)
-    vae = VideoVAE(VAEConfig(dim=8)).channels_last().eval()
-    alone, helped = (live.LiveBank(vae, tokens=64, makers=makers) for makers in (0, 2))
-    while len(helped.shards) < 5:
-        helped.refresh()
-        time.sleep(0.01)
-    alone.shards = [alone.make() for _ in helped.shards]
-    for ours, theirs in zip(alone.shards, helped.shards):
-        assert ours.scenes == theirs.scenes and ours.guide_frames == theirs.guide_frames
-        assert all((a - theirs.tensors[name]).abs().max() < 0.01 for name, a in ours.tensors.items())
-    helped.close()
-    print("equal")
-"""
-
-
-def test_makers_make_what_one_process_would(root, tmp_path):
-    """Other processes, which import the pack by themselves."""
-    (tmp_path / "makers.py").write_text(MAKERS)
-    environment = os.environ | {"PYTHONPATH": str(root)}
-    done = subprocess.run([sys.executable, tmp_path / "makers.py"], env=environment, capture_output=True, text=True)
-    assert done.stdout == "equal\n", done.stderr
 
 
 def test_stages_are_what_they_say():
@@ -133,7 +101,7 @@ def test_run_makes_a_model_that_opens_and_goes_on(small_world, vae, tmp_path, mo
     # A second passes whenever the clock is looked at.
     monkeypatch.setattr(Run, "elapsed", property(lambda self: self.before + next(self.__dict__.setdefault("ticks", itertools.count()))))
     save_vae(tmp_path / "vae.safetensors", vae)
-    plan = gpu.Plan(0.1, vae=str(tmp_path / "vae.safetensors"), out=str(tmp_path / "made"), name="tiny")
+    plan = gpu.Plan(0.1, vae=str(tmp_path / "vae.safetensors"), bank_share=0.2, out=str(tmp_path / "made"), name="tiny")
     files = gpu.run_all(str(tmp_path / "run"), plan, replace(TINY, sheets=1))
     assert [path.name for path in files] == ["tiny.safetensors", "tiny_vae.safetensors", "tiny_text.safetensors"]
     log = [json.loads(line) for line in (tmp_path / "run/transformer/log.jsonl").read_text().splitlines()]
@@ -190,7 +158,7 @@ def test_blocks_compile_for_all_shapes(small_world, vae, monkeypatch):
 
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: compile_module(self, backend=count, fullgraph=True, **options))
     bank = live.LiveBank(vae, tokens=64)
-    bank.refresh()
+    bank.refresh(0.0)
     torch.manual_seed(0)
     student = trainer.new_student(TINY)
     torch.nn.init.normal_(student.transformer.head.head.weight, std=0.02)

@@ -97,7 +97,7 @@ def main() -> None:
     args = _arguments()
     torch.set_flush_denormal(True)  # denormal numbers slow AVX code tenfold
     if args.part == "observer":
-        from .lessons import teach
+        from .observer_training import teach
 
         teach(args.observer_folder, args.observer_steps)
         return

@@ -87,7 +87,7 @@ class Residual(nn.Module):
 class Observer(nn.Module):
     """Clips [B, FRAMES, 3, SIDE, SIDE] in -1..1 -> answers, a dict of logits (see `forward`). 0.7 M parameters at width 64.
 
-    `held_out`: (facts found, facts) by kind on renders it never saw (lessons.measure).
+    `held_out`: (facts found, facts) by kind on renders it never saw (observer_training.measure).
     """
 
     def __init__(self, dim: int = 64):

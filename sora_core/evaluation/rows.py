@@ -10,16 +10,16 @@ from collections.abc import Callable, Iterator
 
 from .adherence import adherence_rows, observer_rows, paired_rows
 from .bench import Bench
-from .filming import camera_rows
+from .cameras import camera_rows
 from .geometry import geometry_rows
-from .happenings import story_rows
 from .hearing import hearing_rows
-from .hiding import permanence_rows
 from .minute import minute_cost_rows, minute_rows
+from .permanence import permanence_rows
 from .physics import physics_rows
 from .quality import cost_rows, drift_rows, picture_rows, reconstruction_rows
 from .report import Row
 from .shots import shot_rows
+from .story_events import story_rows
 from .surprise import surprise_rows
 
 ROWS: dict[str, Callable[[Bench], Iterator[Row]]] = {

@@ -36,7 +36,7 @@ from ..video_file import atomic_path
 from ..world import PLACES, TIMES_OF_DAY, caption, is_held_out, render, scene_for
 from ..world.camera import HALF_VIEW, pose, project
 from ..world.motion import LEG_START, positions
-from .ball import change_of_speed
+from .ball_tracking import change_of_speed
 from .intervals import geometric_mean
 from .metrics import NEIGHBOURS, jump, saturation, seam_steps, sharpness
 from .report import Row, mean_row, table, to_json

@@ -17,12 +17,12 @@ from sora_pack.sora_core.evaluation import __main__ as program
 from sora_pack.sora_core.evaluation import (
     adherence,
     bench,
-    filming,
+    cameras,
     geometry,
     hearing,
-    hiding,
-    lessons,
     metrics,
+    observer_training,
+    permanence,
     physics,
     quality,
     report,
@@ -175,7 +175,7 @@ def test_phyworld_keeps_momentum_and_energy_and_falls_as_gravity_says():
 
 def test_a_body_that_hides_is_seen_before_and_after_and_not_between():
     """Repainting it changes no pixel between, and many where it is said to be seen."""
-    [case] = hiding.hidings(1, 8.0)
+    [case] = permanence.hidings(1, 8.0)
     looks = case.scene.objects[case.body]
     bodies = list(case.scene.objects)
     bodies[case.body] = replace(looks, colour="blue" if looks.colour != "blue" else "yellow")
@@ -184,7 +184,7 @@ def test_a_body_that_hides_is_seen_before_and_after_and_not_between():
     seen, repainted = (render(scene, times, 64, 64).int() for scene in (case.scene, replace(case.scene, objects=tuple(bodies))))
     changed = ((seen - repainted).abs().amax(-1) > 2).sum((1, 2)).tolist()
     assert changed[0] > 15 and changed[1] == 0 and changed[2] > 15, changed
-    assert case.last_seen >= 8 * hiding.BEFORE - 1 and case.back <= 8 * (hiding.SECONDS - hiding.AFTER) + 1
+    assert case.last_seen >= 8 * permanence.BEFORE - 1 and case.back <= 8 * (permanence.SECONDS - permanence.AFTER) + 1
 
 
 @pytest.mark.parametrize("what", surprise.BREAKS)
@@ -202,7 +202,7 @@ def test_impossible_clips_are_made_of_the_frames_of_the_possible_ones(what):
 
 
 def test_scenes_of_the_rows_are_held_out(monkeypatch):
-    assert all(is_held_out(case.scene) for case in hiding.hidings(2, 8.0)) and all(map(is_held_out, geometry.orbit_scenes(2)))
+    assert all(is_held_out(case.scene) for case in permanence.hidings(2, 8.0)) and all(map(is_held_out, geometry.orbit_scenes(2)))
 
     def sampled(*_, held_out=None, **__):
         raise RuntimeError(f"held_out={held_out}")
@@ -218,7 +218,7 @@ def test_scenes_of_the_rows_are_held_out(monkeypatch):
 
 def perfect(scene: Scene, seconds: float = 2.0) -> eyes.Reading:
     """What an observer without error says."""
-    path = picture_paths(scene, lessons.moments(0.0, seconds))
+    path = picture_paths(scene, observer_training.moments(0.0, seconds))
     words = {(f.colour, f.kind): f.value for f in adherence.visible(scene, seconds)}
     bodies = {
         body.colour: eyes.Body(body.shape, body.size, words[body.colour, "motion"], path[i], 1.0) for i, body in enumerate(scene.objects)
@@ -258,7 +258,7 @@ def test_every_long_caption_tells_what_is_counted():
         assert all(body.colour in text or {"purple": "violet"}.get(body.colour, "?") in text for body in scene.objects), text
 
 
-# -- filming -----------------------------------------------------------------------------------------------------------------------------
+# -- cameras -----------------------------------------------------------------------------------------------------------------------------
 
 TWO_SECONDS = [k / 8 for k in range(17)]
 SLIDING = (Object("ball", "red", motion="slide right", reach=4.5, period=5.0), Object("cube", "blue", x=1.5, z=-1.4))
@@ -276,21 +276,21 @@ def filmed(kind: str, sense: int = 1, place: str = "meadow") -> tuple[Scene, tor
 @pytest.mark.parametrize("kind, sense, place", FILMED)
 def test_the_movement_of_a_camera_is_seen(kind, sense, place):
     scene, frames = filmed(kind, sense, place)
-    assert filming.seen_camera(frames, scene, 8.0) == scene.camera
+    assert cameras.seen_camera(frames, scene, 8.0) == scene.camera
     stands = replace(scene.camera, kind="static")
-    assert filming.seen_camera(frames, replace(scene, camera=stands), 8.0).kind == kind, "what was told is no hint"
+    assert cameras.seen_camera(frames, replace(scene, camera=stands), 8.0).kind == kind, "what was told is no hint"
 
 
 @pytest.mark.parametrize("kind", ["pan", "tilt", "rise"])
 def test_a_camera_that_goes_the_other_way_or_stands_is_not_taken_for_the_one_that_was_told(kind):
     scene, frames = filmed(kind)
-    backwards = filming.seen_camera(frames.flip(0), scene, 8.0)
+    backwards = cameras.seen_camera(frames.flip(0), scene, 8.0)
     assert (backwards.kind, backwards.sense) == (kind, -1) or kind == "rise" != backwards.kind
-    assert filming.seen_camera(frames[:1].expand(17, -1, -1, -1), scene, 8.0).kind == "static"
+    assert cameras.seen_camera(frames[:1].expand(17, -1, -1, -1), scene, 8.0).kind == "static"
 
 
 def test_stories_are_found_for_every_movement_and_told():
-    for kind, [scene] in filming.filmed_stories(1, 2.0).items():
+    for kind, [scene] in cameras.filmed_stories(1, 2.0).items():
         assert is_held_out(scene) and scene.camera.kind == kind and not scene.camera.then
         told = adherence.long_caption(scene, "en", 2.0)
         films = story_phrases.ENGLISH["films"]
@@ -331,43 +331,43 @@ def test_the_glimpse_is_the_middle_square_from_first_to_last_frame():
 
 def test_targets_say_where_a_body_is_and_pass_over_two_of_one_colour():
     scene = scene_for([("red", "ball", "slide left")], camera="static")
-    wanted = lessons.targets(scene, 0.0, 5.0)
-    frames = render(scene, lessons.moments(0.0, 5.0), 64, 64).float()
+    wanted = observer_training.targets(scene, 0.0, 5.0)
+    frames = render(scene, observer_training.moments(0.0, 5.0), 64, 64).float()
     for k, (x, y) in enumerate(wanted["path"][0]):
         red, green, _ = frames[k, int((y + 1) * 32), int((x + 1) * 32)]
         assert red > 1.5 * green, f"frame {k}: no red body at {x:.2f}, {y:.2f}"
     assert eyes.SEEN_MOTIONS[wanted["motion"][0]] == "slide left" and wanted["presence"].tolist() == [1, 0, 0, 0, 0, 0, 0, 0]
     two = Scene((Object("ball", "red", x=-2.0), Object("cube", "red", x=2.0)))
-    wanted = lessons.targets(two, 0.0, 2.0)
-    assert wanted["presence"][0] == 1 and wanted["shape"][0] == lessons.IGNORED and wanted["count"] == 2
+    wanted = observer_training.targets(two, 0.0, 2.0)
+    assert wanted["presence"][0] == 1 and wanted["shape"][0] == observer_training.IGNORED and wanted["count"] == 2
 
 
 def test_shares_of_cells_have_their_mean_at_the_point(observer):
     points = torch.rand(20, 2, generator=torch.Generator().manual_seed(0)) * 1.8 - 0.9
-    shares = lessons.cell_shares(points)
+    shares = observer_training.cell_shares(points)
     assert (shares @ observer.place_of_cell - points).abs().max() < 1e-5
 
 
 def test_a_mirrored_clip_has_mirrored_words():
     scene = scene_for([("red", "ball", "slide left")], camera="orbit")
-    drawn = {name: torch.as_tensor(value)[None] for name, value in lessons.targets(scene, 0.0, 2.0).items()}
+    drawn = {name: torch.as_tensor(value)[None] for name, value in observer_training.targets(scene, 0.0, 2.0).items()}
     drawn["frames"] = torch.rand(1, eyes.FRAMES, 3, 8, 8)
-    once = lessons.mirror(drawn, torch.tensor([True]))
-    assert eyes.SEEN_MOTIONS[once["motion"][0, 0]] == "slide right" and once["motion"][0, 1] == lessons.IGNORED
+    once = observer_training.mirror(drawn, torch.tensor([True]))
+    assert eyes.SEEN_MOTIONS[once["motion"][0, 0]] == "slide right" and once["motion"][0, 1] == observer_training.IGNORED
     assert torch.equal(once["path"][..., 0], -drawn["path"][..., 0])
     assert {eyes.SEEN_CAMERAS[d["camera"][0]] for d in (once, drawn)} == {"orbit left", "orbit right"}
-    twice = lessons.mirror(once, torch.tensor([True]))
+    twice = observer_training.mirror(once, torch.tensor([True]))
     assert all(torch.equal(twice[name], drawn[name]) for name in drawn)
 
 
 def test_training_the_observer_goes_on_where_it_was(tmp_path, monkeypatch):
-    monkeypatch.setattr(lessons, "SHARD", 4)
-    monkeypatch.setattr(lessons, "Observer", lambda: eyes.Observer(8))
-    first = lessons.train_observer(tmp_path, steps=2, size=4, shards=1)
-    monkeypatch.setattr(lessons, "batch", None)  # nothing is left to do, so nothing is drawn
-    again = lessons.train_observer(tmp_path, steps=2, size=4, shards=1)
+    monkeypatch.setattr(observer_training, "SHARD", 4)
+    monkeypatch.setattr(observer_training, "Observer", lambda: eyes.Observer(8))
+    first = observer_training.train_observer(tmp_path, steps=2, size=4, shards=1)
+    monkeypatch.setattr(observer_training, "batch", None)  # nothing is left to do, so nothing is drawn
+    again = observer_training.train_observer(tmp_path, steps=2, size=4, shards=1)
     assert all(torch.equal(p, q) for p, q in zip(first.parameters(), again.parameters()))
-    counts = lessons.measure(again, clips=4)
+    counts = observer_training.measure(again, clips=4)
     assert counts["count"][1] == counts["place"][1] >= 2 and all(hits <= n for hits, n in counts.values())
 
 

@@ -6,7 +6,7 @@ from itertools import count
 import pytest
 import torch
 
-from sora_pack.sora_core.evaluation import geometry, happenings, hiding, shots, tracking
+from sora_pack.sora_core.evaluation import geometry, permanence, shots, story_events, tracking
 from sora_pack.sora_core.world import SHAPES, Object, Scene, events, render, sample_story, scene_for
 
 FPS, FRAMES, SIDE = 8, 41, 64
@@ -41,58 +41,58 @@ def test_an_outline_tells_the_shape(shape):
     assert tracking.seen_shape(render(scene, [0.0], 128, 128), scene, "blue") is None
 
 
-@pytest.mark.parametrize("kind", happenings.SIGNS)
+@pytest.mark.parametrize("kind", story_events.SIGNS)
 def test_an_event_is_found_when_it_happens_and_not_where_it_does_not(kind):
     act = {"uncover": "cover", "switch on": "lamp"}.get(kind, kind)
     stories = (sample_story(seed, (act,)) for seed in count(20))
     scene, event = next((s, e) for s in stories if s.camera.stands and "white" not in [b.colour for b in s.objects]
                         for e in events(s) if e.kind == kind)  # fmt: skip
     frames = render(scene, TIMES, SIDE, SIDE)
-    step = happenings.find_step(kind, followed(scene, frames)[event.body])
+    step = story_events.find_step(kind, followed(scene, frames)[event.body])
     assert step is not None and FPS * event.at - 1.5 <= step.at <= FPS * event.end + 1.5, (scene.seed, event, step)
     still = frames[:1].expand(FRAMES, -1, -1, -1)
-    assert happenings.find_step(kind, followed(scene, still)[event.body]) is None
+    assert story_events.find_step(kind, followed(scene, still)[event.body]) is None
 
 
 def test_order_is_that_of_the_video_not_of_the_words():
-    pair = happenings.told_pair(STORY)
+    pair = story_events.told_pair(STORY)
     assert [event.kind for event in pair] == ["switch on", "bite"]
-    assert happenings.in_order(followed(STORY), pair)
+    assert story_events.in_order(followed(STORY), pair)
     swapped = replace(STORY, objects=(replace(LAMP, at=3.2), replace(APPLE, at=1.0)))
     half = replace(STORY, objects=(LAMP, replace(APPLE, change="")))
     for spoiled in (swapped, half):
-        assert not happenings.in_order(followed(spoiled), pair)
+        assert not story_events.in_order(followed(spoiled), pair)
 
 
 def test_an_effect_that_goes_away_does_not_last():
     frames = render(STORY, TIMES, SIDE, SIDE)
-    effects = happenings.told_effects(STORY)
+    effects = story_events.told_effects(STORY)
     assert [event.kind for event in effects] == ["switch on", "bite"]
-    assert all(happenings.still_so(followed(STORY, frames), event) for event in effects)
+    assert all(story_events.still_so(followed(STORY, frames), event) for event in effects)
     healed = torch.cat([frames[:34], frames[:7]])  # as if nothing had happened
     never = frames[:1].expand(FRAMES, -1, -1, -1)
     for spoiled in (healed, never):
-        assert not any(happenings.still_so(followed(STORY, spoiled), event) for event in effects)
+        assert not any(story_events.still_so(followed(STORY, spoiled), event) for event in effects)
 
 
 def test_scored_stories_have_two_events_to_tell():
-    for scene in happenings.scored_stories(2):
-        first, second = happenings.told_pair(scene)
+    for scene in story_events.scored_stories(2):
+        first, second = story_events.told_pair(scene)
         assert first.end <= second.at and first.body != second.body and scene.camera.stands
 
 
 def test_who_comes_back_is_known_by_colour_shape_and_place():
-    [case] = hiding.hidings(1, FPS)
+    [case] = permanence.hidings(1, FPS)
     frames = render(case.scene, TIMES, 128, 128)
-    assert hiding.came_back(frames, case, FPS) == (True, True)
+    assert permanence.came_back(frames, case, FPS) == (True, True)
     bodies = list(case.scene.objects)
     bodies[case.body] = replace(bodies[case.body], shape="cone" if bodies[case.body].shape != "cone" else "ball")
     other = torch.cat([frames[: case.back], render(replace(case.scene, objects=tuple(bodies)), TIMES, 128, 128)[case.back :]])
-    assert hiding.came_back(other, case, FPS) == (False, True), "it came back in another shape"
+    assert permanence.came_back(other, case, FPS) == (False, True), "it came back in another shape"
     stays = torch.cat([frames[: case.back], frames[case.last_seen].expand(FRAMES - case.back, -1, -1, -1)])
-    assert hiding.came_back(stays, case, FPS) == (True, False), "it is where it was before"
+    assert permanence.came_back(stays, case, FPS) == (True, False), "it is where it was before"
     never = torch.cat([frames[: case.back], frames[(case.last_seen + case.back) // 2].expand(FRAMES - case.back, -1, -1, -1)])
-    assert hiding.came_back(never, case, FPS) == (False, False), "it never came back"
+    assert permanence.came_back(never, case, FPS) == (False, False), "it never came back"
 
 
 # -- space -------------------------------------------------------------------------------------------------------------------------------

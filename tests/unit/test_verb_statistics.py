@@ -8,7 +8,7 @@ import torch
 from sora_pack.sora_core import verbs as choices
 from sora_pack.sora_core.canvas import NEW, Piece
 from sora_pack.sora_core.evaluation import verbs
-from sora_pack.sora_core.evaluation.ball import BallTracker, change_of_speed, speed
+from sora_pack.sora_core.evaluation.ball_tracking import BallTracker, change_of_speed, speed
 from sora_pack.sora_core.evaluation.metrics import jump, seam_steps
 from sora_pack.sora_core.evaluation.report import met
 from sora_pack.sora_core.pipeline import SHIPPED, Pipeline

@@ -192,13 +192,13 @@ def _length(args: argparse.Namespace) -> dict[str, float]:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from .gpu import Plan, run_all
+    from .gpu import RunSettings, run_all
 
     try:
-        plan = Plan(args.minutes, args.vae_minutes, args.vae, args.bank_share, args.stage, args.out, args.name)
+        run = RunSettings(args.minutes, args.vae_minutes, args.vae, args.bank_share, args.stage, args.out, args.name)
     except ValueError as error:
         raise SystemExit(str(error)) from error
-    _print_files(run_all(args.folder, plan, _settings(args)))
+    _print_files(run_all(args.folder, run, _settings(args)))
 
 
 def _study(args: argparse.Namespace) -> None:

@@ -25,7 +25,7 @@ from .vae import VAESettings, train_vae
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunSettings:
     """What is made in how much time.
 
     Args:
@@ -57,27 +57,27 @@ class Plan:
             raise ValueError(f"vae-minutes {self.vae_minutes:g} leaves none of {self.minutes:g} minutes for the transformer: {near}")
 
 
-def run_all(folder: str, plan: Plan, settings: Settings) -> list[Path]:
+def run_all(folder: str, run: RunSettings, settings: Settings) -> list[Path]:
     """Trains VAE and transformer and writes the model; returns its files."""
     group = Group.join()
     torch.set_float32_matmul_precision("high")
-    vae_path = _train_vae(Path(folder) / "vae", plan, settings, group) if plan.vae_minutes else Path(plan.vae)
+    vae_path = _train_vae(Path(folder) / "vae", run, settings, group) if run.vae_minutes else Path(run.vae)
     vae = load_vae(vae_path, torch.bfloat16, group.device).channels_last()
-    settings = replace(settings, steps=0, minutes=plan.minutes - plan.vae_minutes)
+    settings = replace(settings, steps=0, minutes=run.minutes - run.vae_minutes)
     part = str(Path(folder) / "transformer")
     with workers(settings.workers) as pool:
-        bank = _live_bank(part, vae, plan, settings, group, pool)
+        bank = _live_bank(part, vae, run, settings, group, pool)
         train_transformer(part, bank, settings, group=group, vae=vae)
-    if not plan.out or not group.leads:
+    if not run.out or not group.leads:
         return []
-    return ship(part, str(vae_path), settings.size, plan.name, plan.out, plan.stage)
+    return ship(part, str(vae_path), settings.size, run.name, run.out, run.stage)
 
 
-def _train_vae(folder: Path, plan: Plan, settings: Settings, group: Group) -> Path:
+def _train_vae(folder: Path, run: RunSettings, settings: Settings, group: Group) -> Path:
     path = folder / "vae.safetensors"
     if not path.exists():
         batch = 8 if group.device == "cuda" else 1
-        vae = VAESettings(minutes=plan.vae_minutes, start=plan.vae, batch=batch, workers=settings.workers, seed=settings.seed)
+        vae = VAESettings(minutes=run.vae_minutes, start=run.vae, batch=batch, workers=settings.workers, seed=settings.seed)
         made = train_vae(str(folder), vae, group)
         if group.leads:
             save_vae(path, made)
@@ -85,12 +85,12 @@ def _train_vae(folder: Path, plan: Plan, settings: Settings, group: Group) -> Pa
     return path
 
 
-def _live_bank(folder: str, vae: VideoVAE, plan: Plan, settings: Settings, group: Group, pool) -> LiveBank:
+def _live_bank(folder: str, vae: VideoVAE, run: RunSettings, settings: Settings, group: Group, pool) -> LiveBank:
     """A bank with the time that is left; after a resume with scenes that no earlier start has had."""
     before = Run.seconds_done(folder)
-    seconds = plan.bank_share * max(0.0, 60 * settings.minutes - before)
+    seconds = run.bank_share * max(0.0, 60 * settings.minutes - before)
     ahead = AHEAD * settings.workers
-    return LiveBank(vae, settings.tokens, plan.stage, seconds=seconds, first=12 * int(before), pool=pool, ahead=ahead, group=group)
+    return LiveBank(vae, settings.tokens, run.stage, seconds=seconds, first=12 * int(before), pool=pool, ahead=ahead, group=group)
 
 
 def default_workers() -> int:

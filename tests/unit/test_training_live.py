@@ -101,7 +101,7 @@ def test_run_makes_a_model_that_opens_and_goes_on(small_world, vae, tmp_path, mo
     # A second passes whenever the clock is looked at.
     monkeypatch.setattr(Run, "elapsed", property(lambda self: self.before + next(self.__dict__.setdefault("ticks", itertools.count()))))
     save_vae(tmp_path / "vae.safetensors", vae)
-    plan = gpu.Plan(0.1, vae=str(tmp_path / "vae.safetensors"), bank_share=0.2, out=str(tmp_path / "made"), name="tiny")
+    plan = gpu.RunSettings(0.1, vae=str(tmp_path / "vae.safetensors"), bank_share=0.2, out=str(tmp_path / "made"), name="tiny")
     files = gpu.run_all(str(tmp_path / "run"), plan, replace(TINY, sheets=1))
     assert [path.name for path in files] == ["tiny.safetensors", "tiny_vae.safetensors", "tiny_text.safetensors"]
     log = [json.loads(line) for line in (tmp_path / "run/transformer/log.jsonl").read_text().splitlines()]

@@ -343,6 +343,22 @@ def test_two_processes_train_as_one(bank, tmp_path, root):
     assert error < 0.2 < 0.4 < without, f"{error} of what training moved, {without} without the other's gradients"
 
 
+def test_halves_are_bfloat16_and_give_gradients_back():
+    """As casting each by itself; what nothing depends on has no gradient."""
+    torch.manual_seed(0)
+    weights = [torch.randn(3, 4, requires_grad=True), torch.randn(4, requires_grad=True), torch.randn(2, requires_grad=True)]
+    gradients = []
+    for cast in (lambda: trainer.Halves.apply(*weights), lambda: [w.to(torch.bfloat16) for w in weights]):
+        matrix, vector, _ = cast()
+        (matrix @ vector).float().square().sum().backward()
+        gradients.append([w.grad for w in weights])
+        for w in weights:
+            w.grad = None
+    (ours, theirs) = gradients
+    assert ours[2] is None and all(g.dtype == torch.float32 for g in ours[:2])
+    assert all(torch.equal(a, b) for a, b in zip(ours[:2], theirs[:2], strict=True))
+
+
 @pytest.mark.gpu
 def test_a_step_on_a_gpu_is_that_of_the_processor(bank, monkeypatch):
     """Loss and gradients of one lesson, with the same noise: each device would draw its own."""

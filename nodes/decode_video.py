@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import uuid
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from ..sora_core.canvas import NEW, Canvas, blank, composed, result_frames
 from ..sora_core.config import ModelHeader
 from ..sora_core.shapes import VideoShape
 from ..sora_core.sound import cut_sound
-from ..sora_core.video_file import write_video
+from ..sora_core.video_file import unfinished, write_video
 from .given import KEY, Given, fps_of, given_of, restored, samples_of
 from .host_vae import VideoCoder, same_vae, strides_of
 from .show import show_on_node
@@ -91,7 +92,7 @@ class Clip:
 
         made = result_frames(self.canvas, decode, read, self.carry, self.start, self.end)
         if self.given is not None and self.given.region is not None:
-            made = composed(made, lambda at, count: read(0, self.start + at, count), self.given.region[self.start : self.end])
+            made = composed(made, read(0, self.start, self.count), self.given.region[self.start : self.end])
         yield from made
 
     def cells(self, frame: int, count: int) -> Tensor | None:
@@ -166,7 +167,14 @@ class LatentVideo(Input.Video):
             comfy.model_management.throw_exception_if_processing_interrupted()
             bar.update_absolute(done)
 
-        write_video(path, self.clip.frames(), self.get_frame_rate(), crf=crf, metadata=metadata, audio=self.clip.sound, progress=progress)
+        more = {"crf": crf, "metadata": metadata, "audio": self.clip.sound, "progress": progress}
+        if not isinstance(path, str | Path):
+            write_video(path, self.clip.frames(), self.get_frame_rate(), **more)
+            return
+        with unfinished(Path(path)) as made:
+            write_video(made.part, self.clip.frames(), self.get_frame_rate(), **more)
+        if made.path != Path(path):
+            logging.warning("%s was there already when this video was complete: it is %s", path, made.path.name)
 
     def get_components(self):
         return Types.VideoComponents(images=torch.cat(list(self.clip.frames())), audio=self.clip.sound, frame_rate=self.get_frame_rate())

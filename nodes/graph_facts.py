@@ -6,6 +6,7 @@ The identifiers that patches have in memory are random, so a MODEL is known by t
 from __future__ import annotations
 
 import contextlib
+import weakref
 from pathlib import Path
 
 import folder_paths
@@ -17,6 +18,21 @@ LONGEST_NAME = 260
 
 class FactsError(ValueError):
     """Why a value cannot be known by its graph."""
+
+
+_first_facts: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+
+def facts_of(thing, prompt: dict, value):
+    """`facts_above` a link as they were when `thing`, the MODEL that came through it, was first seen.
+
+    Whoever overwrites a LoRA while the host runs still samples with the old one: the host loads no file twice.
+    """
+    facts = facts_above(prompt, value)
+    try:
+        return _first_facts.setdefault(thing, facts)
+    except TypeError:  # not every class can be referred to weakly
+        return facts
 
 
 def facts_above(prompt: dict, value, seen: dict | None = None):
@@ -49,18 +65,20 @@ def _node(prompt: dict, number: str, seen: dict) -> str:
 
 
 def _files(name: str) -> list:
-    """Path, size and time of the files that a string may mean: a path by itself, or a name in the host's folders."""
+    """Path, size and time of the files that a string may mean: a path by itself, a name in the host's folders, or a folder of its input."""
     if not name or len(name) > LONGEST_NAME or "\n" in name or "\0" in name:
         return []
-    paths = {name}
+    paths, given = {name}, ""
     with contextlib.suppress(ValueError):  # on Windows: another drive, or what looks like one, such as 4:3
         paths |= {folder_paths.get_full_path(kind, name) for kind in folder_paths.folder_names_and_paths if kind != "custom_nodes"}
     with contextlib.suppress(ValueError):  # out of the input folder
-        paths.add(folder_paths.get_annotated_filepath(name))
+        given = folder_paths.get_annotated_filepath(name)
     found = []
-    for path in sorted(filter(None, paths)):
+    for path in sorted(filter(None, {*paths, given})):
         with contextlib.suppress(OSError):  # too long for the name of a file
-            if Path(path).is_file():
-                stat = Path(path).stat()
-                found.append([path, stat.st_size, stat.st_mtime_ns])
+            inside = Path(path).iterdir() if path == given and Path(path).is_dir() else [Path(path)]  # a folder of pictures to train on
+            for file in sorted(inside):
+                if file.is_file():
+                    stat = file.stat()
+                    found.append([str(file), stat.st_size, stat.st_mtime_ns])
     return found

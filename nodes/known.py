@@ -23,9 +23,19 @@ RESIZERS = ("nearest-exact", "bilinear", "area", "bicubic", "bislerp")
 
 
 def frames_as_pixels(media: Media, start: int, count: int) -> Tensor:
-    """Frames of all videos of media as the VAE takes them: [B, 3, count, H, W] in -1..1."""
-    videos = [torch.cat(list(media.read(i, start, count))) for i in range(media.batch)]
-    return torch.stack(videos).movedim(-1, 1).float() * 2 - 1
+    """Frames of all videos of media as the VAE takes them: [B, 3, count, H, W] in -1..1; behind its end the last one again.
+
+    In memory once, with the few frames that are read at a time.
+    """
+    width, height = media.size
+    pixels, there = torch.empty(media.batch, 3, count, height, width), min(count, media.frames - start)
+    for number, video in enumerate(pixels):
+        at = 0
+        for chunk in media.read(number, start, there):
+            video[:, at : at + len(chunk)].copy_(chunk.movedim(-1, 0)).mul_(2).sub_(1)
+            at += len(chunk)
+    pixels[:, :, there:] = pixels[:, :, there - 1 : there]
+    return pixels
 
 
 def latent_of(vae, given: Given, latent: dict | None = None) -> dict:
@@ -91,9 +101,7 @@ def _encoded(vae, clip: Media, shape: VideoShape) -> Tensor:
     cells = clip.cells(0, shape.cells) if shape.frames == clip.frames else None
     if cells is not None:
         return cells.float()
-    frames = frames_as_pixels(clip, 0, clip.frames)
-    frames = torch.cat([frames, frames[:, :, -1:].expand(-1, -1, shape.frames - clip.frames, -1, -1)], 2)
-    return encode_span(VideoCoder(vae), frames, True).float()
+    return encode_span(VideoCoder(vae), frames_as_pixels(clip, 0, shape.frames), True).float()
 
 
 def enlarged(latent: dict) -> dict:

@@ -22,7 +22,7 @@ from ..sora_core.plan import Pass, Plan, PlanSettings, window_of
 from ..sora_core.storyboard import lattice_of
 from . import host
 from .given import KEY, Given
-from .graph_facts import FactsError, facts_above
+from .graph_facts import FactsError, facts_of
 from .host_models import continued
 from .shots import heard_in, shots_of
 
@@ -251,12 +251,12 @@ def resumed(solver: comfy.samplers.KSAMPLER, progress: Progress) -> comfy.sample
 # -- the job -------------------------------------------------------------------------------------------------------------------------
 
 
-def job_for(passes: PassSampler, hidden, links: tuple[str, ...], settings: list) -> tuple[Job | None, str]:
+def job_for(passes: PassSampler, hidden, links: dict[str, object], settings: list) -> tuple[Job | None, str]:
     """The job of a run; or None and, for the node, why it cannot be told by what the run is determined.
 
     Args:
         hidden: of the node: the prompt and its own number in it; None without a graph.
-        links: inputs that are known by the graph above them.
+        links: inputs that are known by the graph above them, with what came through.
         settings: values that count for all passes.
     """
     node = hidden and (hidden.prompt or {}).get(hidden.unique_id)
@@ -267,7 +267,7 @@ def job_for(passes: PassSampler, hidden, links: tuple[str, ...], settings: list)
     # A short run in one pass is made again faster than it is found.
     least = 0.0 if len(passes.plan.passes) > 1 else SAVE_SECONDS
     try:
-        graph = [facts_above(hidden.prompt, node["inputs"][name]) for name in links if name in node["inputs"]]
+        graph = [facts_of(thing, hidden.prompt, node["inputs"][name]) for name, thing in links.items() if name in node["inputs"]]
         # The frames a second place the cells of Wan in time, which no tensor of a pass shows.
         common = [graph, settings, passes.guidance, [stage.sigmas for stage in passes.stages], shape and shape.fps]
         each = [passes.facts(p) for p in passes.plan.passes]

@@ -185,7 +185,8 @@ class SoraSampler(io.ComfyNode):
             noise_of=lambda other, level, cells: CellNoise(other, given).of_cells(latent, cells, level),
             told=progress(run.model, (len(sigmas) - 1) * len(plan.passes)),
         )
-        job, unkept = job_for(passes, cls.hidden, ("model", "low_noise_model", "sampler"), [sampler_name, switch_sigma])
+        through = {"model": model, "low_noise_model": low_noise_model, "sampler": sampler}
+        job, unkept = job_for(passes, cls.hidden, through, [sampler_name, switch_sigma])
         made = to_host(passes.sample(job))
         lines = (summary(plan) if len(plan.passes) > 1 else "", job.note if job else unkept, *limits(model, given, plan))
         note = "\n".join(line for line in lines if line)

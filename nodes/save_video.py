@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import comfy.model_management
@@ -10,7 +11,7 @@ import folder_paths
 from comfy.cli_args import args
 from comfy_api.latest import io, ui
 
-from ..sora_core.video_file import write_pictures, write_video
+from ..sora_core.video_file import unfinished, write_pictures, write_video
 from .media import media_of
 
 FORMATS = ("webm", "png", "mp4")
@@ -45,9 +46,9 @@ class SoraSave(io.ComfyNode):
     @classmethod
     def execute(cls, video, filename_prefix, format) -> io.NodeOutput:
         media = media_of(video, None, 0.0)
-        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
-            filename_prefix, folder_paths.get_output_directory(), *media.size
-        )
+        # As a path that names a file: of "clips/" or "" the host would count no numbers.
+        prefix = os.path.normpath(filename_prefix.strip() or "sora") + ("/sora" if filename_prefix.strip().endswith(("/", "\\")) else "")
+        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory(), *media.size)
         bar = comfy.utils.ProgressBar(media.frames)
 
         def progress(done: int) -> None:
@@ -55,14 +56,16 @@ class SoraSave(io.ComfyNode):
             bar.update_absolute(done)
 
         frames, tags = media.read(0, 0, media.frames), None if args.disable_metadata else tags_of(cls.hidden)
+        with unfinished(Path(folder) / (f"{name}_{counter:05}_" + ("" if format == "png" else f".{format}"))) as made:
+            if format == "png":
+                write_pictures(made.part, frames, metadata=tags, progress=progress)
+            else:
+                codec = {"webm": "vp9", "mp4": "h264"}[format]
+                write_video(made.part, frames, media.fps, codec=codec, metadata=tags, audio=media.sound, progress=progress)
+        target = made.path
         if format == "png":
-            target = Path(folder) / f"{name}_{counter:05}_"
-            write_pictures(target, frames, metadata=tags, progress=progress)
             shown = ui.SavedImages([ui.SavedResult("00001.png", str(Path(subfolder) / target.name), io.FolderType.output)])
         else:
-            target = Path(folder) / f"{name}_{counter:05}_.{format}"
-            codec = {"webm": "vp9", "mp4": "h264"}[format]
-            write_video(target, frames, media.fps, codec=codec, metadata=tags, audio=media.sound, progress=progress)
             shown = ui.PreviewVideo([ui.SavedResult(target.name, subfolder, io.FolderType.output)])
         return io.NodeOutput(str(target), ui=shown)
 

@@ -9,6 +9,7 @@ Words: s stride in time, known = given and clean, source = index of a given vide
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -349,12 +350,11 @@ class _Loss:
         return self.share * self.lost
 
 
-def composed(chunks: Iterator[Tensor], read: Callable[[int, int], Iterator[Tensor]], mask: Tensor) -> Iterator[Tensor]:
-    """Frames of `chunks` where `mask` [T, H, W] in 0..1 says so, given ones elsewhere; `read`(start, count) gives those, with 0 for the
-    first frame of the chunks."""
-    at = 0
+def composed(chunks: Iterator[Tensor], given: Iterator[Tensor], mask: Tensor) -> Iterator[Tensor]:
+    """Frames of `chunks` where `mask` [T, H, W] in 0..1 says so, elsewhere the same frames of another stream of chunks."""
+    at, kept_frames = 0, (frame for chunk in given for frame in chunk)
     for chunk in chunks:
-        kept = torch.cat(list(read(at, len(chunk)))).to(chunk)
+        kept = torch.stack(list(itertools.islice(kept_frames, len(chunk)))).to(chunk)
         share = mask[at : at + len(chunk), :, :, None].to(chunk)
         # Not kept + share * (made - kept): rounding would move what is kept.
         yield torch.where(share > 0, share * chunk + (1 - share) * kept, kept)

@@ -12,19 +12,28 @@ from torch import Tensor
 
 from .canvas import NEW, Piece, Timeline
 
+CODEC_DELAY = 0.05  # seconds by which codecs let a track begin late, though it belongs to the first frame
+
 
 def read_sound(source, start: float = 0.0, duration: float = 0.0) -> dict | None:
-    """The last sound track of a file (a path or an open binary file) from `start` seconds on; duration 0 is to the end. None without."""
+    """The last sound track of a file (a path or an open binary file) from `start` seconds on; duration 0 is to the end. None without.
+
+    It begins with the picture: a track that begins later is silent before.
+    """
     with av.open(source) as file:
         stream = next((s for s in reversed(file.streams.audio) if s.codec_context is not None), None)
         if stream is None:
             return None
         if start:
             file.seek(int(start / stream.time_base), stream=stream)
+        film = next(iter(file.streams.video), None)
+        origin = start or (float(film.start_time * film.time_base) if film and film.start_time else 0.0)
         resampler, parts, rate = av.AudioResampler(format="fltp"), [], stream.sample_rate
         for frame in (out for packet in file.demux(stream) for decoded in packet.decode() for out in resampler.resample(decoded)):
             if duration and frame.time >= start + duration:
                 break
+            if not parts and frame.time - origin > CODEC_DELAY:
+                parts.append(np.zeros((len(frame.layout.channels), round((frame.time - origin) * rate)), np.float32))
             parts.append(frame.to_ndarray()[:, max(0, round((start - frame.time) * rate)) if start else 0 :])
     if not parts:
         return None

@@ -11,12 +11,14 @@ import errno
 import itertools
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO
+from uuid import uuid4
 
 import av
 import numpy as np
@@ -34,10 +36,13 @@ class Codec:
     audio: str
     crf: int
     options: dict[str, str]
+    rates: tuple[int, ...] = ()  # of sound
 
+
+AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)
 
 CODECS = {
-    "h264": Codec((".mp4", ".m4v", ".mov"), "mp4", "h264", "aac", 17, {"preset": "medium"}),
+    "h264": Codec((".mp4", ".m4v", ".mov"), "mp4", "h264", "aac", 17, {"preset": "medium"}, AAC_RATES),
     "vp9": Codec((".webm",), "webm", "libvpx-vp9", "libopus", 24, {"b": "0", "deadline": "good", "cpu-used": "4"}),
 }
 
@@ -105,7 +110,7 @@ def write_video(
 def atomic_path(path: Path) -> Iterator[Path]:
     """A name beside `path` to write to; on leaving it is flushed to the disk and renamed, or removed if anything was raised."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.{uuid4().hex}.part")  # numbers of processes come again, in a container at every start
     try:
         yield part
         with part.open("rb+") as file:
@@ -117,6 +122,45 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise
     finally:
         part.unlink(missing_ok=True)
+
+
+@dataclass
+class Unfinished:
+    """A file, or a folder of pictures, on the way: write it to `part`; when that is done `path` says where it is."""
+
+    part: Path
+    path: Path
+
+
+@contextlib.contextmanager
+def unfinished(path: Path) -> Iterator[Unfinished]:
+    """Gives what is written the name `path` once it is complete, or where somebody else was faster the next free number: another program
+    counts the same files. Nothing that is there is ever replaced."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made = Unfinished(path.with_name(f".{uuid4().hex}_{path.name}"), path)
+    try:
+        yield made
+        made.path = _named(made.part, path)
+    finally:
+        if made.part.is_dir():
+            shutil.rmtree(made.part, ignore_errors=True)
+        made.part.unlink(missing_ok=True)
+
+
+def _named(part: Path, path: Path) -> Path:
+    """Gives `part` the first free of the names name_00001_, name_00002_, ... from `path` on."""
+    found = re.fullmatch(r"(.*_)(\d{5,})_", path.stem)
+    name, number = (found[1], int(found[2])) if found else (f"{path.stem}_", 1)
+    for free in itertools.chain([path], (path.with_name(f"{name}{k:05}_{path.suffix}") for k in itertools.count(number + 1))):
+        if free.exists():
+            continue
+        try:
+            if not part.is_dir():
+                free.open("x").close()  # of two programs only one succeeds
+            return part.replace(free)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
 
 
 def write_pictures(
@@ -141,7 +185,7 @@ def write_pictures(
         raise FileExistsError(f"{folder.name} is in {folder.parent} already: choose another name")
     for key, value in (metadata or {}).items():
         tags.add_text(key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    part = folder.with_name(f".{folder.name}.{uuid4().hex}.part")
     part.mkdir(parents=True)
     try:
         for picture in (p for chunk in chunks for p in _to_uint8(chunk)):
@@ -217,9 +261,9 @@ class _Sound:
         if len(self.wave) not in LAYOUTS:
             raise ValueError(f"audio with {len(self.wave)} channels cannot be written: use 1 to 8")
         self.layout = LAYOUTS[len(self.wave)]
-        # The encoder resamples and mixes: Opus knows 48 kHz and its divisors only, and players know few layouts.
+        # The encoder resamples and mixes: codecs know some rates only, and players few layouts.
         layout = self.layout if self.layout in PLAYED else "stereo"
-        self.stream = out.add_stream(kind.audio, rate=48000 if kind.audio == "libopus" else self.rate, layout=layout)
+        self.stream = out.add_stream(kind.audio, rate=self.rate if self.rate in kind.rates else 48000, layout=layout)
 
     def write_until(self, seconds: Fraction) -> None:
         end = min(self.wave.shape[1], int(seconds * self.rate))

@@ -147,6 +147,21 @@ def test_another_rate_is_another_pass(graph):
     assert one.shape == other.shape and not torch.equal(one, other)
 
 
+def test_a_model_is_what_it_was_loaded_from(graph, tmp_path):
+    """A file that is overwritten while the host runs: the old MODEL has the old weights."""
+    from sora_pack.nodes.graph_facts import facts_of
+
+    class Model:
+        pass
+
+    file, old, new = tmp_path / "lora.safetensors", Model(), Model()
+    file.write_bytes(b"1")
+    before = facts_of(old, {}, str(file))
+    file.write_bytes(b"12")
+    assert facts_of(old, {}, str(file)) == before != facts_of(new, {}, str(file))
+    assert facts_of(None, {}, 3) == 3
+
+
 def test_a_string_in_the_graph_may_be_any_path(graph, tmp_path, monkeypatch):
     """Of a file its facts count, also outside the host's folders; what leaves these is no error."""
     import folder_paths
@@ -160,6 +175,12 @@ def test_a_string_in_the_graph_may_be_any_path(graph, tmp_path, monkeypatch):
     before = facts_above({}, str(file))
     file.write_bytes(b"12")
     assert before[0] == str(file) and before != facts_above({}, str(file))
+
+    pictures = Path(folder_paths.get_input_directory()) / "lora_pictures"
+    pictures.mkdir()
+    before = facts_above({}, "lora_pictures")
+    (pictures / "1.png").write_bytes(b"1")
+    assert before == ["lora_pictures"] and len(facts_above({}, "lora_pictures")) == 2, "pictures of a folder count"
 
     def of_another_drive(kind, name):
         raise ValueError("path is on mount 'D:', start on mount 'C:'")
@@ -328,6 +349,18 @@ def test_a_video_is_saved_as(graph, monkeypatch, kind, files):
             tags = {name.lower(): value for name, value in file.metadata.items()}  # WebM has them in capitals
     assert json.loads(tags["workflow"]) == page["extra_pnginfo"]["workflow"]
     assert json.loads(tags["prompt"])["saved"]["inputs"]["format"] == kind
+
+
+@pytest.mark.parametrize("prefix, name", [("clips/", "clips/sora"), ("", "sora")])
+def test_a_prefix_without_a_name_overwrites_nothing(graph, prefix, name):
+    from sora_pack.tests.host.prompts import decode
+
+    saved = {"saved": node("SoraSave", video=["video", 0], filename_prefix=prefix, format="webm")}
+    paths = [
+        Path(graph.run({**load(), **words(), **canvas(), **sample(seed=s, steps=1), **decode(), **saved}, ["saved", 0])) for s in (1, 2)
+    ]
+    assert [path.as_posix().endswith(f"/{name}_0000{k}_.webm") for k, path in enumerate(paths, 1)] == [True, True], paths
+    assert all(path.stat().st_size > 100 for path in paths)
 
 
 # -- shots from fields, with pictures ------------------------------------------------------------------------------------------------

@@ -479,6 +479,6 @@ def test_composed_keeps_what_the_mask_keeps():
     made, kept = torch.rand(2, 7, 4, 4, 3, generator=torch.Generator().manual_seed(3)).unbind(0)
     mask = torch.zeros(7, 4, 4)
     mask[2:, 1:3, 1:3], mask[3, 1, 1] = 1, 0.5
-    out = torch.cat(list(composed(iter(made.split(3)), lambda start, count: iter(kept[start : start + count].split(2)), mask)))
+    out = torch.cat(list(composed(iter(made.split(3)), iter(kept.split(2)), mask)))
     assert torch.equal(out[mask == 0], kept[mask == 0]) and torch.equal(out[mask == 1], made[mask == 1])
     assert torch.allclose(out[3, 1, 1], (made + kept)[3, 1, 1] / 2)

@@ -1,5 +1,9 @@
 """Sound under a result: each run of frames has its own, a remade one that of what it replaces, the rest is silent."""
 
+from fractions import Fraction
+
+import av
+import numpy as np
 import pytest
 import torch
 
@@ -69,6 +73,26 @@ def test_file_without_and_with_sound(tmp_path):
     part = read_sound(str(tmp_path / "tone.mp4"), 0.25, 0.5)
     assert abs(whole["waveform"].shape[-1] - 8000) < 2100 and part["waveform"].shape[-1] == 4000
     assert torch.equal(part["waveform"], whole["waveform"][..., 2000:6000])
+
+
+def test_a_track_that_begins_late_is_silent_before(tmp_path):
+    """As a screen recording whose microphone was switched on a second later."""
+    with av.open(str(tmp_path / "late.mp4"), "w") as file:
+        film, sound = file.add_stream("h264", rate=8), file.add_stream("aac", rate=8000, layout="mono")
+        film.width = film.height = 32
+        film.pix_fmt = "yuv420p"
+        for _ in range(16):
+            file.mux(film.encode(av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), "rgb24")))
+        for i in range(8):
+            tone = np.sin(np.arange(1000) / 3)[None].astype(np.float32)
+            frame = av.AudioFrame.from_ndarray(tone, "fltp", "mono")
+            frame.sample_rate, frame.pts, frame.time_base = 8000, 8000 + 1000 * i, Fraction(1, 8000)
+            file.mux(sound.encode(frame))
+        for stream in (film, sound):
+            file.mux(stream.encode())
+    for start, heard in ((0.0, 1.0), (0.5, 0.5), (1.25, 0.0)):
+        wave = read_sound(str(tmp_path / "late.mp4"), start)["waveform"][0, 0]
+        assert (wave.abs() > 0.1).nonzero()[0].item() / 8000 == pytest.approx(heard, abs=0.13), f"from {start}"
 
 
 def test_times_of_frames(tmp_path):

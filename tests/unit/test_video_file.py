@@ -5,6 +5,7 @@ import json
 import struct
 from fractions import Fraction
 from pathlib import Path
+from uuid import UUID
 
 import av
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sora_pack.sora_core.video_file import CODECS, atomic_path, contact_sheet, read_frames, video_facts, write_pictures, write_video
+from sora_pack.sora_core.video_file import CODECS, contact_sheet, read_frames, unfinished, video_facts, write_pictures, write_video
 
 FILES = {"h264": "clip.mp4", "vp9": "clip.webm"}
 
@@ -137,7 +138,6 @@ def test_a_failure_keeps_the_file_that_was_there(tmp_path):
     assert path.read_bytes() == before
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_folder_of_pictures(tmp_path):
     frames = torch.randint(0, 256, (5, 16, 24, 3), dtype=torch.uint8)
     told = []
@@ -164,13 +164,52 @@ def test_nothing_is_left_of_a_folder_that_failed(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_is_named(tmp_path):
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_two_programs_that_count_the_same_lose_nothing(tmp_path, kind):
+    """Both found number 1 free; whoever is ready later has the next."""
+    path, again = tmp_path / ("sora_00001_.mp4" if kind == "file" else "sora_00001_"), moving(3)
+
+    def save(frames):
+        with unfinished(path) as made:
+            yield
+            write_video(made.part, [frames], 8) if kind == "file" else write_pictures(made.part, [frames])
+        yield made.path
+
+    writers = [save(moving(9)), save(again), save(again[:2])]
+    for writer in writers:
+        next(writer)
+    first, second, third = map(next, writers)
+    assert [p.name for p in (first, second, third)] == [path.name, *(path.name.replace("1", number) for number in "23")]
+    counts = [video_facts(p).frames if kind == "file" else len(list(p.iterdir())) for p in (first, second, third)]
+    assert counts == [9, 3, 2] and sorted(tmp_path.iterdir()) == [first, second, third]
+
+
+def test_what_a_killed_program_left_is_no_obstacle(tmp_path):
+    """In a container the next one may have the same number of process."""
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt), unfinished(tmp_path / "made") as made:
+            made.part.mkdir()
+            raise KeyboardInterrupt
+    (tmp_path / ".made.7.part").mkdir()
+    assert write_pictures(tmp_path / "made", [moving(2)]) == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".made.7.part", "made"]
+
+
+@pytest.mark.parametrize("rate", [192000, 44056, 11025])
+def test_sound_of_any_rate(tmp_path, rate):
+    """What AAC does not know is resampled."""
+    tone = {"waveform": torch.sin(torch.arange(rate) * 2 * torch.pi * 440 / rate)[None, None], "sample_rate": rate}
+    write_video(tmp_path / "a.mp4", [moving(8)], 8, audio=tone)
+    with av.open(str(tmp_path / "a.mp4")) as file:
+        assert file.streams.audio[0].rate == (rate if rate == 11025 else 48000)
+        assert float(file.streams.audio[0].duration * file.streams.audio[0].time_base) == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_named(tmp_path, monkeypatch):
     path = tmp_path / "clip.mp4"
-    with atomic_path(path) as part:
-        name = part.name
-        part.touch()
-    path.unlink()
-    (tmp_path / name).symlink_to("/dev/full")
+    monkeypatch.setattr("sora_pack.sora_core.video_file.uuid4", lambda: UUID(int=7))
+    (tmp_path / f".clip.mp4.{UUID(int=7).hex}.part").symlink_to("/dev/full")
     noise = torch.randint(0, 256, (40, 128, 128, 3), dtype=torch.uint8)
     with pytest.raises(OSError, match=f"The disk is full: clip.mp4 was not written; free some space for {tmp_path}"):
         write_video(path, [noise], 8)

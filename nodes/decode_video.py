@@ -95,14 +95,16 @@ class Clip:
             made = composed(made, read(0, self.start, self.count), self.given.region[self.start : self.end])
         yield from made
 
-    def cells(self, frame: int, count: int) -> Tensor | None:
-        """`count` raw latent cells [1, C, count, h, w] of this video, the first of them ending with `frame`; None where there are none."""
+    def cells(self, frame: int, count: int, alone: bool) -> Tensor | None:
+        """`count` raw latent cells [1, C, count, h, w] of this video (canvas.Latents); None where there are none."""
         canvas, s = self.canvas, self.canvas.shape.strides.time
         first, between = divmod(frame + self.start - canvas.offset, s)
         if not between and 0 <= first <= canvas.shape.cells - count:
-            return self.samples[self.batch_index : self.batch_index + 1, :, first : first + count]
-        source, at = self._source_of(frame, s * (count - 1) + 1)
-        cells = None if source is None else source.cells(at, count)
+            fits = (first == 0) == alone
+            return self.samples[self.batch_index : self.batch_index + 1, :, first : first + count] if fits else None
+        before = 0 if alone else s - 1
+        source, at = self._source_of(frame - before, before + s * (count - 1) + 1)
+        cells = None if source is None else source.cells(at + before, count, alone)
         return None if cells is None else cells[min(self.batch_index, len(cells) - 1)][None]
 
     def grid(self, frame: int) -> int | None:

@@ -13,7 +13,7 @@ from .canvas import made_and_kept
 from .given import Given, Media
 from .host_vae import strides_of
 from .known import latent_of
-from .media import changes, conformed, form_inputs, media_input, media_of, shape_for
+from .media import changes, conformed, fit_for, form_inputs, media_input, media_of, shape_for
 from .show import show_on_node
 
 FORWARD, BACKWARD, BOTH = "forward", "backward", "both"
@@ -52,7 +52,7 @@ def schema(node_id: str, display_name: str, description: str, aliases: list[str]
         search_aliases=aliases,
         inputs=[io.Vae.Input("vae", tooltip="The VAE of the model."), *fields, *form_inputs(), context_input(on_context)],
         outputs=[io.Latent.Output(tooltip="The canvas, for a sampler. Decoded, it is the whole video with the given frames untouched.")],
-        hidden=[io.Hidden.unique_id],
+        hidden=[io.Hidden.prompt, io.Hidden.unique_id],
     )
 
 
@@ -83,7 +83,7 @@ class SoraExtend(io.ComfyNode):
 
     @classmethod
     def execute(cls, vae, video, direction, seconds, size=None, fit="cover", fps=0.0, image_fps=8.0, context=2.0) -> io.NodeOutput:
-        media, clip, still = take_in(video, vae, size, fit, fps, image_fps)
+        media, clip, still = take_in(cls, video, vae, size, fit, fps, image_fps)
         new, seen, lines = frames_in(seconds, still), cells_of(context, still), changes(media, still)
         if direction == FORWARD:
             canvas = verbs.extend(still, clip.frames, new, seen)
@@ -118,7 +118,7 @@ class SoraFill(io.ComfyNode):
     def execute(
         cls, vae, video, from_second, to_second, length, size=None, fit="cover", fps=0.0, image_fps=8.0, context=2.0
     ) -> io.NodeOutput:
-        media, clip, still = take_in(video, vae, size, fit, fps, image_fps)
+        media, clip, still = take_in(cls, video, vae, size, fit, fps, image_fps)
         start, end = gap(from_second, to_second, clip)
         new = frames_in(length, still, "length") if length else None
         canvas = verbs.fill(still, clip.frames, start, end, new, cells_of(context, still), clip.grid(start))
@@ -146,8 +146,8 @@ class SoraJoin(io.ComfyNode):
 
     @classmethod
     def execute(cls, vae, video, next_video, seconds, size=None, fit="cover", fps=0.0, image_fps=8.0, context=2.0) -> io.NodeOutput:
-        media, clip, still = take_in(video, vae, size, fit, fps, image_fps)
-        second = media_of(next_video, vae, image_fps, "next_video")
+        media, clip, still = take_in(cls, video, vae, size, fit, fps, image_fps)
+        second = media_of(next_video, vae, image_fps, "next_video", cls.hidden)
         behind = conformed(second, still, fit)
         if clip.batch != behind.batch and 1 not in (clip.batch, behind.batch):
             raise ValueError(f"next_video: {behind.batch} videos for {clip.batch}: give 1 or {clip.batch}")
@@ -170,7 +170,7 @@ class SoraLoop(io.ComfyNode):
 
     @classmethod
     def execute(cls, vae, video, seconds, size=None, fit="cover", fps=0.0, image_fps=8.0, context=2.0) -> io.NodeOutput:
-        media, clip, still = take_in(video, vae, size, fit, fps, image_fps)
+        media, clip, still = take_in(cls, video, vae, size, fit, fps, image_fps)
         canvas = verbs.loop(still, clip.frames, frames_in(seconds, still), cells_of(context, still), clip.grid(0))
         return give_out(cls, vae, canvas, (clip,), changes(media, still))
 
@@ -178,12 +178,12 @@ class SoraLoop(io.ComfyNode):
 # -- the work ------------------------------------------------------------------------------------------------------------------------
 
 
-def take_in(video, vae, size: dict | None, fit: str, fps: float, image_fps: float) -> tuple[Media, Media, VideoShape]:
-    """A given video as it is, as the canvas has it, and the canvas' still. Raises ValueError."""
+def take_in(cls, video, vae, size: dict | None, fit: str, fps: float, image_fps: float) -> tuple[Media, Media, VideoShape]:
+    """A given video as it is, as the canvas of the node `cls` has it, and the canvas' still. Raises ValueError."""
     strides = strides_of(vae)
-    media = media_of(video, vae, image_fps)
+    media = media_of(video, vae, image_fps, hidden=cls.hidden)
     still = shape_for(media, size, fps, strides)
-    return media, conformed(media, still, fit), still
+    return media, conformed(media, still, fit_for(size, fit)), still
 
 
 def frames_in(seconds: float, still: VideoShape, field: str = "seconds") -> int:

@@ -54,8 +54,8 @@ class Media(ABC):
     def read(self, batch_index: int, start: int, count: int) -> Iterator[Tensor]:
         """Chunks [n, H, W, 3] in 0..1, the same at every reading. A video beyond the batch is the last one."""
 
-    def cells(self, frame: int, count: int) -> Tensor | None:
-        """`count` raw latent cells [B, C, count, h, w], the first of them ending with `frame`, if it still holds those."""
+    def cells(self, frame: int, count: int, alone: bool) -> Tensor | None:
+        """`count` raw latent cells [B, C, count, h, w], the first of them ending with `frame`, if it still holds those; canvas.Latents."""
         return None
 
     def grid(self, frame: int) -> int | None:
@@ -73,8 +73,8 @@ class Picked(Media):
     def read(self, batch_index: int, start: int, count: int) -> Iterator[Tensor]:
         return self.media.read(self.videos[min(batch_index, self.batch - 1)], start, count)
 
-    def cells(self, frame: int, count: int) -> Tensor | None:
-        cells = self.media.cells(frame, count)
+    def cells(self, frame: int, count: int, alone: bool) -> Tensor | None:
+        cells = self.media.cells(frame, count, alone)
         return None if cells is None else cells[self.videos]
 
     def grid(self, frame: int) -> int | None:
@@ -188,24 +188,25 @@ def sampled(latent: dict, made: Tensor) -> dict:
     return {**latent, "samples": made, KEY: replace(given, samples=made)}
 
 
-def restored(latent: dict, hidden) -> dict:
-    """A LATENT of the input "latent" as Sora Sampler would have given it, if the graph says that nothing but samplers stands between it
+def restored(latent: dict, hidden, field: str = "latent") -> dict:
+    """A LATENT of an input as Sora Sampler would have given it, if the graph says that nothing but samplers stands between it
     and its canvas: with the known cells as they were, which solvers of the host may leave full of noise.
 
     Args:
         hidden: of the node that takes it: the prompt and its own number in it; None without a graph.
+        field: name of the input.
     """
     given, samples = latent.get(KEY), samples_of(latent)
-    if not isinstance(given, Given) or given.samples is None or given.samples.shape != samples.shape or not _straight(hidden):
+    if not isinstance(given, Given) or given.samples is None or given.samples.shape != samples.shape or not _straight(hidden, field):
         return latent
     samples = torch.where(given.mask.to(samples.device) == 0, given.samples.to(samples), samples)
     return {**latent, "samples": samples, KEY: replace(given, samples=samples)}
 
 
-def _straight(hidden) -> bool:
+def _straight(hidden, field: str) -> bool:
     """Whether the LATENT of a node comes from a canvas by way of samplers alone."""
     prompt = hidden and hidden.prompt or {}
-    node, field = hidden and prompt.get(hidden.unique_id), "latent"
+    node = hidden and prompt.get(hidden.unique_id)
     while node and field:
         link = node["inputs"].get(field)
         node = prompt.get(link[0]) if isinstance(link, list) else None

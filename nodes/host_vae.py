@@ -18,7 +18,7 @@ from torch import Tensor
 from ..sora_core.autoencoder import DEFAULT_CHUNK, VideoVAE
 from ..sora_core.checkpoint import read_vae
 from ..sora_core.config import VAEConfig
-from ..sora_core.shapes import Strides
+from ..sora_core.shapes import PATCH, Strides
 from .host import compute_dtype
 
 ACTIVATIONS = 12
@@ -150,7 +150,8 @@ def strides_of(vae) -> Strides:
     time, space = vae.temporal_compression_decode(), vae.spacial_compression_decode()
     if vae.latent_dim != 3 or not isinstance(time, int) or vae.not_video or vae.output_channels < 3:
         raise ValueError("vae: this VAE is not for video: connect the VAE of 'Sora Load Model', or a Wan 2.1 VAE from 'Load VAE'")
-    return Strides(time, space, vae.latent_channels)
+    of_ltx = type(vae.first_stage_model).__module__.startswith("comfy.ldm.lightricks")  # a token of LTX-Video is one cell
+    return Strides(time, space, vae.latent_channels, 1 if of_ltx else PATCH)
 
 
 class VideoCoder:

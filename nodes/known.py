@@ -9,7 +9,7 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ..sora_core.canvas import cell_mask, encode_given, encode_held, encode_span
+from ..sora_core.canvas import Span, blank, cell_mask, encode_given, encode_held
 from ..sora_core.passes import known_cells
 from ..sora_core.shapes import VideoShape
 from ..sora_core.sound import soundtrack
@@ -42,7 +42,7 @@ def latent_of(vae, given: Given, latent: dict | None = None) -> dict:
     """The LATENT of a canvas: known cells encoded, or taken from a source that holds them.
 
     Args:
-        given: canvas and sources; the rest of it is found here.
+        given: canvas and sources; the rest of it is found here, its sound only where it has none: what lies under a picture goes on.
         latent: one to put the known cells on, with the noise mask that it may have; by default an empty one.
 
     Raises:
@@ -55,13 +55,13 @@ def latent_of(vae, given: Given, latent: dict | None = None) -> dict:
     def read(source: int, start: int, count: int) -> Tensor:
         return frames_as_pixels(given.sources[source], start, count)
 
-    latents, guides = encode_given(coder, canvas, read, batch, lambda source, frame, count: given.sources[source].cells(frame, count))
+    latents, guides = encode_given(coder, canvas, read, batch, lambda source, *which: given.sources[source].cells(*which))
     held = (encode_held(coder, read(g.source, g.start, 1)).float().cpu() for g in canvas.guides)
     given = replace(
         given,
         guides=tuple(guides),
         held=tuple(h.expand(batch, -1, -1, -1, -1) for h in held),
-        sound=soundtrack(canvas.timeline, canvas.shape.fps, [media.sound for media in given.sources]),
+        sound=given.sound or soundtrack(canvas.timeline, canvas.shape.fps, [media.sound for media in given.sources]),
     )
     samples = latent["samples"] if latent else to_host(torch.zeros(batch, *canvas.shape.latent))
     mask = canvas.mask().view(1, 1, -1, 1, 1)
@@ -98,10 +98,10 @@ def remix_latent(given: Given, samples: Tensor | None = None) -> dict:
 
 def _encoded(vae, clip: Media, shape: VideoShape) -> Tensor:
     """[B, C, F, h, w] of a whole video: the cells it holds, or encoded; the last one filled up with the last frame."""
-    cells = clip.cells(0, shape.cells) if shape.frames == clip.frames else None
-    if cells is not None:
-        return cells.float()
-    return encode_span(VideoCoder(vae), frames_as_pixels(clip, 0, shape.frames), True).float()
+    canvas = replace(blank(shape), spans=(Span(0, shape.cells, 0, 0),))
+    held = shape.frames == clip.frames
+    read = lambda _, start, count: frames_as_pixels(clip, start, count)  # noqa: E731
+    return encode_given(VideoCoder(vae), canvas, read, clip.batch, (lambda _, *which: clip.cells(*which)) if held else None)[0]
 
 
 def enlarged(latent: dict) -> dict:

@@ -16,17 +16,20 @@ from ..sora_core.sound import read_sound
 from ..sora_core.video_file import frame_times
 from .canvas import pixels, size_options
 from .decode_video import Clip, LatentVideo, clips
-from .given import KEY, Given, Media
+from .given import KEY, Given, Media, restored
 
 CUT = 1 / 16
 """Of a side: so much may be cut away in place of scaling, as 8 rows of 1080."""
 
 FITS = ("cover", "contain", "stretch")
+CUT_ONLY = "cut"
+"""What "cover" is where the size is as given: what does not fit the step of the VAE is cut, however much that is."""
 FIT_TOOLTIP = (
     "How another size is met. cover: fills the frame, cuts what stands over. contain: the whole picture between black bars. stretch: "
     "bends it."
 )
 AS_GIVEN = "as given"
+BACK = (0, 32, 128, 512)  # frames
 WINDOW = 2**28
 """Bytes of frames that are read from a file at once."""
 
@@ -93,13 +96,22 @@ class Film(Media):
             yield self._window(at, min(at + step, start + count))
 
     def _window(self, start: int, end: int) -> Tensor:
-        """Frames start..end-1. The host takes what is shown from one moment to another; these lie just behind those of frames."""
-        after = self.times[end] if end < len(self.times) else self.times[-1] + 1
-        begin, stop = float((self.times[start] + 0.25) * self.unit), float((after + 0.5) * self.unit)
-        images = InputImpl.VideoFromFile(self._file(), start_time=begin, duration=stop - begin).get_components().images
-        if len(images) != end - start:
+        """Frames start..end-1. Where a seek lands behind what was asked for, as in MPEG transport streams, it begins further back."""
+        for back in BACK:
+            images = self._read(max(0, start - back), end)
+            if len(images) >= end - start or back > start:
+                break
+        if len(images) < end - start:
             raise ValueError(f"video: of the frames {start} to {end - 1} the file gives {len(images)}: save it anew with 'Save Video'")
-        return images
+        return images[len(images) - (end - start) :]
+
+    def _read(self, start: int, end: int) -> Tensor:
+        """The host takes what is shown from one moment to another; these lie just behind those of frames. From the first frame on it is not
+        told to seek."""
+        after = self.times[end] if end < len(self.times) else self.times[-1] + 1
+        begin = float((self.times[start] + 0.25) * self.unit) if start else 0.0
+        stop = float((after + 0.5) * self.unit)
+        return InputImpl.VideoFromFile(self._file(), start_time=begin, duration=stop - begin).get_components().images
 
     def _file(self):
         if not isinstance(self.source, str):
@@ -113,6 +125,7 @@ class Undecoded(Media):
 
     clips: tuple[Clip, ...]
     usable: bool = True
+    note: str = ""  # for the node
 
     @property
     def frames(self) -> int:
@@ -138,8 +151,8 @@ class Undecoded(Media):
         clip = self.clips[min(batch_index, len(self.clips) - 1)]
         yield from replace(clip, start=clip.start + start, end=clip.start + start + count).frames()
 
-    def cells(self, frame: int, count: int) -> Tensor | None:
-        cells = [clip.cells(frame, count) if self.usable else None for clip in self.clips]
+    def cells(self, frame: int, count: int, alone: bool) -> Tensor | None:
+        cells = [clip.cells(frame, count, alone) if self.usable else None for clip in self.clips]
         return None if any(c is None for c in cells) else torch.cat(cells)
 
     def grid(self, frame: int) -> int | None:
@@ -204,8 +217,8 @@ def form_inputs() -> list:
     ]
 
 
-def media_of(value, vae, image_fps: float, name: str = "video") -> Media:
-    """A VIDEO, IMAGE or LATENT as Media. Raises ValueError naming the input."""
+def media_of(value, vae, image_fps: float, name: str = "video", hidden=None) -> Media:
+    """A VIDEO, IMAGE or LATENT as Media; `hidden` as for `restored`. Raises ValueError naming the input."""
     if isinstance(value, LatentVideo):
         return Undecoded((value.clip,), value.clip.vae is vae)
     if isinstance(value, InputImpl.VideoFromFile):
@@ -216,8 +229,9 @@ def media_of(value, vae, image_fps: float, name: str = "video") -> Media:
     if isinstance(value, Tensor):
         return Pictures(rgb(value, name), image_fps)
     if isinstance(value, dict):
-        made, known = clips(vae, value, "carry")[0], isinstance(value.get(KEY), Given)
-        return Undecoded(tuple(clip if known else replace(clip, fps=image_fps) for clip in made))
+        made, known = clips(vae, restored(value, hidden, name), "carry")[0], isinstance(value.get(KEY), Given)
+        note = "given frames of it are decoded like all others: its latents were changed on the way here" if known else ""
+        return Undecoded(tuple(clip if known else replace(clip, fps=image_fps) for clip in made), note="" if made[0].given else note)
     raise ValueError(f"{name}: this is no video: connect a VIDEO, an IMAGE or a LATENT")
 
 
@@ -248,6 +262,11 @@ def shape_for(media: Media, size: dict | None, fps: float, strides: Strides) -> 
     return VideoShape(width, height, 1, media.fps if not fps or same_rate(fps, media.fps) else fps, strides)
 
 
+def fit_for(size: dict | None, fit: str) -> str:
+    """How a video meets the canvas that `shape_for` made for it."""
+    return CUT_ONLY if fit == "cover" and size and size["size"] == AS_GIVEN else fit
+
+
 def conformed(media: Media, shape: VideoShape, fit: str) -> Media:
     """Media at the size and rate of a canvas; the same object where nothing is to be done, so that latents stay in reach."""
     if media.size == (shape.width, shape.height) and same_rate(media.fps, shape.fps):
@@ -257,12 +276,13 @@ def conformed(media: Media, shape: VideoShape, fit: str) -> Media:
 
 def refitted(media: Media, shape: VideoShape) -> Media:
     """A source of one canvas, for another one of the same rate and of another size."""
-    return conformed(media.media, shape, media.fit) if isinstance(media, Fitted) else conformed(media, shape, "stretch")
+    whole = isinstance(media, Fitted) and media.fit != CUT_ONLY
+    return conformed(media.media, shape, media.fit) if whole else conformed(media, shape, "stretch")
 
 
 def changes(media: Media, shape: VideoShape) -> list[str]:
     """Lines for the node: what was done to media to bring it to a canvas."""
-    lines = []
+    lines = [media.note] if isinstance(media, Undecoded) and media.note else []
     if media.size != (shape.width, shape.height):
         lines.append(f"given {media.size[0]}x{media.size[1]}, fitted to {shape.width}x{shape.height}")
     if not same_rate(media.fps, shape.fps):
@@ -278,7 +298,8 @@ def fitted(image: Tensor, width: int, height: int, fit: str, method: str = "lanc
     over = image.shape[1] - height, image.shape[2] - width
     if over == (0, 0):
         return image
-    if fit == "cover" and all(0 <= more <= CUT * side for more, side in zip(over, image.shape[1:3])):
+    share = {"cover": CUT, CUT_ONLY: 1}.get(fit, -1)
+    if all(0 <= more <= share * side for more, side in zip(over, image.shape[1:3])):
         top, left = (more // 2 for more in over)
         return image[:, top : top + height, left : left + width]
     x = image.movedim(-1, 1)
@@ -289,5 +310,5 @@ def fitted(image: Tensor, width: int, height: int, fit: str, method: str = "lanc
         left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
         x = torch.nn.functional.pad(x, (left, width - inner[0] - left, top, height - inner[1] - top))
     else:
-        x = comfy.utils.common_upscale(x, width, height, method, "center" if fit == "cover" else "disabled")
+        x = comfy.utils.common_upscale(x, width, height, method, "disabled" if fit == "stretch" else "center")
     return x.movedim(1, -1).contiguous()

@@ -71,13 +71,13 @@ class SoraPlaceVideo(io.ComfyNode):
                 image_fps_input(),
             ],
             outputs=[io.Latent.Output(tooltip="The canvas with the clip on it.")],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(cls, vae, latent, video, second, fit, image_fps=8.0) -> io.NodeOutput:
         given, shape = canvas_of(latent, vae)
-        media = media_of(video, vae, image_fps)
+        media = media_of(video, vae, image_fps, hidden=cls.hidden)
         clip, batch = conformed(media, shape, fit), len(latent["samples"])
         if clip.batch not in (1, batch):
             raise ValueError(f"video: {clip.batch} clips for {batch} videos: give 1 or {batch}")
@@ -94,7 +94,9 @@ class SoraPlaceVideo(io.ComfyNode):
             lines.append(f"its last {clip.frames - count} frames stand over the end and are left out")
         note = "\n".join([*lines, *changes(media, shape)])
         show_on_node(cls, note)
-        return io.NodeOutput(latent_of(vae, replace(given, canvas=canvas, sources=(*given.sources, clip)), latent), ui=ui.PreviewText(note))
+        sound = None if clip.sound else given.sound  # its own is laid under its frames, and silence under all others
+        given = replace(given, canvas=canvas, sources=(*given.sources, clip), sound=sound)
+        return io.NodeOutput(latent_of(vae, given, latent), ui=ui.PreviewText(note))
 
 
 def canvas_of(latent: dict, vae) -> tuple:

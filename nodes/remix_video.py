@@ -12,7 +12,7 @@ from .canvas import made_and_kept
 from .extend_video import take_in
 from .given import Given, Media
 from .known import remix_latent
-from .media import changes, fitted, form_inputs, media_input
+from .media import changes, fit_for, fitted, form_inputs, media_input
 from .show import show_on_node
 
 STRENGTHS = {"subtle": 0.3, "mild": 0.5, "strong": 0.7}
@@ -57,14 +57,14 @@ class SoraRemix(io.ComfyNode):
                 ),
             ],
             outputs=[io.Latent.Output(tooltip="The video as latents, for a sampler.")],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(cls, vae, video, strength=None, size=None, fit="cover", fps=0.0, image_fps=8.0, mask=None) -> io.NodeOutput:
         share = share_of(strength)
-        media, clip, still = take_in(video, vae, size, fit, fps, image_fps)
-        region = None if mask is None else region_of(mask, media, clip, still, fit)
+        media, clip, still = take_in(cls, video, vae, size, fit, fps, image_fps)
+        region = None if mask is None else region_of(mask, media, clip, still, fit_for(size, fit))
         kept = [False] * clip.frames if region is None else (region.amax((1, 2)) == 0).tolist()
         canvas = remix(still, kept)
         latent = remix_latent(Given(canvas, (clip,), sound=clip.sound, strength=share, region=region, vae=vae))

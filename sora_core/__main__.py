@@ -6,6 +6,7 @@ python -m sora_core "a red ball bounces on the beach at sunset" --seconds 2 --ou
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -28,6 +29,13 @@ def main() -> None:
     args = parser.parse_args()
     if Path(args.out).exists():
         sys.exit(f"--out: {args.out} is there already: choose another name")
+    folder = Path(args.out).absolute().parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        sys.exit(f"--out: {folder} cannot be made: {error.strerror}")
+    if not os.access(folder, os.W_OK):
+        sys.exit(f"--out: nothing may be written to {folder}")
     codec = next((name for name, kind in CODECS.items() if Path(args.out).suffix.lower() in kind.suffixes), None)
     if codec is None:
         sys.exit(f"--out: {args.out} has no name of a video: end it in .mp4 or .webm")

@@ -202,9 +202,10 @@ def encode_held(vae, frame: Tensor) -> Tensor:
 Reader = Callable[[int, int, int], Tensor]
 """(source, start, count) -> frames [B, 3, count, H, W] in -1..1."""
 
-Latents = Callable[[int, int, int], Tensor | None]
-"""(source, frame, count) -> `count` raw cells [B, C, count, h, w] of a source that still holds latents, the first of them ending with
-`frame`; None where it holds none, so that its frames are encoded."""
+Latents = Callable[[int, int, int, bool], Tensor | None]
+"""(source, frame, count, alone) -> `count` raw cells [B, C, count, h, w] of a source that still holds latents, the first of them ending
+with `frame`; None where it holds none, so that its frames are encoded. `alone`: the first one holds that frame only, as cell 0 of a lattice
+does; otherwise all hold s frames. A cell of one kind in the place of the other is another picture to the model and to the decoder."""
 
 
 def encode_given(vae, canvas: Canvas, read: Reader, batch: int = 1, latents_of: Latents | None = None) -> tuple[Tensor, list[Tensor]]:
@@ -216,12 +217,27 @@ def encode_given(vae, canvas: Canvas, read: Reader, batch: int = 1, latents_of: 
     shape, s = canvas.shape, canvas.shape.strides.time
     latents = unknown_cells((batch, *shape.latent))
     for span in canvas.spans:
-        cells = latents_of and latents_of(span.source, span.start + (s - 1 if span.cell else 0), span.cells)
+        cells = _held(vae, span, s, read, latents_of) if latents_of else None
         if cells is None:
             cells = encode_span(vae, read(span.source, span.start, span.frames(shape.strides)), span.cell == 0)
         latents[:, :, span.cell : span.cell + span.cells] = cells.float().cpu()
     guides = [encode_span(vae, read(g.source, g.start, 1), True).float().cpu() for g in canvas.guides]
     return latents, [g.expand(batch, *g.shape[1:]) for g in guides]
+
+
+def _held(vae, span: Span, s: int, read: Reader, latents_of: Latents) -> Tensor | None:
+    """Cells of a span out of a source that holds some; None where it does not."""
+    if span.cell:
+        return latents_of(span.source, span.start + s - 1, span.cells, False)
+    cells = latents_of(span.source, span.start, span.cells, True)
+    if cells is not None or span.cells == 1:
+        return cells
+    # The source goes on from before: its first frame here is one of several in a cell, and is encoded by itself.
+    rest = latents_of(span.source, span.start + s, span.cells - 1, False)
+    if rest is None:
+        return None
+    first = encode_span(vae, read(span.source, span.start, 1), True).float().cpu()
+    return torch.cat([first.expand(len(rest), *first.shape[1:]), rest.float().cpu()], 2)
 
 
 def unknown_cells(shape: tuple[int, ...]) -> Tensor:

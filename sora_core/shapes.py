@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 PATCH = 2
-"""Latent cells on one side of a token: sizes in pixels are therefore multiples of `space * PATCH`."""
+"""Latent cells on one side of a token of Wan and of our models: sizes in pixels are therefore multiples of `space * PATCH`."""
 
 MAX_SECONDS = 600.0
 
@@ -18,15 +18,19 @@ ASPECT_RATIOS = {"1:1": (1, 1), "16:9": (16, 9), "9:16": (9, 16), "4:3": (4, 3),
 
 @dataclass(frozen=True)
 class Strides:
-    """How many pixels (frames) one latent cell covers. Read from the VAE, never assumed; these are Wan 2.1's numbers."""
+    """How many pixels (frames) one latent cell covers. Read from the VAE, never assumed; these are Wan 2.1's numbers.
+
+    `patch` is how many cells on one side are a token of the models that use the VAE.
+    """
 
     time: int = 4
     space: int = 8
     channels: int = 16
+    patch: int = PATCH
 
     @property
     def size_multiple(self) -> int:
-        return self.space * PATCH
+        return self.space * self.patch
 
     def cells(self, frames: int) -> int:
         """Latent cells that hold `frames` pixel frames: the first cell holds one, each later one `time`. Rounds up."""

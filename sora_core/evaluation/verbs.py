@@ -103,12 +103,13 @@ class Video:
         """See verbs."""
         return None if self.canvas is None else self.canvas.offset
 
-    def cells(self, source: int, frame: int, count: int) -> Tensor | None:
+    def cells(self, source: int, frame: int, count: int, alone: bool) -> Tensor | None:
         """See canvas.Latents."""
         if self.canvas is None:
             return None
         first, between = divmod(frame - self.canvas.offset, self.canvas.shape.strides.time)
-        return None if between or not 0 <= first <= self.canvas.shape.cells - count else self.latents[:, :, first : first + count]
+        fits = not between and 0 <= first <= self.canvas.shape.cells - count and (first == 0) == alone
+        return self.latents[:, :, first : first + count] if fits else None
 
 
 @dataclass

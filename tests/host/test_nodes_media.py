@@ -101,6 +101,33 @@ def test_frames_of_a_file_are_those_of_the_host(graph, movie, monkeypatch, name,
     assert torch.equal(torch.cat(list(source.read(0, 23, 20))), whole[23:43])
 
 
+def test_frames_of_a_transport_stream(graph, monkeypatch):
+    """A seek in it lands behind what was asked for; frames are those of the host all the same."""
+    import av
+    import folder_paths
+    import numpy as np
+
+    from sora_pack.nodes import media
+
+    path = Path(folder_paths.get_input_directory()) / "camera.ts"
+    squares = torch.rand(60, 6, 8, 3, generator=torch.Generator().manual_seed(4)).repeat_interleave(8, 1).repeat_interleave(8, 2)
+    with av.open(str(path), "w", format="mpegts") as file:
+        stream = file.add_stream("h264", rate=8, options={"bf": "2", "g": "15"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for picture in squares:
+            file.mux(stream.encode(av.VideoFrame.from_ndarray((picture * 255).byte().numpy().astype(np.uint8), "rgb24")))
+        file.mux(stream.encode())
+    try:
+        monkeypatch.setattr(media, "WINDOW", 64 * 48 * 12 * 7)
+        files = {"file": node("LoadVideo", file="camera.ts"), "parts": node("GetVideoComponents", video=["file", 0])}
+        whole, latent = graph.run({**load(), **files, **extend(video="file", seconds=0.2)}, ["parts", 0], ["canvas", 0])
+        source = latent["sora"].sources[0]
+        assert len(whole) == 60 and torch.equal(torch.cat(list(source.read(0, 0, 60))), whole)
+        assert torch.equal(torch.cat(list(source.read(0, 23, 20))), whole[23:43])
+    finally:
+        path.unlink()
+
+
 def test_a_rate_as_people_write_it_is_that_of_the_file(graph, movie):
     """23.976 for 24000 / 1001: not a frame is lost, nothing is converted; 24 is another rate."""
     from fractions import Fraction
@@ -150,6 +177,45 @@ def test_frames_around_a_videos_cut_of_ours(graph):
     assert torch.equal(images[:10], whole[2:12])
 
 
+@pytest.mark.parametrize("run", ["remix", "backward", "loop"])
+def test_a_cell_of_one_frame_stands_for_no_other(graph, run):
+    """A video of ours that is cut where a cell ends begins with one of four frames; extended ones may have cell 0 in their middle."""
+    made = {"first": canvas(3.0, **SIZE)["canvas"], "latent": sample("first", steps=1, guidance=1.0)["sample"]}
+    if run == "remix":
+        cut = node("Video Slice", video=["film", 0], start_time=0.5, duration=1.625, strict_duration=False)
+        made |= {"film": decode("latent")["video"], "cut": cut, **remix(video="cut")}
+    else:
+        made |= {**clip("source", 16), **extend(seconds=0.5, video="source", name="longer"), "film": sample("longer", steps=1)["sample"]}
+        made |= extend("backward", 0.5, video="film") if run == "backward" else verb("SoraLoop", video="film", seconds=0.5)
+    latent, given = graph.run({**BEGIN, **made}, ["latent" if run == "remix" else "film", 0], ["canvas", 0])
+    source, samples = latent["samples"], given["samples"]
+    if run == "remix":  # frames 4 to 16: the first alone, then cells 2, 3 and 4
+        assert samples.shape[2] == 4 and torch.equal(samples[:, :, 1:], source[:, :, 2:5])
+        assert not torch.equal(samples[:, :, 0], source[:, :, 1])
+    else:
+        known = [cell for cell in given["sora"].canvas.known if cell]
+        assert all((samples[:, :, cell] != source[:, :, 0]).any() for cell in known)
+
+
+def test_what_is_as_given_is_cut_and_never_scaled(graph):
+    """However much the step of the VAE leaves over."""
+    given, latent = graph.run({**load(), **clip(width=56, height=40), **extend()}, ["clip", 0], ["canvas", 0])
+    assert torch.equal(torch.cat(list(latent["sora"].sources[0].read(0, 0, 14))), given[:, 4:36, 4:52])
+
+
+def test_a_verb_takes_what_a_sampler_of_the_host_made_of_a_canvas(graph):
+    """A picture that stands in no known cell: it is given all the same, as for Sora Decode."""
+    begin = {**BEGIN, **canvas(2.0, **SIZE), **clip("picture", 1), **place(1.0)}
+    begin |= {"made": ksample("placed", steps=1)["sample"], **extend(seconds=0.5, video="made", name="longer")}
+    picture, longer = graph.run(begin, ["picture", 0], ["longer", 0])
+    assert torch.equal(next(longer["sora"].sources[0].read(0, 8, 1))[0], picture[0])
+    changed = {**begin, "made": node("LatentMultiply", samples=["placed", 0], multiplier=0.5)}
+    changed["drawn"] = sample("placed", steps=1)["sample"]
+    changed["made"] = node("LatentMultiply", samples=["drawn", 0], multiplier=0.5)
+    graph.run(changed, ["longer", 0])
+    assert "its latents were changed on the way here" in str(graph.history["outputs"])
+
+
 def test_latents_of_the_host_and_batches(graph):
     """A LATENT without a canvas has the rate that is told; of a batch each video goes on from its own frames."""
     plain = {"plain": node("EmptyHunyuanLatentVideo", width=32, height=32, length=9, batch_size=1)}
@@ -183,6 +249,15 @@ def test_sound_passes_through(graph):
     assert count == 26 and torch.equal(wave[:, :8000], given[:, :8000]) and not wave[:, 8000:20000].any()
     assert torch.equal(wave[:, 20000:], given[:, 8000:])
     assert torch.equal(heard(graph, remix(video="film"))[0], given)
+
+
+@pytest.mark.parametrize("verbs, silent", [(remix(video="film"), 14000), (fill(video="film"), 14000), (extend(video="film"), 14000)])
+def test_sound_goes_on_under_a_picture(graph, verbs, silent):
+    """A picture has none of its own."""
+    put = {**clip("picture", 1), **place(0.75)}
+    prompt = {**BEGIN, **clip(), **film(), **verbs, **put}
+    latent = graph.run(prompt, ["placed", 0])
+    assert torch.equal(latent["sora"].sound["waveform"][0, :, :silent], tone(1.75)["waveform"][0])
 
 
 def test_sound_is_trimmed_padded_and_joined(graph):

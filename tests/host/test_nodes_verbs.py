@@ -241,10 +241,13 @@ def test_latents_are_not_encoded_again(graph, encoded, name, as_video):
     made["made"] = decode("latent")["video"] if as_video else made["latent"]
     prompt = {**BEGIN, **made, **CHAIN[name], **sample(steps=1, guidance=1.0), **frames(), "whole": frames("latent")["frames"]}
     latent, given, whole, images = graph.run(prompt, ["latent", 0], ["canvas", 0], ["whole", 0], ["frames", 0])
-    guides = len(given["sora"].canvas.guides)
-    assert all(count in (1, 1 + 4 * 3) for count in encoded) and len(encoded) == 2 * guides, "guides alone are encoded: once, and held"
-    known = given["samples"][:, :, given["sora"].canvas.known] if name != "remix" else given["samples"]
-    for cell in known.unbind(2):
+    of_canvas = given["sora"].canvas
+    guides, begun = len(of_canvas.guides), [span for span in of_canvas.spans if span.cell == 0 and span.start > 0]
+    assert all(count in (1, 1 + 4 * 3) for count in encoded) and len(encoded) == 2 * guides + len(begun), (
+        "guides alone are encoded, once and held, and the first frame of what begins inside of the video"
+    )
+    known = given["samples"][:, :, of_canvas.known] if name != "remix" else given["samples"]
+    for cell in known[:, :, len(begun) :].unbind(2):
         assert (latent["samples"] - cell.unsqueeze(2)).abs().amax((0, 1, 3, 4)).min() == 0
     at = 0
     for piece in given["sora"].canvas.timeline.pieces:

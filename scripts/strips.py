@@ -160,7 +160,7 @@ def make(pipeline: Pipeline, example: Example, **options) -> Tensor:
     latents = pipeline.complete(example.canvas, example.sources, example.prompt, **options)
     frames = result_frames(example.canvas, lambda: iter([pipeline.decode(latents)]), read)
     if example.region is not None:
-        frames = composed(frames, lambda start, count: read(0, start, count), example.region)
+        frames = composed(frames, read(0, 0, len(example.region)), example.region)
     return torch.cat(list(frames))
 
 

@@ -145,13 +145,16 @@ def load_vae_patcher(path: str, precision: str = "auto", device=None, disable_dy
 # -- any video VAE of the host -------------------------------------------------------------------------------------------------------
 
 
+LTX = 8, 32, 128
+"""Strides and channels of LTX-Video's VAE: a token of its model is one cell."""
+
+
 def strides_of(vae) -> Strides:
     """Strides of a host VAE. Raises ValueError for one that makes pictures or sound."""
     time, space = vae.temporal_compression_decode(), vae.spacial_compression_decode()
     if vae.latent_dim != 3 or not isinstance(time, int) or vae.not_video or vae.output_channels < 3:
         raise ValueError("vae: this VAE is not for video: connect the VAE of 'Sora Load Model', or a Wan 2.1 VAE from 'Load VAE'")
-    of_ltx = type(vae.first_stage_model).__module__.startswith("comfy.ldm.lightricks")  # a token of LTX-Video is one cell
-    return Strides(time, space, vae.latent_channels, 1 if of_ltx else PATCH)
+    return Strides(time, space, vae.latent_channels, 1 if (time, space, vae.latent_channels) == LTX else PATCH)
 
 
 class VideoCoder:

@@ -222,6 +222,11 @@ def test_sides_of_an_odd_number_of_cells(graph, host_files, name, kind, width, h
         assert "cells, they must be even" in refusal(graph, prompt, ["sample", 0])
 
 
+def test_a_canvas_of_an_odd_number_of_cells_for_ltx_video(graph, host_files):
+    begun = {**begin(host_files, "ltxv"), **vae_first(canvas(width=96, height=64))}
+    assert graph.run({**begun, **sample(steps=1, model=("unet", 0))}, ["sample", 0])["samples"].shape[-2:] == (2, 3)
+
+
 def test_a_vae_of_other_latents_is_refused(graph, host_files):
     """VAEs with 16 channels and these strides are many; a canvas knows its own."""
     from types import SimpleNamespace

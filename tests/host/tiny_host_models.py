@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 from sora_pack.sora_core.shapes import Strides
 
-WAN_STRIDES, WAN_5B_STRIDES, LTX_STRIDES = Strides(), Strides(4, 16, 48), Strides(8, 32, 128)
+WAN_STRIDES, WAN_5B_STRIDES, LTX_STRIDES = Strides(), Strides(4, 16, 48), Strides(8, 32, 128, patch=1)
 STRIDES = {  # of the VAE that belongs to each
     **dict.fromkeys(("wan_t2v", "wan_i2v", "wan22_i2v", "hunyuan"), WAN_STRIDES),
     "wan22_5b": WAN_5B_STRIDES,

@@ -172,3 +172,6 @@ def test_the_command_overwrites_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["sora_core", "a red ball", "--model", "nowhere", "--out", str(tmp_path / "made.gif")])
     with pytest.raises(SystemExit, match=r"made\.gif .* end it in \.mp4 or \.webm"):
         command.main()
+    monkeypatch.setattr("sys.argv", ["sora_core", "a red ball", "--model", "nowhere", "--out", str(made / "below.mp4")])
+    with pytest.raises(SystemExit, match=r"--out: .*made\.mp4 cannot be made"):
+        command.main()

@@ -99,9 +99,8 @@ def remix_latent(given: Given, samples: Tensor | None = None) -> dict:
 def _encoded(vae, clip: Media, shape: VideoShape) -> Tensor:
     """[B, C, F, h, w] of a whole video: the cells it holds, or encoded; the last one filled up with the last frame."""
     canvas = replace(blank(shape), spans=(Span(0, shape.cells, 0, 0),))
-    held = shape.frames == clip.frames
-    read = lambda _, start, count: frames_as_pixels(clip, start, count)  # noqa: E731
-    return encode_given(VideoCoder(vae), canvas, read, clip.batch, (lambda _, *which: clip.cells(*which)) if held else None)[0]
+    latents_of = (lambda _, *which: clip.cells(*which)) if shape.frames == clip.frames else None
+    return encode_given(VideoCoder(vae), canvas, lambda _, *which: frames_as_pixels(clip, *which), clip.batch, latents_of)[0]
 
 
 def enlarged(latent: dict) -> dict:

@@ -46,9 +46,9 @@ class SoraSave(io.ComfyNode):
     @classmethod
     def execute(cls, video, filename_prefix, format) -> io.NodeOutput:
         media = media_of(video, None, 0.0)
-        # As a path that names a file: of "clips/" or "" the host would count no numbers.
-        prefix = os.path.normpath(filename_prefix.strip() or "sora") + ("/sora" if filename_prefix.strip().endswith(("/", "\\")) else "")
-        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory(), *media.size)
+        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
+            with_name(filename_prefix), folder_paths.get_output_directory(), *media.size
+        )
         bar = comfy.utils.ProgressBar(media.frames)
 
         def progress(done: int) -> None:
@@ -68,6 +68,12 @@ class SoraSave(io.ComfyNode):
         else:
             shown = ui.PreviewVideo([ui.SavedResult(target.name, subfolder, io.FolderType.output)])
         return io.NodeOutput(str(target), ui=shown)
+
+
+def with_name(prefix: str) -> str:
+    """A prefix that names a file: of "clips/" or nothing the host would count no numbers."""
+    prefix = prefix.strip()
+    return os.path.normpath(f"{prefix}sora" if not prefix or prefix.endswith(("/", "\\")) else prefix)
 
 
 def tags_of(hidden) -> dict:

@@ -29,6 +29,9 @@ def main() -> None:
     args = parser.parse_args()
     if Path(args.out).exists():
         sys.exit(f"--out: {args.out} is there already: choose another name")
+    codec = next((name for name, kind in CODECS.items() if Path(args.out).suffix.lower() in kind.suffixes), None)
+    if codec is None:
+        sys.exit(f"--out: {args.out} has no name of a video: end it in .mp4 or .webm")
     folder = Path(args.out).absolute().parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -36,9 +39,6 @@ def main() -> None:
         sys.exit(f"--out: {folder} cannot be made: {error.strerror}")
     if not os.access(folder, os.W_OK):
         sys.exit(f"--out: nothing may be written to {folder}")
-    codec = next((name for name, kind in CODECS.items() if Path(args.out).suffix.lower() in kind.suffixes), None)
-    if codec is None:
-        sys.exit(f"--out: {args.out} has no name of a video: end it in .mp4 or .webm")
 
     def show(done: dict) -> None:
         sys.stderr.write(f"\rstep {done['step'] + 1}/{done['steps']}" + "\n" * (done["step"] + 1 == done["steps"]))

@@ -217,7 +217,7 @@ def encode_given(vae, canvas: Canvas, read: Reader, batch: int = 1, latents_of: 
     shape, s = canvas.shape, canvas.shape.strides.time
     latents = unknown_cells((batch, *shape.latent))
     for span in canvas.spans:
-        cells = _held(vae, span, s, read, latents_of) if latents_of else None
+        cells = _from_source(vae, span, s, read, latents_of) if latents_of else None
         if cells is None:
             cells = encode_span(vae, read(span.source, span.start, span.frames(shape.strides)), span.cell == 0)
         latents[:, :, span.cell : span.cell + span.cells] = cells.float().cpu()
@@ -225,7 +225,7 @@ def encode_given(vae, canvas: Canvas, read: Reader, batch: int = 1, latents_of: 
     return latents, [g.expand(batch, *g.shape[1:]) for g in guides]
 
 
-def _held(vae, span: Span, s: int, read: Reader, latents_of: Latents) -> Tensor | None:
+def _from_source(vae, span: Span, s: int, read: Reader, latents_of: Latents) -> Tensor | None:
     """Cells of a span out of a source that holds some; None where it does not."""
     if span.cell:
         return latents_of(span.source, span.start + s - 1, span.cells, False)

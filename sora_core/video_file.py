@@ -141,6 +141,10 @@ def unfinished(path: Path) -> Iterator[Unfinished]:
     try:
         yield made
         made.path = _named(made.part, path)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:  # whoever wrote knows the name of the part only
+            raise _full_disk(path) from error
+        raise
     finally:
         if made.part.is_dir():
             shutil.rmtree(made.part, ignore_errors=True)

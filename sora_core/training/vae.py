@@ -88,9 +88,9 @@ class FramePool:
         return cls(**{name: torch.from_numpy(_file(folder / f"{name}.npy", name)) for name in CLIPS})
 
     @classmethod
-    def on_device(cls, device: str, pool: Executor, times: int = 1) -> FramePool:
-        """Rendered into the memory of a GPU, `times` as many clips; `pool` samples the scenes."""
-        return cls(**{name: _render(name, device, pool, times * count) for name, (count, _, _) in CLIPS.items()})
+    def on_device(cls, device: str, pool: Executor) -> FramePool:
+        """Rendered into the memory of a GPU; `pool` samples the scenes."""
+        return cls(**{name: _render(name, device, pool, count) for name, (count, _, _) in CLIPS.items()})
 
     def batch(self, kind: Batch, rng: np.random.Generator) -> Tensor:
         """[count, 3, frames, size, size] in -1..1, at random places, mostly where there is something, and half the time mirrored."""

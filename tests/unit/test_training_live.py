@@ -122,8 +122,8 @@ def test_vae_trains_from_clips_in_memory(tmp_path, monkeypatch):
     """What a GPU does: clips rendered at once, batches cut from them."""
     monkeypatch.setattr(vae_trainer, "CLIPS", {"stills": (4, 1, 32), "normal": (2, 5, 32), "long": (1, 5, 32)})
     kinds = (vae_trainer.Batch(1, 16, 2, 1.0), vae_trainer.Batch(5, 16, 1, 1.0))
-    pool = vae_trainer.FramePool.on_device("cpu", workers(0), times=2)
-    assert pool.stills.shape == (8, 1, 32, 32, 3) and pool.normal.shape == (4, 5, 32, 32, 3)
+    pool = vae_trainer.FramePool.on_device("cpu", workers(0))
+    assert pool.stills.shape == (4, 1, 32, 32, 3) and pool.normal.shape == (2, 5, 32, 32, 3)
     batch = pool.batch(kinds[1], np.random.default_rng(0))
     assert batch.shape == (1, 3, 5, 16, 16) and -1 <= batch.min() < batch.max() <= 1
     monkeypatch.setattr(vae_trainer, "MIX", kinds)

@@ -214,6 +214,13 @@ def test_a_full_disk_is_named(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=f"The disk is full: clip.mp4 was not written; free some space for {tmp_path}"):
         write_video(path, [noise], 8)
     assert list(tmp_path.iterdir()) == []
+    with (
+        pytest.raises(OSError, match=f"The disk is full: clip.mp4 was not written; free some space for {tmp_path}"),
+        unfinished(path) as made,
+    ):
+        (tmp_path / f".{made.part.name}.{UUID(int=7).hex}.part").symlink_to("/dev/full")
+        write_video(made.part, [noise], 8)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ import bisect
 import contextlib
 import json
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -28,6 +29,7 @@ from ..world import Scene, is_held_out, render_batch, sample_shots
 SHARD = 32
 GUIDES = 2
 GUIDES_WITH_TAILS = 8  # the richest records carry as many guide cells as the objective ever shows
+GOLDEN = 0.6180339887498949
 STALE_SECONDS = 1800.0  # no shard takes that long: its maker is dead
 FIRST_SEED = 10_000_000  # seeds below are left to tests, sheets and the VAE
 
@@ -36,7 +38,8 @@ FIRST_SEED = 10_000_000  # seeds below are left to tests, sheets and the VAE
 class Shape:
     """Frames, rate and size of all records of a shard.
 
-    `tails` also encodes each clip's second half as a span of its own; `cuts` are the cells at which a second, third ... shot begins.
+    `tails` also encodes each clip's second half as a span of its own; `cuts` are the cells at which a second, third ... shot begins;
+    `begin` is the second of the scenes at which the clips begin.
     """
 
     frames: int
@@ -45,6 +48,7 @@ class Shape:
     height: int
     tails: bool = False
     cuts: tuple[int, ...] = ()
+    begin: float = 0.0
 
 
 STILLS = tuple(Shape(1, 8.0, w, h) for w, h in ((128, 128), (176, 96), (96, 176)))
@@ -54,6 +58,7 @@ SECONDS_5 = tuple(Shape(41, 8.0, w, h, w == h) for w, h in ((128, 128), (128, 12
 RARE = (Shape(17, 4.0, 128, 128, True), Shape(25, 16.0, 128, 128))
 SHOTS = (Shape(33, 8.0, 128, 128, cuts=(5,)), Shape(41, 8.0, 128, 128, cuts=(3, 6, 9)))
 MINUTE = (Shape(481, 8.0, 128, 128),)  # batches see parts and strided subsets of it, as the first pass over a long video does
+LATEST = 6.5  # seconds, a leg of what slides: clips that all begin with the leg teach that nothing was moving before a video
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ STAGES = {
 
 
 def plan(index: int, stage: str = "S2") -> Shape:
-    """The shape of shard `index` of a stage.
+    """The shape of shard `index` of a stage; half of all clips begin after their scenes do.
 
     Raises:
         ValueError: an unknown stage; the known ones are listed.
@@ -87,10 +92,14 @@ def plan(index: int, stage: str = "S2") -> Shape:
         raise ValueError(f"stage {stage!r} is not known: use one of {', '.join(STAGES)}")
     turn, slot = divmod(index, 12)
     if slot == 11:
-        return STAGES[stage].rare[turn % len(STAGES[stage].rare)]
-    if slot % 3 == 2:
-        return STAGES[stage].clips[(turn * 3 + slot // 3) % len(STAGES[stage].clips)]
-    return STILLS[(turn + slot) % 3]
+        shape = STAGES[stage].rare[turn % len(STAGES[stage].rare)]
+    elif slot % 3 == 2:
+        shape = STAGES[stage].clips[(turn * 3 + slot // 3) % len(STAGES[stage].clips)]
+    else:
+        return STILLS[(turn + slot) % 3]
+    if shape.cuts or shape in MINUTE:
+        return shape
+    return replace(shape, begin=LATEST * max(0.0, 2 * (index * GOLDEN % 1) - 1))
 
 
 def scenes_of(index: int, cuts: int, count: int = SHARD, stage: str = "S2") -> list[list[Scene]]:
@@ -116,9 +125,9 @@ def guide_frames(index: int, shape: Shape) -> list[int]:
 
 
 def film(records: list[list[Scene]], shape: Shape, device: str = "cpu") -> Tensor:
-    """Frames uint8 [n, T, H, W, 3] of some records; every shot begins at its own second 0."""
+    """Frames uint8 [n, T, H, W, 3] of some records; every shot begins anew."""
     starts = [0, *(Strides().frames(cut) for cut in shape.cuts), shape.frames]
-    times = [[k / shape.fps for k in range(b - a)] for a, b in zip(starts, starts[1:])]
+    times = [[shape.begin + k / shape.fps for k in range(b - a)] for a, b in zip(starts, starts[1:])]
     parts = render_batch(sum(records, []), times * len(records), shape.width, shape.height, device)
     return torch.cat(parts).unflatten(0, (len(records), shape.frames))
 
@@ -154,7 +163,7 @@ def make_shard(folder: Path, index: int, vae: VideoVAE, stage: str = "S2") -> bo
         scenes = scenes_of(index, len(shape.cuts), stage=stage)
         guides_at = guide_frames(index, shape)
         records = [encode(vae, film([shots], shape), guides_at, shape.tails) for shots in scenes]
-        write_shard(path, Shard.of(records, shape.fps, guides_at, scenes, list(shape.cuts)))
+        write_shard(path, Shard.of(records, shape.fps, guides_at, scenes, shape.cuts, shape.begin))
     finally:
         lock.unlink(missing_ok=True)
     return True
@@ -174,7 +183,8 @@ def make_bank(folder: str, vae: VideoVAE, shards: int, stage: str = "S2") -> Non
 
 @dataclass
 class Shard:
-    """Records of one shape. Latents are normalised; `tail` holds the cells from `cells // 2 + 1` on, encoded as a span.
+    """Records of one shape. Latents are normalised; `tail` holds the cells from `cells // 2 + 1` on, encoded as a span; `begin` is the
+    second of the scenes at which the clips begin.
 
     A record is told by the scenes of its shots, or, one shot only, by written captions.
     """
@@ -186,11 +196,14 @@ class Shard:
     latents: Tensor  # n C F h w
     guides: Tensor | None = None  # n G C 1 h w
     tail: Tensor | None = None  # n C f h w
+    begin: float = 0.0
 
     @classmethod
-    def of(cls, records: list[dict[str, Tensor]], fps: float, guides_at: list[int], scenes: list, cuts: list[int] = []) -> Shard:  # noqa: B006
+    def of(cls, records: list[dict[str, Tensor]], fps: float, guides_at: list[int], scenes: list, cuts: Sequence[int] = (),
+           begin: float = 0.0) -> Shard:  # fmt: skip
         """A shard of what `encode` gave, in half precision."""
-        return cls(fps, cuts, guides_at, scenes, **{name: torch.cat([r[name] for r in records]).half() for name in records[0]})
+        tensors = {name: torch.cat([r[name] for r in records]).half() for name in records[0]}
+        return cls(fps, list(cuts), guides_at, scenes, **tensors, begin=begin)
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -206,15 +219,15 @@ class Shard:
         return Strides().frames(self.cuts[shot - 1]) if shot else 0
 
     def span(self, cells: list[int], shot: int = 0) -> tuple[float, float]:
-        """Seconds of a shot, counted from its own beginning, in which the first and the last of some cells end; 0, 0 without any."""
+        """Seconds of a shot's scene at which the first and the last of some cells end; 0, 0 without any."""
         inside = [Strides.time * cell / self.fps for cell in cells if self.shot_of(cell) == shot]
-        begin = self.first_frame(shot) / self.fps
-        return (max(0.0, inside[0] - begin), max(0.0, inside[-1] - begin)) if inside else (0.0, 0.0)
+        first = self.first_frame(shot) / self.fps
+        return (self.begin + max(0.0, inside[0] - first), self.begin + max(0.0, inside[-1] - first)) if inside else (0.0, 0.0)
 
 
 def write_shard(path: Path, shard: Shard) -> None:
     """Writes a shard whole or not at all."""
-    facts = {"fps": shard.fps, "cuts": shard.cuts, "guide_frames": shard.guide_frames}
+    facts = {"fps": shard.fps, "cuts": shard.cuts, "guide_frames": shard.guide_frames, "begin": shard.begin}
     facts["scenes"] = [[shot.to_json() if isinstance(shot, Scene) else list(shot) for shot in shots] for shots in shard.scenes]
     part = path.with_suffix(".part")
     save_file({name: t.contiguous() for name, t in shard.tensors.items()}, part, {"bank": json.dumps(facts, ensure_ascii=False)})
@@ -226,7 +239,7 @@ def read_shard(path: Path) -> Shard:
         facts = json.loads(f.metadata()["bank"])
         tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118 (safe_open is not a dict)
     scenes = [[tuple(shot) if isinstance(shot, list) else Scene.from_json(shot) for shot in shots] for shots in facts["scenes"]]
-    return Shard(facts["fps"], facts["cuts"], facts["guide_frames"], scenes, **tensors)
+    return Shard(facts["fps"], facts["cuts"], facts["guide_frames"], scenes, **tensors, begin=facts.get("begin", 0.0))
 
 
 class Bank:

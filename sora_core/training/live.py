@@ -94,5 +94,5 @@ class LiveBank:
             at_once = 1  # what fits in a cache is faster there
         parts = [own[i : i + at_once] for i in range(0, len(own), at_once)]
         records = [encode(self.vae, film(part, shape, self.group.device), guides_at, shape.tails) for part in parts]
-        shard = Shard.of(records, shape.fps, guides_at, scenes, list(shape.cuts))
+        shard = Shard.of(records, shape.fps, guides_at, scenes, shape.cuts, shape.begin)
         return replace(shard, **{name: self.group.gather(t) for name, t in shard.tensors.items()})

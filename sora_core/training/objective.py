@@ -119,7 +119,7 @@ def choose_unknown(batch: int, cells: list[int], rng: np.random.Generator) -> Te
     """
     unknown, length = torch.ones(batch, len(cells)), len(cells)
     for row in unknown if length > 1 else ():
-        kind = rng.choice(6, p=(0.4, 0.18, 0.18, 0.08, 0.1, 0.06))
+        kind = rng.choice(6, p=(0.38, 0.17, 0.17, 0.12, 0.1, 0.06))
         a, b = rng.integers(1, length), rng.integers(1, length)
         if kind in (1, 2):
             row[: 1 if kind == 1 else a] = 0
@@ -235,11 +235,12 @@ def to_tell(shard: Shard, made: Lesson) -> tuple[list[list[Scene | tuple[str, ..
 
 
 def moments(shard: Shard, made: Lesson) -> list[tuple[int, float]]:
-    """(shot, second of that shot) in the middle of every cell of a batch, guides too."""
+    """(shot, second of its scene) in the middle of every cell of a batch, guides too."""
     strides = Strides()
     frames = [max(0.0, strides.time * cell - (strides.time - 1) / 2) for cell in made.cells] + list(made.guides)
     shots = made.shots or [0] * len(frames)
-    return [(shot, max(0.0, frame - shard.first_frame(shot)) / shard.fps) for shot, frame in zip(shots, frames, strict=True)]
+    within = (max(0.0, frame - shard.first_frame(shot)) for shot, frame in zip(shots, frames, strict=True))
+    return [(shot, shard.begin + frame / shard.fps) for shot, frame in zip(shots, within, strict=True)]
 
 
 def tell(records: Sequence[Sequence[Scene | tuple[str, ...]]], spans: list[tuple[float, float]], rng: np.random.Generator,

@@ -21,13 +21,13 @@ from sora_pack.sora_core.pipeline import SHIPPED, WEIGHTS, Pipeline
 from sora_pack.sora_core.training import ship as shipping
 from sora_pack.sora_core.training import transformer as trainer
 from sora_pack.sora_core.training import vae as vae_trainer
-from sora_pack.sora_core.training.bank import SHARD, Bank, Shape, make_shard, plan, scenes_of
+from sora_pack.sora_core.training.bank import SHARD, Bank, Shape, Shard, film, make_shard, plan, read_shard, scenes_of, write_shard
 from sora_pack.sora_core.training.feed import workers
 from sora_pack.sora_core.training.group import Group
-from sora_pack.sora_core.training.objective import detail, draw_captions, lesson, tell
+from sora_pack.sora_core.training.objective import Lesson, detail, draw_captions, lesson, moments, tell, to_tell
 from sora_pack.sora_core.training.optim import Muon, Optimizer, orthogonalise
 from sora_pack.sora_core.training.ship import half_precision
-from sora_pack.sora_core.world import is_held_out, scene_for
+from sora_pack.sora_core.world import is_held_out, render, scene_for
 from sora_pack.sora_core.world.captions import LENGTHS
 from sora_pack.tests.tiny_model import write_tiny_model
 
@@ -53,6 +53,9 @@ def test_plan_mixes_shapes_and_leaves_out_what_is_held_out():
     assert {len(s.cuts) for s in shapes} == {0, 1, 3}
     assert {s.fps for s in shapes} == {4.0, 8.0, 16.0}
     assert len({(s.width, s.height) for s in shapes}) == 3
+    clips = [s.begin for s in shapes if s.frames > 1 and not s.cuts]
+    assert 0.4 < sum(begin > 0 for begin in clips) / len(clips) < 0.6 and max(clips) > 5
+    assert not any(s.begin for s in shapes if s.frames == 1 or s.cuts)
     scenes = scenes_of(3, cuts=0)
     assert len(scenes) == SHARD and not any(is_held_out(shot) for shots in scenes for shot in shots)
 
@@ -64,6 +67,19 @@ def test_bank_holds_one_shape_per_shard_with_guides_and_tails(bank):
     assert clips.tail.shape == (SHARD, 16, 5, 4, 4)
     assert clips.guides.shape[1] == len(clips.guide_frames) == 8
     assert story.latents.shape == (SHARD, 16, 5, 4, 4) and story.cuts == [3]
+
+
+def test_a_clip_that_begins_later_shows_and_tells_its_own_seconds(monkeypatch, tmp_path):
+    scene, shape = scene_for([("red", "ball", "slide right")]), Shape(9, 8.0, 32, 32, begin=6.0)
+    frames = film([[scene]], shape)[0]
+    assert torch.equal(frames[0], render(scene, [6.0], 32, 32)[0]) and torch.equal(frames[8], render(scene, [7.0], 32, 32)[0])
+    write_shard(tmp_path / "shard", Shard(8.0, [], [], [[scene]], torch.zeros(1, 16, 3, 4, 4), begin=6.0))
+    shard = read_shard(tmp_path / "shard")
+    made = Lesson(shard.latents, torch.arange(3.0), torch.ones(1, 3), torch.ones(1, 3), [0], [0, 1, 2])
+    assert moments(shard, made) == [(0, 6.0), (0, 6.0 + 2.5 / 8), (0, 6.0 + 6.5 / 8)]
+    monkeypatch.setattr("sora_pack.sora_core.training.objective.caption", lambda *_, start, seconds, **__: f"{start} {seconds}")
+    monkeypatch.setattr("sora_pack.sora_core.training.objective.TEXT_DROPOUT", 0.0)
+    assert tell(*to_tell(shard, made), np.random.default_rng(0)) == [["6.0 2.0"]]
 
 
 def test_the_second_shot_has_the_same_characters_elsewhere(bank):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..sora_core.denoise import Noise, renewed
 from ..sora_core.jobs import SAVE_SECONDS, Job, Progress
-from ..sora_core.passes import mask_of, run_plan
+from ..sora_core.passes import mask_of, run_plan, stacked
 from ..sora_core.plan import Pass, Plan, PlanSettings, window_of
 from ..sora_core.storyboard import lattice_of
 from . import host
@@ -83,6 +83,12 @@ class Layout(NamedTuple):
     mask: Tensor | None
     positions: Tensor | None
 
+    @classmethod
+    def of_group(cls, layouts: list[Layout]) -> Layout:
+        """That of passes which look alike, in a row."""
+        noise, guides, masks, positions = zip(*layouts, strict=True)
+        return cls(torch.cat(noise), torch.cat(guides), stacked([*masks], len(noise[0])), positions[0])
+
 
 @dataclass
 class PassSampler:
@@ -95,6 +101,7 @@ class PassSampler:
         resumable: whether the solver can go on inside a pass.
         noise_of: (seed, level, cells) -> noise [B, C, f, h, w] of some cells, for passes that are made anew and for our own solver.
         told: the callback of the host's samplers, for the steps of all passes.
+        at_once: as run_plan has it.
     """
 
     stages: list[Stage]
@@ -106,26 +113,33 @@ class PassSampler:
     resumable: bool
     noise_of: Callable[[int, float, list[int]], Tensor]
     told: Callable
+    at_once: int = 0
 
     def sample(self, job: Job | None) -> Tensor:
         """The latents [B, C, F, h, w] of the whole lattice."""
-        return run_plan(self.plan, self.start, self.make, job, comfy.model_management.throw_exception_if_processing_interrupted)
+        stop = comfy.model_management.throw_exception_if_processing_interrupted
+        return run_plan(self.plan, self.start, self.make, job, stop, self.at_once)
 
     @property
     def start(self) -> Tensor:
         run = self.stages[0].run
         return run.samples[:, :, : run.cells]
 
-    def make(self, p: Pass, cells: Tensor, progress: Progress | None) -> Tensor:
-        made, done = None, 0
+    def make(self, group: list[Pass], cells: list[Tensor], progress: Progress | None) -> list[Tensor]:
+        made, done, first, batch = None, 0, group[0], len(cells[0])
         for stage in self.stages:
-            layout = self._layout(stage, p)
-            samples = torch.cat([cells, layout.guides], 2)
-            solver = self.solver or ancestral(lambda level, shown=layout.guides: self._noise(p, shown, level))
+            layouts = [self._layout(stage, p) for p in group]
+            layout = Layout.of_group(layouts)
+            samples = torch.cat([torch.cat(cells), layout.guides], 2)
+
+            def noise(level: float, layouts=layouts) -> Tensor:
+                return torch.cat([self._noise(p, of_pass.guides, level) for p, of_pass in zip(group, layouts, strict=True)])
+
+            solver = self.solver or ancestral(noise)
             if made is not None:
                 samples = continued(stage.run.model.model, made, layout.noise, samples, layout.mask, float(stage.sigmas[0]))
             guider = comfy.samplers.CFGGuider(_placed(stage.run.model, layout.positions))
-            guider.set_conds(self._heard(stage, stage.positive, p, cells), self._heard(stage, stage.negative, p, cells))
+            guider.set_conds(self._heard(stage, stage.positive, first, cells[0]), self._heard(stage, stage.negative, first, cells[0]))
             guider.set_cfg(self.guidance)
             made = guider.sample(
                 layout.noise,
@@ -133,12 +147,12 @@ class PassSampler:
                 resumed(solver, progress) if self.resumable and progress and len(self.stages) == 1 else solver,
                 stage.sigmas,
                 denoise_mask=layout.mask,
-                callback=self._told_in(p, done),
+                callback=self._told_in(group, done),
                 disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-                seed=self._seed(p),
+                seed=self._seed(first),
             )
             done += len(stage.sigmas) - 1
-        return made[:, :, : len(p.cells)]
+        return list(made[:, :, : len(first.cells)].split(batch))
 
     def facts(self, p: Pass) -> list:
         """What determines a pass beside the latents of its cells and what all passes have in common."""
@@ -172,10 +186,11 @@ class PassSampler:
         seed = self.seed if p.seed is None else p.seed
         return seed if len(self.plan.passes) == 1 else (seed + p.make[0]) % 2**64
 
-    def _told_in(self, p: Pass, before: int) -> Callable:
-        steps = sum(len(stage.sigmas) - 1 for stage in self.stages)
-        done = steps * self.plan.passes.index(p) + before
-        return lambda i, x0, x, _: self.told(done + i, x0[:, :, : len(p.cells)], x, steps * len(self.plan.passes))
+    def _told_in(self, group: list[Pass], before: int) -> Callable:
+        """Of a group every step counts for all its passes, the last of which is told."""
+        steps, count = sum(len(stage.sigmas) - 1 for stage in self.stages), len(group)
+        done, cells = steps * self.plan.passes.index(group[0]) + count * before, len(group[0].cells)
+        return lambda i, x0, x, _: self.told(done + count * (i + 1) - 1, x0[:, :, :cells], x, steps * len(self.plan.passes))
 
     def _heard(self, stage: Stage, words: list, p: Pass, cells: Tensor) -> list:
         """The words of a pass. Our MODEL finds those of each cell itself; another hears those of the shot that the pass begins."""

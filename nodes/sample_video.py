@@ -19,7 +19,7 @@ from ..sora_core.canvas import Canvas
 from ..sora_core.config import TEXT_DIM, ModelHeader
 from ..sora_core.flow import cell_noise
 from ..sora_core.generate import GUIDANCE, STEPS
-from ..sora_core.passes import known_cells
+from ..sora_core.passes import at_once_on, known_cells
 from ..sora_core.plan import Lattice, single, summary
 from ..sora_core.shapes import PATCH, Strides
 from . import host
@@ -184,6 +184,7 @@ class SoraSampler(io.ComfyNode):
             resumable=sampler is None and sampler_name in RESUMABLE,
             noise_of=lambda other, level, cells: CellNoise(other, given).of_cells(latent, cells, level),
             told=progress(run.model, (len(sigmas) - 1) * len(plan.passes)),
+            at_once=at_once_for(model, latent, sampler is None and sampler_name in RESUMABLE),
         )
         through = {"model": model, "low_noise_model": low_noise_model, "sampler": sampler}
         job, unkept = job_for(passes, cls.hidden, through, [sampler_name, switch_sigma])
@@ -340,6 +341,18 @@ def parts(models: list, sigmas: Tensor, switch: float) -> list[tuple]:
         return [(models[0], sigmas)]
     at = min(int((sigmas >= switch).sum()), len(sigmas) - 1)  # the steps that the first one makes
     return [part for part in ((models[0], sigmas[: at + 1]), (models[1], sigmas[at:])) if len(part[1]) > 1]
+
+
+def at_once_for(model, latent: dict, certain: bool) -> int:
+    """See run_plan. Passes share a forward on our own models only, and only where the solver draws no noise that it does not know.
+
+    Args:
+        certain: whether the solver's steps depend on nothing but latents, noise level and the noise of moments.
+    """
+    given = given_of(latent)
+    if given is None or given.guides or not certain or not isinstance(model.model, host.SoraModel):
+        return 0
+    return at_once_on(model.load_device, given.canvas.shape.tokens_per_cell, len(samples_of(latent)))
 
 
 def stage(model, sigmas: Tensor, latent: dict, noise, words: tuple[list, list]) -> Stage:

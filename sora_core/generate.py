@@ -12,7 +12,7 @@ from .config import TEXT_ROW_MULTIPLE, ModelHeader
 from .denoise import SOLVERS, Callback, State, guided, renoise
 from .flow import cell_noise, schedule
 from .jobs import SAVE_SECONDS, Job, Progress, content_hash
-from .passes import known_cells, mask_of, run_plan
+from .passes import at_once_on, known_cells, mask_of, run_plan, stacked
 from .plan import Lattice, Pass, Plan, single
 from .shapes import VideoShape
 from .transformer import PreparedText, SpacetimeTransformer
@@ -40,6 +40,7 @@ def generate(
     shot_words: list[Tensor] | None = None,
     jobs: Path | None = None,
     save_seconds: float = SAVE_SECONDS,
+    at_once: int | None = None,
 ) -> Tensor:
     """Latents of a video of `shape`.
 
@@ -58,6 +59,7 @@ def generate(
         shot_words: text states [B, L_i, 4096] of the shots that the plan's lattice names; each cell listens to those of its own and to
             `words`.
         jobs: a folder that keeps what every pass made, and inside a pass how far it came every `save_seconds`.
+        at_once: see run_plan; default what suits the device. Together or one by one passes make the same but for rounding, about 1e-5.
 
     Returns:
         normalised latents [B, C, F, H, W], float32.
@@ -95,7 +97,8 @@ def generate(
         facts = [content_hash(transformer.state_dict()), str(header), str(shape), words, away, guidance, passes.sigmas, solver, seed]
         each = [passes.facts(p) for p in plan.passes]
         job = Job(jobs, plan, facts, each, start, f"{shape.width}x{shape.height}, {shape.seconds:g} s, seed {seed}", every=save_seconds)
-    return run_plan(plan, start, passes.make, job)
+    at_once = at_once_on(words.device, shape.tokens_per_cell, len(words)) if at_once is None else at_once
+    return run_plan(plan, start, passes.make, job, at_once=at_once)
 
 
 def beginning(cells: Tensor, shape: VideoShape) -> dict[str, Tensor]:
@@ -124,11 +127,17 @@ class CorePasses:
     shot_words: list[Tensor]
     callback: Callback | None
 
-    def make(self, p: Pass, cells: Tensor, progress: Progress | None) -> Tensor:
-        kept = mask_of(p, self.mask)
-        x = renoise(cells, self._noise(p, len(cells)).to(cells), self.sigmas[0], kept)
-        shots = [self.shots[k] for k in p.cells] if self.shots else None
-        velocity = guided(self.transformer, self.text, self.empty, self.guidance, positions=self.positions[p.cells], shots=shots)
+    def make(self, group: list[Pass], cells: list[Tensor], progress: Progress | None) -> list[Tensor]:
+        first, batch = group[0], len(cells[0])  # all others look as the first does
+
+        def noise(level: float) -> Tensor:
+            return torch.cat([self._noise(p, batch, level) for p in group])
+
+        kept = stacked([mask_of(p, self.mask) for p in group], batch)
+        start = torch.cat(cells)
+        x = renoise(start, noise(1.0).to(start), self.sigmas[0], kept)
+        shots = [self.shots[k] for k in first.cells] if self.shots else None
+        velocity = guided(self.transformer, self.text, self.empty, self.guidance, positions=self.positions[first.cells], shots=shots)
         saved = progress and progress.load()
         state = State(int(saved["done"]), saved["x"], saved["velocity"]) if saved else None
 
@@ -140,14 +149,14 @@ class CorePasses:
                 self.callback(done)
 
         told = after_step if self.callback or progress else None
-        return SOLVERS[self.solver](velocity, x, self.sigmas, kept, told, state, lambda level: self._noise(p, len(cells), level))
+        return list(SOLVERS[self.solver](velocity, x, self.sigmas, kept, told, state, noise).split(batch))
 
     def facts(self, p: Pass) -> list:
         """What determines a pass beside the latents of its cells and what all passes have in common."""
         shots = [self.shots[k] for k in p.cells] if self.shots else []
         return [shots, [self.shot_words[i] for i in sorted(set(shots))], mask_of(p, self.mask)]
 
-    def _noise(self, p: Pass, batch: int, level: float = 1.0) -> Tensor:
+    def _noise(self, p: Pass, batch: int, level: float) -> Tensor:
         """[B, C, f, h, w]."""
         c, _, h, w = self.shape.latent
         seconds, seed = self.shape.seconds_of_cells, self.seed if p.seed is None else p.seed

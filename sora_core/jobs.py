@@ -191,36 +191,57 @@ class Job:
         self.keys: dict[int, str] = {}
         self.reused = 0
 
-    def result(self, number: int, cells: Tensor, make: Callable[[Progress], Tensor], waiting: Callable[[], None] = lambda: None) -> Tensor:
-        """What pass `number` made: read if it is kept, else made and kept.
+    def results(
+        self, numbers: list[int], cells: list[Tensor], make: Callable[[Progress], list[Tensor]], waiting: Callable[[], None] = lambda: None
+    ) -> list[Tensor]:
+        """What the passes `numbers` made, a group of a plan: read if it is kept, else made and kept.
+
+        A group is made whole though one of it may be missing: in a batch of another size a device rounds otherwise, and what is made must
+        not depend on where a run was killed.
 
         Args:
-            cells: the latents of its cells as it finds them.
-            make: gets the Progress of the pass.
+            cells: the latents of the cells of each as it finds them.
+            make: gets the Progress of the group.
             waiting: called while another process makes the same.
         """
-        key = self.keys[number] = content_hash([self.facts[number], cells])
-        path = self.folder / "passes" / f"{key}.safetensors"
-        kept = read_kept(path, key)
-        if kept is None:
-            # What is too short to keep is not worth a lock either.
-            with locked(path.with_suffix(".lock"), waiting) if not self.least else contextlib.nullcontext():
-                kept = read_kept(path, key)  # whoever had the lock may have made it
-                if kept is None:
-                    return self._make(path, key, make)
-        self.reused += 1
-        self._write_manifest()
-        return kept["latents"]
+        keys = [content_hash([self.facts[number], found]) for number, found in zip(numbers, cells, strict=True)]
+        self.keys |= zip(numbers, keys)
+        kept = [self._kept(key) for key in keys]
+        missing = [key for key, found in zip(keys, kept, strict=True) if found is None]
+        with contextlib.ExitStack() as locks:
+            for key in sorted(missing) if not self.least else ():  # what is too short to keep is not worth a lock either
+                locks.enter_context(locked(self._path(key).with_suffix(".lock"), waiting))
+            if missing:
+                kept = [self._kept(key) if found is None else found for key, found in zip(keys, kept, strict=True)]  # by who had the lock
+            missing = [key for key, found in zip(keys, kept, strict=True) if found is None]
+            self.reused += len(keys) - len(missing)
+            if missing:
+                made = self._make(keys, missing, make)
+                kept = [new if found is None else found for new, found in zip(made, kept, strict=True)]
+            else:
+                self._write_manifest()
+        return kept
 
-    def _make(self, path: Path, key: str, make: Callable[[Progress], Tensor]) -> Tensor:
-        progress = Progress(path.with_suffix(".half.safetensors"), key, self.every, self._write_manifest)
+    def _make(self, keys: list[str], missing: list[str], make: Callable[[Progress], list[Tensor]]) -> list[Tensor]:
+        """Those of a group; the missing ones are then kept."""
+        own = keys[0] if len(keys) == 1 else content_hash(keys)
+        progress = Progress(self._path(missing[0]).with_suffix(".half.safetensors"), own, self.every, self._write_manifest)
         resumed, start = progress.path.exists(), time.monotonic()
         made = make(progress)
         if resumed or time.monotonic() - start >= self.least:
-            write_kept(path, key, {"latents": made})
+            for key, latents in zip(keys, made, strict=True):
+                if key in missing:
+                    write_kept(self._path(key), key, {"latents": latents})
             self._write_manifest()
         progress.forget()
         return made
+
+    def _path(self, key: str) -> Path:
+        return self.folder / "passes" / f"{key}.safetensors"
+
+    def _kept(self, key: str) -> Tensor | None:
+        kept = read_kept(self._path(key), key)
+        return None if kept is None else kept["latents"]
 
     @property
     def note(self) -> str:

@@ -1,4 +1,4 @@
-"""Runs a plan: pass by pass, whoever does the work of one, with what was made kept in a job."""
+"""Runs a plan: pass by pass or some at once, whoever does the work, with what was made kept in a job."""
 
 from __future__ import annotations
 
@@ -10,37 +10,54 @@ from torch import Tensor
 from .jobs import Job, Progress
 from .plan import Pass, Plan, check
 
+Make = Callable[[list[Pass], list[Tensor], Progress | None], list[Tensor]]
+"""Gets passes, the latents [B, C, f, h, w] of the cells of each as they are now, and where to save how far it is; returns the latents of
+their cells, the seen ones untouched."""
+
+TOKENS_AT_ONCE = 16_384
+"""Of one forward of several passes: enough to fill a GPU, in some hundred MB for a small model."""
+
 
 def run_plan(
     plan: Plan,
     latents: Tensor,
-    make: Callable[[Pass, Tensor, Progress | None], Tensor],
+    make: Make,
     job: Job | None = None,
     waiting: Callable[[], None] = lambda: None,
+    at_once: int = 0,
 ) -> Tensor:
     """All cells, pass by pass.
 
     Args:
         latents: [B, C, F, h, w], the given cells as they are.
-        make: the work of a pass: gets it, the latents [B, C, f, h, w] of its cells as they are now, and where to save how far it is;
-            returns the latents of its cells, the seen ones untouched.
+        make: the work of a group of passes.
         job: keeps what is made; None keeps nothing.
-        waiting: see Job.result.
+        waiting: see Job.results.
+        at_once: cells of one video that one forward may make, see or both; passes that fit and do not need one another are made
+            together (Plan.groups). 0 makes them one by one.
 
     Raises:
         ValueError: a plan that makes a cell twice or never, or sees what is not there.
     """
     check(plan)
     latents = latents.clone()
-    for number, p in enumerate(plan.passes):
-        cells = latents[:, :, p.cells]
+    for numbers in plan.groups(at_once):
+        group = [plan.passes[number] for number in numbers]
+        cells = [latents[:, :, p.cells] for p in group]
 
-        def work(progress: Progress | None, p=p, cells=cells) -> Tensor:
-            return make(p, cells, progress)[:, :, p.made_at]
+        def work(progress: Progress | None, group=group, cells=cells) -> list[Tensor]:
+            made = make(group, cells, progress)
+            return [whole[:, :, p.made_at] for p, whole in zip(group, made, strict=True)]
 
-        made = work(None) if job is None else job.result(number, cells, work, waiting)
-        latents[:, :, list(p.make)] = made.to(latents)
+        made = work(None) if job is None else job.results(numbers, cells, work, waiting)
+        for p, part in zip(group, made, strict=True):
+            latents[:, :, list(p.make)] = part.to(latents)
     return latents
+
+
+def at_once_on(device: str | torch.device, tokens_per_cell: int, batch: int) -> int:
+    """`at_once` for `run_plan`: a GPU has room for more than one short pass; a CPU has not, nor has a batch of its own."""
+    return TOKENS_AT_ONCE // tokens_per_cell if batch == 1 and torch.device(device).type != "cpu" else 0
 
 
 def known_cells(mask: Tensor | None) -> frozenset[int]:
@@ -57,3 +74,10 @@ def mask_of(p: Pass, mask: Tensor | None) -> Tensor | None:
     part = torch.ones(1, 1, len(p.cells), 1, 1) if mask is None else mask[:, :, p.cells].clone()
     part[:, :, p.seen_at] = 0
     return part
+
+
+def stacked(masks: list[Tensor | None], batch: int) -> Tensor | None:
+    """Masks of passes that look alike as one, for their latents in a row, `batch` videos each."""
+    if masks[0] is None:
+        return None
+    return torch.cat([mask.expand(batch, -1, -1, -1, -1) for mask in masks])

@@ -105,6 +105,30 @@ class Plan:
         """Most cells that the model holds at once."""
         return max((len(p.cells) for p in self.passes), default=0)
 
+    def groups(self, cells: int) -> list[list[int]]:
+        """Numbers of the passes in an order in which they can run, those in one group that a forward of at most so many cells may make
+        together: such as see nothing of each other and look alike to a model, which is told distances and no places."""
+        groups: list[list[int]] = []
+        for number, p in enumerate(self.passes):
+            after, home = set(), None  # what is made from a group on
+            for group in reversed(groups):
+                after.update(*(self.passes[n].make for n in group))
+                if after.intersection(p.see):
+                    break
+                if self._form(p) == self._form(self.passes[group[0]]) and (len(group) + 1) * len(p.cells) <= cells:
+                    home = group
+                    break
+            if home is None:
+                groups.append([number])
+            else:
+                home.append(number)
+        return groups
+
+    def _form(self, p: Pass) -> list[tuple[int, bool, int]]:
+        """Distance from the first, whether it is made, and the shot, of each cell of a pass."""
+        make = set(p.make)
+        return [(k - p.cells[0], k in make, self.lattice.shot_of(k)) for k in p.cells]
+
     def redo(self, seeds: dict[int, int]) -> Plan:
         """The plan with other seeds for the passes of these numbers. Raises ValueError for a number that is not there."""
         for number in seeds:

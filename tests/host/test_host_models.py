@@ -311,9 +311,10 @@ def runs(monkeypatch):
     forward, make = comfy.ldm.wan.model.WanModel.forward, PassSampler.make
     monkeypatch.setattr(comfy.ldm.wan.model.WanModel, "forward", lambda self, *a, **k: forwards.append(id(self)) or forward(self, *a, **k))
 
-    def made(self, p, cells, progress):
-        passes.append((p, cells, make(self, p, cells, progress)))
-        return passes[-1][2]
+    def made(self, group, cells, progress):
+        (p,), (seen,), (latents,) = group, cells, make(self, group, cells, progress)
+        passes.append((p, seen, latents))
+        return [latents]
 
     monkeypatch.setattr(PassSampler, "make", made)
     return forwards, passes

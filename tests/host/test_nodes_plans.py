@@ -118,6 +118,18 @@ def test_what_is_kept_is_not_made_again(graph, steps):
     assert "reused" not in shown(graph), "another model is another pass"
 
 
+def test_gaps_that_share_a_forward_are_those_made_alone(graph, steps, monkeypatch):
+    from sora_pack.nodes import sample_video
+
+    alone = graph.run({**BEGIN, **plan("foresight", redo="2=9"), **sample("plan", seed=115)}, ["sample", 0])["samples"]
+    count = len(steps)
+    monkeypatch.setattr(sample_video, "at_once_on", lambda device, tokens, batch: 1000)
+    monkeypatch.setattr(sample_video, "job_for", lambda *a: (None, ""))
+    together = graph.run({**BEGIN, **plan("foresight", redo="2=9 "), **sample("plan", seed=115)}, ["sample", 0])["samples"]
+    assert (together - alone).abs().max() < 1e-4
+    assert len(steps) - count < count, "fewer forwards"
+
+
 def test_another_file_of_the_model_is_another_pass(graph, steps):
     import os
 

@@ -44,6 +44,37 @@ def test_every_plan_runs_and_repeats(model, kind):
     assert first.flatten(2).std(2).min() > 0.1, "a cell was left out"
 
 
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_gaps_batched_are_those_made_one_by_one(model, solver):
+    """Of two shots, behind a given beginning, one gap with a seed of its own."""
+    shape, forwards = VideoShape(32, 32, 41), []
+    shots = tuple(int(k > 20) for k in range(41))
+    plan = foresight(Lattice(41, frozenset({0}), shots, shots), 4).redo({4: 9})
+    mask = torch.ones(1, 1, 41, 1, 1)
+    mask[:, :, 0] = 0
+    options = {"plan": plan, "shape": shape, "shot_words": [words(1), words(2)], "known": torch.randn(1, *shape.latent), "mask": mask}
+    alone = run(model, solver=solver, at_once=0, callback=lambda _: forwards.append(0), **options)
+    together = run(model, solver=solver, at_once=100, callback=lambda _: forwards.append(1), **options)
+    assert (alone - together).abs().max() < 1e-4
+    assert forwards.count(0) == 3 * len(plan.passes) and forwards.count(1) == 3 * len(plan.groups(100)) < forwards.count(0)
+
+
+def test_a_group_goes_on_where_it_was_killed(model, tmp_path):
+    shape, steps = VideoShape(32, 32, 41), []
+    options = {"plan": foresight(Lattice(41), 4), "shape": shape, "at_once": 100}
+
+    def kill(done):
+        steps.append(done["step"])
+        if len(steps) == 8:  # in the third group
+            raise KeyboardInterrupt
+
+    good = run(model, **options)
+    with pytest.raises(KeyboardInterrupt):
+        run(model, jobs=tmp_path, save_seconds=0.0, callback=kill, **options)
+    assert torch.equal(run(model, jobs=tmp_path, callback=lambda done: steps.append(done["step"]), **options), good)
+    assert steps[8:11] == [2, 0, 1], "the killed group goes on at its last step"
+
+
 def test_one_pass_is_what_no_plan_gives(model):
     assert torch.equal(run(model), run(model, single(Lattice(14))))
 

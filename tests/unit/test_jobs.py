@@ -15,11 +15,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from sora_pack.sora_core import jobs
+from sora_pack.sora_core import jobs, passes
 from sora_pack.sora_core.config import ModelHeader, preset
 from sora_pack.sora_core.generate import generate
 from sora_pack.sora_core.jobs import SAVE_SECONDS, Job, Progress, content_hash, delete, kept_jobs, locked, read_kept, write_kept
-from sora_pack.sora_core.passes import run_plan
 from sora_pack.sora_core.plan import Lattice, foresight, rollout
 from sora_pack.sora_core.shapes import VideoShape
 from sora_pack.sora_core.transformer import SpacetimeTransformer
@@ -31,6 +30,15 @@ def make(p, cells, progress):
     """A pass that depends on all that it sees and on its seed."""
     generator = torch.Generator().manual_seed(p.make[0] + (p.seed or 0))
     return cells + cells.mean() + torch.randn(cells.shape, generator=generator)
+
+
+def run_plan(plan, latents, make, job=None, at_once=0):
+    """With the work of one pass in place of a group's."""
+
+    def work(group, cells, progress):
+        return [make(p, found, progress) for p, found in zip(group, cells, strict=True)]
+
+    return passes.run_plan(plan, latents, work, job, at_once=at_once)
 
 
 def started(folder, plan, facts="x", each=None, **settings):
@@ -104,6 +112,25 @@ def test_short_passes_are_not_kept_unless_asked(tmp_path):
     plan = foresight(Lattice(4), 4)
     run_plan(plan, LATENTS[:, :, :4], make, started(tmp_path, plan, least=60.0))
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+
+
+def test_a_group_is_made_whole_where_one_of_it_is_missing(tmp_path):
+    """What is made does not depend on where a run was killed, though a batch of another size rounds otherwise."""
+    plan, sizes = foresight(Lattice(41), 4), []
+
+    def in_groups(group, cells, progress):
+        sizes.append(len(group))
+        return [make(p, found, progress) + 1e-6 * len(group) for p, found in zip(group, cells, strict=True)]
+
+    good = passes.run_plan(plan, torch.zeros(1, 2, 41, 2, 2), in_groups, started(tmp_path, plan), at_once=1000)
+    gaps = len(plan.passes) - 1
+    # The first gap sees one sketched cell before it and the last one behind it, the others two.
+    assert sizes == [1, 1, gaps - 2, 1]
+    files = sorted((tmp_path / "passes").glob("*.safetensors"), key=lambda path: path.stat().st_mtime_ns)
+    files[4].unlink()
+    job = started(tmp_path, plan)
+    again = passes.run_plan(plan, torch.zeros(1, 2, 41, 2, 2), in_groups, job, at_once=1000)
+    assert torch.equal(again, good) and sizes[4:] == [gaps - 2] and job.reused == len(plan.passes) - 1
 
 
 # -- files that cannot be trusted ----------------------------------------------------------------------------------------------------

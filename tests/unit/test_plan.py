@@ -123,6 +123,23 @@ def test_a_pass_knows_where_its_cells_stand(plan):
         assert [p.cells[i] for i in p.made_at] == sorted(p.make) and [p.cells[i] for i in p.seen_at] == sorted(p.see)
 
 
+@given(plans(), st.integers(0, 100))
+def test_passes_of_a_group_need_not_one_another(plan, cells):
+    groups, there = plan.groups(cells), set(plan.lattice.known)
+    assert sorted(n for group in groups for n in group) == list(range(len(plan.passes)))
+    for group in groups:
+        passes = [plan.passes[n] for n in group]
+        assert all(set(p.see) <= there for p in passes), "what a pass sees is made by a group before"
+        assert len({(len(p.make), tuple(p.made_at), tuple(k - p.cells[0] for k in p.cells)) for p in passes}) == 1
+        assert len(group) == 1 or sum(len(p.cells) for p in passes) <= cells
+        there.update(*(p.make for p in passes))
+
+
+def test_gaps_of_a_minute_are_made_together():
+    assert [len(group) for group in foresight(Lattice(121)).groups(1000)] == [1, 1, 13, 1]
+    assert [len(group) for group in rollout(Lattice(121), 11).groups(1000)] == [1] * len(rollout(Lattice(121), 11).passes)
+
+
 def test_a_minute_by_foresight():
     plan = foresight(Lattice(121))
     assert plan.passes[0] == Pass("sketch", tuple(range(0, 121, 8)))

@@ -225,7 +225,7 @@ class Job:
     def _make(self, keys: list[str], missing: list[str], make: Callable[[Progress], list[Tensor]]) -> list[Tensor]:
         """Those of a group; the missing ones are then kept."""
         own = keys[0] if len(keys) == 1 else content_hash(keys)
-        progress = Progress(self._path(missing[0]).with_suffix(".half.safetensors"), own, self.every, self._write_manifest)
+        progress = Progress(self._path(keys[0]).with_suffix(".half.safetensors"), own, self.every, self._write_manifest)
         resumed, start = progress.path.exists(), time.monotonic()
         made = make(progress)
         if resumed or time.monotonic() - start >= self.least:

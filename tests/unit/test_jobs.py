@@ -133,6 +133,29 @@ def test_a_group_is_made_whole_where_one_of_it_is_missing(tmp_path):
     assert torch.equal(again, good) and sizes[4:] == [gaps - 2] and job.reused == len(plan.passes) - 1
 
 
+def test_a_group_that_was_killed_while_it_was_written_goes_on_at_its_last_step(tmp_path, monkeypatch):
+    plan, found = foresight(Lattice(41), 4), []
+    gaps = set(range(2, len(plan.passes) - 1))
+
+    def in_groups(group, cells, progress):
+        found.append(progress.load())
+        progress.save({"done": torch.tensor(len(group))})
+        return [make(p, c, progress) for p, c in zip(group, cells, strict=True)]
+
+    def write(path, key, tensors):
+        if len(kept := list(tmp_path.rglob("*.safetensors"))) == 5:  # sketch, first gap; a half, and two of the group
+            raise KeyboardInterrupt(kept)
+        write_kept(path, key, tensors)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(jobs, "write_kept", write)
+        passes.run_plan(plan, torch.zeros(1, 2, 41, 2, 2), in_groups, started(tmp_path, plan, every=0.0), at_once=1000)
+    job = started(tmp_path, plan, every=0.0)
+    passes.run_plan(plan, torch.zeros(1, 2, 41, 2, 2), in_groups, job, at_once=1000)
+    assert [f and int(f["done"]) for f in found] == [None, None, None, len(gaps), None] and job.reused == 4
+    assert not list(tmp_path.rglob("*.half.*"))
+
+
 # -- files that cannot be trusted ----------------------------------------------------------------------------------------------------
 
 

@@ -6,7 +6,6 @@ import comfy.model_management
 import psutil
 
 from ..sora_core.generate import STEPS
-from ..sora_core.passes import at_once_on
 from ..sora_core.plan import SMALLEST_PASS, Plan
 from ..sora_core.shapes import VideoShape
 from ..sora_core.speed import PROCESS_BYTES, check_fits, memory_estimate, seconds_a_step
@@ -22,12 +21,12 @@ def check_canvas(shape: VideoShape, batch: int) -> None:
 def check_memory(model, given: Given | None, plan: Plan, batch: int) -> None:
     """Refuses a video whose largest pass cannot fit. Raises ValueError with the largest that does."""
     if given and (facts := _facts(model)):
-        check_fits(given.canvas.shape, batch=batch, at_once=_at_once(model, given, plan, batch), device=model.load_device, **facts)
+        check_fits(given.canvas.shape, batch=batch, at_once=_at_once(given, plan), device=model.load_device, **facts)
 
 
 def costs(model, plan: Plan, given: Given, batch: int) -> list[str]:
     """Tokens, memory in its parts, and time, for people; memory and time of our own models only."""
-    shape, at_once = given.canvas.shape, _at_once(model, given, plan, batch)
+    shape, at_once = given.canvas.shape, _at_once(given, plan)
     lines = [f"{at_once * shape.tokens_per_cell:,} tokens at once, {shape.frames} frames"]
     if (facts := _facts(model)) and plan.passes:
         memory = memory_estimate(shape=shape, batch=batch, at_once=at_once, guidance=2.0, **facts)
@@ -53,8 +52,6 @@ def _facts(model) -> dict:
     return {"config": network.config, "dtype": model.model.get_dtype()} if isinstance(network, SpacetimeTransformer) else {}
 
 
-def _at_once(model, given: Given, plan: Plan, batch: int) -> int:
-    """Cells of the largest pass, or of the passes that share a forward, and the guides beside them."""
-    groups = plan.groups(at_once_on(model.load_device, given.canvas.shape.tokens_per_cell, batch))
-    largest = max((sum(len(plan.passes[number].cells) for number in group) for group in groups), default=0)
-    return largest + len(given.canvas.guides)
+def _at_once(given: Given, plan: Plan) -> int:
+    """Cells of the largest pass, and the guides beside them."""
+    return plan.largest + len(given.canvas.guides)

@@ -188,9 +188,10 @@ class PassSampler:
 
     def _told_in(self, group: list[Pass], before: int) -> Callable:
         """Of a group every step counts for all its passes, the last of which is told."""
-        steps, count = sum(len(stage.sigmas) - 1 for stage in self.stages), len(group)
-        done, cells = steps * self.plan.passes.index(group[0]) + count * before, len(group[0].cells)
-        return lambda i, x0, x, _: self.told(done + count * (i + 1) - 1, x0[:, :, :cells], x, steps * len(self.plan.passes))
+        steps, count, cells = sum(len(stage.sigmas) - 1 for stage in self.stages), len(group), len(group[0].cells)
+        order = [number for numbers in self.plan.groups(self.at_once) for number in numbers]
+        done = steps * order.index(self.plan.passes.index(group[0])) + count * before
+        return lambda i, x0, x, _: self.told(done + count * (i + 1) - 1, x0[:, :, :cells], x, steps * len(order))
 
     def _heard(self, stage: Stage, words: list, p: Pass, cells: Tensor) -> list:
         """The words of a pass. Our MODEL finds those of each cell itself; another hears those of the shot that the pass begins."""

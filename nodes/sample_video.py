@@ -40,7 +40,7 @@ from .host_models import (
 from .known import enlarged, to_host
 from .passes import ANCESTRAL, RESUMABLE, PassSampler, Stage, job_for, plan_for
 from .place import with_shot_pictures
-from .shots import has_pictures
+from .shots import has_pictures, shots_in, shots_of
 from .show import show_on_node
 
 MAX_SEED = 0xFFFFFFFFFFFFFFFF
@@ -184,7 +184,7 @@ class SoraSampler(io.ComfyNode):
             resumable=sampler is None and sampler_name in RESUMABLE,
             noise_of=lambda other, level, cells: CellNoise(other, given).of_cells(latent, cells, level),
             told=progress(run.model, (len(sigmas) - 1) * len(plan.passes)),
-            at_once=at_once_for(model, latent, sampler is None and sampler_name in RESUMABLE),
+            at_once=at_once_for(model, latent, words) if sampler is None and sampler_name in RESUMABLE else 0,
         )
         through = {"model": model, "low_noise_model": low_noise_model, "sampler": sampler}
         job, unkept = job_for(passes, cls.hidden, through, [sampler_name, switch_sigma])
@@ -343,14 +343,13 @@ def parts(models: list, sigmas: Tensor, switch: float) -> list[tuple]:
     return [part for part in ((models[0], sigmas[: at + 1]), (models[1], sigmas[at:])) if len(part[1]) > 1]
 
 
-def at_once_for(model, latent: dict, certain: bool) -> int:
-    """See run_plan. Passes share a forward on our own models only, and only where the solver draws no noise that it does not know.
-
-    Args:
-        certain: whether the solver's steps depend on nothing but latents, noise level and the noise of moments.
-    """
-    given = given_of(latent)
-    if given is None or given.guides or not certain or not isinstance(model.model, host.SoraModel):
+def at_once_for(model, latent: dict, words: tuple[list, list]) -> int:
+    """See run_plan, for solvers that draw no noise by themselves. Passes share a forward on our own models only, without guides, and where
+    no words change but where those of the plan do."""
+    given, planned = given_of(latent), shots_of(words[0])
+    starts = {shots.starts for conditioning in words for entry in conditioning if (shots := shots_in(*entry))}
+    others = starts - ({planned.starts} if planned else set())
+    if given is None or given.guides or others or not isinstance(model.model, host.SoraModel):
         return 0
     return at_once_on(model.load_device, given.canvas.shape.tokens_per_cell, len(samples_of(latent)))
 

@@ -59,7 +59,8 @@ def generate(
         shot_words: text states [B, L_i, 4096] of the shots that the plan's lattice names; each cell listens to those of its own and to
             `words`.
         jobs: a folder that keeps what every pass made, and inside a pass how far it came every `save_seconds`.
-        at_once: see run_plan; default what suits the device. Together or one by one passes make the same but for rounding, about 1e-5.
+        at_once: see run_plan; default what suits the device. Of more than one video passes are made one by one. Together they make the
+            same but for rounding (below 1e-4 in float32).
 
     Returns:
         normalised latents [B, C, F, H, W], float32.
@@ -97,7 +98,8 @@ def generate(
         facts = [content_hash(transformer.state_dict()), str(header), str(shape), words, away, guidance, passes.sigmas, solver, seed]
         each = [passes.facts(p) for p in plan.passes]
         job = Job(jobs, plan, facts, each, start, f"{shape.width}x{shape.height}, {shape.seconds:g} s, seed {seed}", every=save_seconds)
-    at_once = at_once_on(words.device, shape.tokens_per_cell, len(words)) if at_once is None else at_once
+    if at_once is None or len(words) > 1:
+        at_once = at_once_on(words.device, shape.tokens_per_cell, len(words))
     return run_plan(plan, start, passes.make, job, at_once=at_once)
 
 

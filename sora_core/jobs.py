@@ -196,8 +196,8 @@ class Job:
     ) -> list[Tensor]:
         """What the passes `numbers` made, a group of a plan: read if it is kept, else made and kept.
 
-        A group is made whole though one of it may be missing: in a batch of another size a device rounds otherwise, and what is made must
-        not depend on where a run was killed.
+        A group is made whole though one of it may be missing: a device rounds otherwise in a batch of another size, and what is made
+        should not depend on where a run was killed.
 
         Args:
             cells: the latents of the cells of each as it finds them.

@@ -14,8 +14,8 @@ Make = Callable[[list[Pass], list[Tensor], Progress | None], list[Tensor]]
 """Gets passes, the latents [B, C, f, h, w] of the cells of each as they are now, and where to save how far it is; returns the latents of
 their cells, the seen ones untouched."""
 
-TOKENS_AT_ONCE = 16_384
-"""Of one forward of several passes: enough to fill a GPU, in some hundred MB for a small model."""
+TOKENS_AT_ONCE = 8_192
+"""Of one forward of several passes: fills a GPU, and takes a small model 300 MB."""
 
 
 def run_plan(
@@ -26,15 +26,14 @@ def run_plan(
     waiting: Callable[[], None] = lambda: None,
     at_once: int = 0,
 ) -> Tensor:
-    """All cells, pass by pass.
+    """All cells, group of passes by group.
 
     Args:
         latents: [B, C, F, h, w], the given cells as they are.
         make: the work of a group of passes.
         job: keeps what is made; None keeps nothing.
         waiting: see Job.results.
-        at_once: cells of one video that one forward may make, see or both; passes that fit and do not need one another are made
-            together (Plan.groups). 0 makes them one by one.
+        at_once: cells of one forward; passes that fit and do not need one another share it (Plan.groups). 0 makes them one by one.
 
     Raises:
         ValueError: a plan that makes a cell twice or never, or sees what is not there.
@@ -56,7 +55,7 @@ def run_plan(
 
 
 def at_once_on(device: str | torch.device, tokens_per_cell: int, batch: int) -> int:
-    """`at_once` for `run_plan`: a GPU has room for more than one short pass; a CPU has not, nor has a batch of its own."""
+    """`at_once` for `run_plan`: one short pass leaves most of a GPU idle. A CPU it does not, and `batch` videos are enough by themselves."""
     return TOKENS_AT_ONCE // tokens_per_cell if batch == 1 and torch.device(device).type != "cpu" else 0
 
 

@@ -106,11 +106,12 @@ class Plan:
         return max((len(p.cells) for p in self.passes), default=0)
 
     def groups(self, cells: int) -> list[list[int]]:
-        """Numbers of the passes in an order in which they can run, those in one group that a forward of at most so many cells may make
-        together: such as see nothing of each other and look alike to a model, which is told distances and no places."""
+        """Numbers of the passes, in groups that one forward of at most so many cells may make, and in an order in which these can run,
+        which is not always that of the plan. The passes of a group see nothing of each other, and look alike to a model: it is told
+        distances, and no places. One that is made anew stands alone."""
         groups: list[list[int]] = []
         for number, p in enumerate(self.passes):
-            after, home = set(), None  # what is made from a group on
+            after, home = set(), None  # after: what that group and those behind it make
             for group in reversed(groups):
                 after.update(*(self.passes[n].make for n in group))
                 if after.intersection(p.see):
@@ -124,10 +125,10 @@ class Plan:
                 home.append(number)
         return groups
 
-    def _form(self, p: Pass) -> list[tuple[int, bool, int]]:
-        """Distance from the first, whether it is made, and the shot, of each cell of a pass."""
-        make = set(p.make)
-        return [(k - p.cells[0], k in make, self.lattice.shot_of(k)) for k in p.cells]
+    def _form(self, p: Pass) -> tuple:
+        """Its seed; distance from the first, whether it is made, and the shot, of each cell of a pass."""
+        make, first = set(p.make), p.cells[0]
+        return p.seed, [(k - first, k in make, self.lattice.shot_of(k)) for k in p.cells]
 
     def redo(self, seeds: dict[int, int]) -> Plan:
         """The plan with other seeds for the passes of these numbers. Raises ValueError for a number that is not there."""
@@ -223,7 +224,7 @@ def foresight(lattice: Lattice, distance: int = DISTANCE) -> Plan:
         make = tuple(k for k in take if k not in known)
         references = spread(takes[0], REFERENCES) if take is not takes[0] else []
         if make:
-            sketches.append(Pass("sketch", make, tuple(sorted(known.union(references)))))
+            sketches.append(Pass("sketch", make, tuple(sorted({*outline(known, distance), *references}))))
         for i, (a, b) in enumerate(itertools.pairwise(take), start=1):
             if b - a > 1:
                 gaps.append(Pass("gap", tuple(range(a + 1, b)), tuple(take[max(0, i - BESIDE) : i + BESIDE])))
@@ -239,6 +240,17 @@ def sketched(lattice: Lattice, distance: int) -> list[int]:
         pieces = -(-(b - a) // distance)
         cells += [a + (b - a) * i // pieces for i in range(1, pieces + 1)]
     return cells
+
+
+def outline(known: Iterable[int], distance: int) -> list[int]:
+    """Of every run of given cells the BESIDE first and last ones, and between them some that are at most `distance` apart: what a sketch
+    sees of a given video grows no faster than what it makes."""
+    seen = []
+    for _, group in itertools.groupby(enumerate(sorted(known)), key=lambda pair: pair[1] - pair[0]):
+        run = [cell for _, cell in group]
+        inner = run[BESIDE:-BESIDE]
+        seen += [*run[:BESIDE], *inner[distance - 1 :: distance], *(run[-BESIDE:] if inner else run[BESIDE:])]
+    return seen
 
 
 def spread(cells: list[int], count: int) -> list[int]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import bisect
 import contextlib
 import json
+import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -29,7 +30,6 @@ from ..world import Scene, is_held_out, render_batch, sample_shots
 SHARD = 32
 GUIDES = 2
 GUIDES_WITH_TAILS = 8  # the richest records carry as many guide cells as the objective ever shows
-GOLDEN = 0.6180339887498949
 STALE_SECONDS = 1800.0  # no shard takes that long: its maker is dead
 FIRST_SEED = 10_000_000  # seeds below are left to tests, sheets and the VAE
 
@@ -58,7 +58,7 @@ SECONDS_5 = tuple(Shape(41, 8.0, w, h, w == h) for w, h in ((128, 128), (128, 12
 RARE = (Shape(17, 4.0, 128, 128, True), Shape(25, 16.0, 128, 128))
 SHOTS = (Shape(33, 8.0, 128, 128, cuts=(5,)), Shape(41, 8.0, 128, 128, cuts=(3, 6, 9)))
 MINUTE = (Shape(481, 8.0, 128, 128),)  # batches see parts and strided subsets of it, as the first pass over a long video does
-LATEST = 6.5  # seconds, a leg of what slides: clips that all begin with the leg teach that nothing was moving before a video
+LATEST = 6.5  # seconds, a leg of what slides: clips that all began with one would teach that nothing was moving before a video
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ STAGES = {
 
 
 def plan(index: int, stage: str = "S2") -> Shape:
-    """The shape of shard `index` of a stage; half of all clips begin after their scenes do.
+    """The shape of shard `index` of a stage; half of the clips of one shot begin after their scenes do.
 
     Raises:
         ValueError: an unknown stage; the known ones are listed.
@@ -99,7 +99,7 @@ def plan(index: int, stage: str = "S2") -> Shape:
         return STILLS[(turn + slot) % 3]
     if shape.cuts or shape in MINUTE:
         return shape
-    return replace(shape, begin=LATEST * max(0.0, 2 * (index * GOLDEN % 1) - 1))
+    return replace(shape, begin=max(0.0, random.Random(index).uniform(-LATEST, LATEST)))
 
 
 def scenes_of(index: int, cuts: int, count: int = SHARD, stage: str = "S2") -> list[list[Scene]]:
@@ -125,7 +125,7 @@ def guide_frames(index: int, shape: Shape) -> list[int]:
 
 
 def film(records: list[list[Scene]], shape: Shape, device: str = "cpu") -> Tensor:
-    """Frames uint8 [n, T, H, W, 3] of some records; every shot begins anew."""
+    """Frames uint8 [n, T, H, W, 3] of some records; every shot begins at second `begin` of its own scene."""
     starts = [0, *(Strides().frames(cut) for cut in shape.cuts), shape.frames]
     times = [[shape.begin + k / shape.fps for k in range(b - a)] for a, b in zip(starts, starts[1:])]
     parts = render_batch(sum(records, []), times * len(records), shape.width, shape.height, device)

@@ -64,7 +64,7 @@ def _overlap(edges: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 def who_is_where(records: Sequence[Sequence[Scene | tuple[str, ...]]], moments: Sequence[tuple[int, float]], height: int,
                  width: int) -> Tensor | None:  # fmt: skip
-    """`standing` of every record at (shot, second of that shot): [b, F, height, width, FIELDS].
+    """`standing` of every record at (shot, second of its scene): [b, F, height, width, FIELDS].
 
     None where written captions are all that is known.
     """

@@ -96,9 +96,19 @@ def test_the_sketch_reaches_everywhere(lattice, distance):
 
 
 @given(lattices(), st.integers(1, 12))
-def test_sketches_see_all_that_is_given(lattice, distance):
+def test_sketches_see_the_ends_of_all_that_is_given_and_what_is_between_from_afar(lattice, distance):
+    known = sorted(lattice.known)
     for p in foresight(lattice, distance).passes:
-        assert p.name == "gap" or lattice.known <= set(p.see)
+        if p.name == "sketch":
+            ends = {k for k in known if not {k - 1, k + 1} <= lattice.known}
+            seen = [k for k in p.see if k in lattice.known]
+            assert ends <= set(seen)
+            assert all(b - a <= distance for a, b in zip(seen, seen[1:]) if set(range(a, b)) <= lattice.known)
+
+
+def test_a_long_given_video_is_seen_in_outline():
+    plan = foresight(Lattice(150, frozenset(range(120))), 8)
+    assert plan.passes[0].see == (0, 1, *range(9, 118, 8), 118, 119) and plan.largest < 24
 
 
 @given(plans(["rollout"]))

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections import Counter
 from contextlib import contextmanager
+from dataclasses import replace
 from timeit import timeit
 
 import numpy as np
@@ -55,6 +56,8 @@ def test_plan_mixes_shapes_and_leaves_out_what_is_held_out():
     assert len({(s.width, s.height) for s in shapes}) == 3
     clips = [s.begin for s in shapes if s.frames > 1 and not s.cuts]
     assert 0.4 < sum(begin > 0 for begin in clips) / len(clips) < 0.6 and max(clips) > 5
+    recurring = {index: plan(index) for index in range(11, 1200, 144)}
+    assert len({replace(s, begin=0.0) for s in recurring.values()}) == 1 and len({s.begin for s in recurring.values()}) > 3
     assert not any(s.begin for s in shapes if s.frames == 1 or s.cuts)
     scenes = scenes_of(3, cuts=0)
     assert len(scenes) == SHARD and not any(is_held_out(shot) for shots in scenes for shot in shots)

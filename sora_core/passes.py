@@ -55,7 +55,7 @@ def run_plan(
 
 
 def at_once_on(device: str | torch.device, tokens_per_cell: int, batch: int) -> int:
-    """`at_once` for `run_plan`: one short pass leaves most of a GPU idle. A CPU it does not, and `batch` videos are enough by themselves."""
+    """`at_once` for `run_plan`: one short pass leaves most of a GPU idle, but not a CPU; more videos than one fill it by themselves."""
     return TOKENS_AT_ONCE // tokens_per_cell if batch == 1 and torch.device(device).type != "cpu" else 0
 
 

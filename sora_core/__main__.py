@@ -25,6 +25,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--guidance", type=float, default=GUIDANCE)
     parser.add_argument("--model", default=str(SHIPPED))
+    parser.add_argument("--vae", help="VAE file of a model that names none, such as a public Wan 2.1")
+    parser.add_argument("--text", help="text encoder file of this pack, for a model that names none")
     parser.add_argument("--out", default="sora.mp4")
     args = parser.parse_args()
     if Path(args.out).exists():
@@ -45,7 +47,7 @@ def main() -> None:
 
     options = {"seed": args.seed, "steps": args.steps, "guidance": args.guidance, "callback": show}
     try:
-        pipeline = Pipeline.load(args.model)
+        pipeline = Pipeline.load(args.model, vae=args.vae, text=args.text)
         frames = pipeline.video(args.prompt, args.seconds, args.width, args.height, **options)
     except (ValueError, FileNotFoundError) as error:  # of words, sizes and files; each is a sentence
         sys.exit(str(error))

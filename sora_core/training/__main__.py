@@ -71,6 +71,8 @@ def _arguments() -> argparse.Namespace:
     tune.add_argument("--videos", required=True, help="name.mp4 beside name.txt, or a file *.jsonl")
     tune.add_argument("--folder", required=True, help="of the run: its log, and what it resumes from")
     tune.add_argument("--model", default=str(SHIPPED), help="model file to tune")
+    tune.add_argument("--vae", default="", help="VAE file of a model that names none, such as a public Wan 2.1")
+    tune.add_argument("--text", default="", help="text encoder file of this pack, for a model that names none")
     tune.add_argument("--lora", type=int, default=0, help="rank of a LoRA; 0 tunes all weights")
     tune.add_argument("--steps", type=int, default=400)
     tune.add_argument("--tokens", type=int, default=5120, help="tokens a step")
@@ -114,6 +116,7 @@ def _add_settings(part: argparse.ArgumentParser, *, size: str, tokens: int, shee
     part.add_argument("--still-share", type=float, nargs=2, default=Settings.still_share, help="share of stills, likewise")
     part.add_argument("--reading-steps", type=int, default=Settings.reading_steps, help="of the text encoder alone, before all else")
     part.add_argument("--start", default="", help="model file, or folder of an earlier run, to go on from")
+    part.add_argument("--text", default="", help="text encoder file of this pack, for a --start that names none; so does --vae")
     part.add_argument(
         "--muon-lr", type=float, default=Settings.muon_lr, help="peak rate of learning of the matrices; half for a model that is trained"
     )
@@ -170,7 +173,7 @@ def _bank(args: argparse.Namespace) -> None:
 def _settings(args: argparse.Namespace, **more):
     from .gpu import default_workers
 
-    names = ("size", "tokens", "asking", "muon_lr", "adam_lr", "reading_steps", "start", "decay", "sheets", "seed")
+    names = ("size", "tokens", "asking", "muon_lr", "adam_lr", "reading_steps", "start", "vae", "text", "decay", "sheets", "seed")
     chosen = {name: getattr(args, name) for name in names}
     curves = {name: tuple(getattr(args, name)) for name in ("still_share", "sigma_mean", "detail")}
     workers = default_workers() if args.workers < 0 else args.workers
@@ -216,8 +219,8 @@ def _tune(args: argparse.Namespace) -> None:
     from .tune import tune
 
     rate = args.rate or (1e-3 if args.lora else 2e-4)
-    settings = Settings(steps=args.steps, tokens=args.tokens, start=args.model, lora=args.lora, seed=args.seed, muon_lr=rate,
-                        adam_lr=rate, still_share=(0.3, 0.3), sigma_mean=(SIGMA_MEAN, SIGMA_MEAN), detail=(0.0, 0.0))  # fmt: skip
+    settings = Settings(steps=args.steps, tokens=args.tokens, start=args.model, vae=args.vae, text=args.text, lora=args.lora,
+                        seed=args.seed, muon_lr=rate, adam_lr=rate, still_share=(0.3, 0.3), sigma_mean=(SIGMA_MEAN, SIGMA_MEAN), detail=(0.0, 0.0))  # fmt: skip
     group = Group.join()
     files = tune(args.videos, args.folder, settings, area=args.area, whole_files=args.whole_files, group=group)
     _print_files(files if group.leads else [])

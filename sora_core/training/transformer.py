@@ -52,7 +52,8 @@ class Settings:
     words, which count at high noise, before outlines; bodies, which fill a tenth of a picture and most of a caption, more than all else.
     `asking` is the weight of what the middle of the transformer answers about them (bodies.py).
     The last `decay` of the run lowers the learning rate. `start` is what to go on from: a model file with its companions, or the folder
-    of an earlier run. Before anything else the text encoder reads for `reading_steps`. With a file, an empty `size` is that of the file.
+    of an earlier run. Before anything else the text encoder reads for `reading_steps`. With a file, an empty `size` is that of the file;
+    `vae` and `text` are files in place of the companions that it names, which a public Wan file does not.
 
     Args:
         steps, minutes: length of the run, one of the two (run.py).
@@ -79,6 +80,8 @@ class Settings:
     long_captions: float = LONG_CAPTIONS
     native_fps: float = NATIVE_FPS
     start: str = ""
+    vae: str = ""
+    text: str = ""
     lora: int = 0
     workers: int = 0
     sheets: int = 0
@@ -338,14 +341,19 @@ def new_student(settings: Settings) -> Student:
     """A model of the size of `settings`: by name, or that of the file to start from."""
     if settings.size:
         return Student(preset(settings.size), TextConfig())
-    pipeline = Pipeline.load(settings.start, torch.float32)
+    pipeline = started_from(settings)
     return Student(pipeline.transformer.config, pipeline.text.config)
+
+
+def started_from(settings: Settings, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Pipeline:
+    """The model file of `settings` with its companions. Raises as Pipeline.load does."""
+    return Pipeline.load(settings.start, dtype, device, vae=settings.vae or None, text=settings.text or None)
 
 
 def begin(student: Student, bank: Bank | LiveBank, settings: Settings, pool: Executor | None = None, ahead: int = 0) -> None:
     """What a new run starts from: earlier weights, or none; a text encoder that can read, and cross-attention that can hear it."""
     if settings.start.endswith(".safetensors"):
-        earlier = Pipeline.load(settings.start, torch.float32)
+        earlier = started_from(settings)
         if earlier.transformer.config != student.transformer.config:
             raise ValueError(f"start: {settings.start} is not of size {settings.size!r}: choose the size it was trained with")
         student.transformer.load_state_dict(earlier.transformer.state_dict())

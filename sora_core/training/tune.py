@@ -12,13 +12,13 @@ from pathlib import Path
 import torch
 
 from ..checkpoint import model_header, save_model
-from ..pipeline import Pipeline
+from ..config import ModelHeader
 from .bank import Bank
 from .clips import make_clip_bank
 from .group import ALONE, Group
 from .lora import Adapter
 from .ship import half_precision
-from .transformer import Settings, Student, train_transformer
+from .transformer import Settings, Student, started_from, train_transformer
 
 DONE = "bank.txt"  # written when the folder's bank is whole
 
@@ -28,7 +28,7 @@ def tune(videos: str, folder: str, settings: Settings, *, area: int, whole_files
 
     Args:
         videos: folder of videos with captions (clips.py).
-        settings: `start` is the model file to tune; with `lora` an adapter of that rank.
+        settings: `start` is the model file to tune, with `vae` and `text` if it names none; with `lora` an adapter of that rank.
         area: pixels of a frame, about.
 
     Returns:
@@ -37,10 +37,9 @@ def tune(videos: str, folder: str, settings: Settings, *, area: int, whole_files
     Raises:
         FileNotFoundError: nothing to train on. CheckpointError: what is wrong with the model file.
     """
-    start, bank = Path(settings.start), Path(folder) / "bank"
-    facts = model_header(start)
+    facts, bank = model_header(settings.start), Path(folder) / "bank"
     if group.leads and not (Path(folder) / DONE).exists():
-        vae = Pipeline.load(start, torch.bfloat16, group.device).vae
+        vae = started_from(settings, torch.bfloat16, group.device).vae
         report = make_clip_bank(videos, bank, vae, fps=facts.native_fps, area=area, whole_files=whole_files)
         text = report.text(settings.tokens)
         print(text, flush=True)
@@ -52,12 +51,11 @@ def tune(videos: str, folder: str, settings: Settings, *, area: int, whole_files
         path = Path(folder) / "lora.safetensors"
         trained.save(path)
         return [path]
-    return _write_model(trained, folder, start, bank)
+    return _write_model(trained, folder, replace(facts, vae=Path(settings.vae).name or facts.vae), bank)
 
 
-def _write_model(student: Student, folder: str, start: Path, bank: Path) -> list[Path]:
-    """Transformer and text encoder beside each other; the VAE is that of the model it began with, named in the header."""
-    facts = model_header(start)
+def _write_model(student: Student, folder: str, facts: ModelHeader, bank: Path) -> list[Path]:
+    """Transformer and text encoder beside each other; the VAE is that of the model it began with, named in the header, `facts`."""
     texts = [text for shard in Bank(bank).shards for shots in shard.scenes for text in shots[0]]
     words = tuple(sorted({*facts.words, *words_of(texts)}))
     name = "tuned"

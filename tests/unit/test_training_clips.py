@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sora_pack.sora_core.checkpoint import model_header
+from sora_pack.sora_core.checkpoint import load_transformer, model_header, save_model
 from sora_pack.sora_core.pipeline import Pipeline
 from sora_pack.sora_core.shapes import Strides
 from sora_pack.sora_core.training import clips
@@ -121,6 +121,21 @@ def test_all_weights_are_tuned_into_a_model_that_opens(videos, model, tmp_path):
     tuned, plain = (Pipeline.load(path, torch.float32).transformer.head.head.weight for path in (files[0], model))
     assert (tuned - plain).abs().max() > 1e-3
     assert json.loads((tmp_path / "log.jsonl").read_text())["step"] == 3
+
+
+@pytest.mark.parametrize("lora", [0, 2])
+def test_a_public_wan_file_is_tuned_with_companions_that_it_does_not_name(videos, model, tmp_path, lora):
+    public = tmp_path / "wan.safetensors"
+    save_model(public, load_transformer(model)[0].state_dict())
+    vae, text = (str(model.parent.parent / kind) for kind in ("vae/tiny_vae.safetensors", "text_encoders/tiny_text.safetensors"))
+    settings = replace(settings_for(public, lora=lora), vae=vae, text=text)
+    files = tune(str(videos), str(tmp_path / "made"), settings, area=AREA, whole_files=True)
+    if lora:
+        assert any(t.any() for name, t in load_file(files[0]).items() if "lora_B" in name)
+    else:
+        assert model_header(files[0]).vae == "tiny_vae.safetensors"
+        tuned = Pipeline.load(files[0], torch.float32, vae=vae)
+        assert (tuned.transformer.head.head.weight - load_transformer(model)[0].head.head.weight).abs().max() > 1e-3
 
 
 def test_a_lora_is_what_was_learned(videos, model, tmp_path):

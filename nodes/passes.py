@@ -127,7 +127,12 @@ class PassSampler:
 
     def make(self, group: list[Pass], cells: list[Tensor], progress: Progress | None) -> list[Tensor]:
         made, done, first, batch = None, 0, group[0], len(cells[0])
-        for stage in self.stages:
+        progress = progress if self.resumable else None
+        begun = stage_of(progress.load()) if progress else 0
+        for number, stage in enumerate(self.stages):
+            if number < begun:  # a MODEL whose steps were all done before
+                done += len(stage.sigmas) - 1
+                continue
             layouts = [self._layout(stage, p) for p in group]
             layout = Layout.of_group(layouts)
             samples = torch.cat([torch.cat(cells), layout.guides], 2)
@@ -144,7 +149,7 @@ class PassSampler:
             made = guider.sample(
                 layout.noise,
                 samples,
-                resumed(solver, progress) if self.resumable and progress and len(self.stages) == 1 else solver,
+                resumed(solver, progress, number) if progress else solver,
                 stage.sigmas,
                 denoise_mask=layout.mask,
                 callback=self._told_in(group, done),
@@ -245,16 +250,22 @@ def ancestral(noise: Noise) -> comfy.samplers.KSAMPLER:
     return comfy.samplers.KSAMPLER(sample)
 
 
-def resumed(solver: comfy.samplers.KSAMPLER, progress: Progress) -> comfy.samplers.KSAMPLER:
-    """The solver, saving where it is and beginning where it was."""
+def stage_of(saved: dict[str, Tensor] | None) -> int:
+    """The number of the stage in which a pass was saved."""
+    return int(saved["stage"]) if saved and "stage" in saved else 0
+
+
+def resumed(solver: comfy.samplers.KSAMPLER, progress: Progress, stage: int) -> comfy.samplers.KSAMPLER:
+    """The solver of a stage, saving where it is and beginning where it was."""
 
     def go_on(model, x, sigmas, extra_args=None, callback=None, disable=None, **options):
         saved = progress.load()
+        saved = saved if stage_of(saved) == stage else None
         done = int(saved["done"]) if saved else 0
 
         def told(state: dict) -> None:
             step = done + state["i"]
-            progress.save({"done": torch.tensor(step), "x": state["x"]})
+            progress.save({"stage": torch.tensor(stage), "done": torch.tensor(step), "x": state["x"]})
             if callback:
                 callback({**state, "i": step})
 

@@ -219,8 +219,9 @@ def _tune(args: argparse.Namespace) -> None:
     from .tune import tune
 
     rate = args.rate or (1e-3 if args.lora else 2e-4)
-    settings = Settings(steps=args.steps, tokens=args.tokens, start=args.model, vae=args.vae, text=args.text, lora=args.lora,
-                        seed=args.seed, muon_lr=rate, adam_lr=rate, still_share=(0.3, 0.3), sigma_mean=(SIGMA_MEAN, SIGMA_MEAN), detail=(0.0, 0.0))  # fmt: skip
+    given = {"start": args.model, **{name: getattr(args, name) for name in ("steps", "tokens", "vae", "text", "lora", "seed")}}
+    curves = {"still_share": (0.3, 0.3), "sigma_mean": (SIGMA_MEAN, SIGMA_MEAN), "detail": (0.0, 0.0)}
+    settings = Settings(**given, **curves, muon_lr=rate, adam_lr=rate)
     group = Group.join()
     files = tune(args.videos, args.folder, settings, area=args.area, whole_files=args.whole_files, group=group)
     _print_files(files if group.leads else [])

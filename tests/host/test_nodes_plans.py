@@ -15,6 +15,9 @@ BEGIN = {**load(), **words(), **canvas(SECONDS, width=32), **picture(width=32)}
 SCRIPT = "a red ball.\n[0-3 s] rolls\n[3-6 s] cut. bounces\n[6-9.5 s] cut. stops"
 
 
+SWITCHES = (0.4, 0.9)  # with 6 steps: after the fourth and in the beginning
+
+
 def plan(kind="auto", latent="canvas", **more) -> dict:
     settings = {"model": ["load", 0], "window": 0, "overlap": 3, "distance": 4, **more}
     return {"plan": node("SoraPlan", latent=[latent, 0], plan=kind, **settings)}
@@ -310,14 +313,18 @@ def test_jobs_are_listed_and_deleted_by_name(graph):
     assert f"no job {name}" in graph.run({"jobs": node("SoraJobs", delete=name)}, ["jobs", 0])
 
 
-@pytest.mark.parametrize("solver", ["sora_ancestral", "euler", "heun"])
-def test_a_killed_pass_goes_on_where_it_was(graph, steps, monkeypatch, solver):
-    """A failure in the middle of a pass, as a kill would be: the steps that were saved are not made again, the bits are the same."""
+@pytest.mark.parametrize(
+    "solver, pair", [("sora_ancestral", {}), ("euler", {}), ("heun", {}), *(("euler", {"switch_sigma": s}) for s in SWITCHES)]
+)
+def test_a_killed_pass_goes_on_where_it_was(graph, steps, monkeypatch, solver, pair):
+    """A failure in the middle of a pass, as a kill would be: the steps that were saved are not made again, the bits are the same. Of a
+    pair the first or the second MODEL is killed."""
     from sora_pack.nodes.passes import RESUMABLE
     from sora_pack.sora_core import jobs
 
     assert solver in RESUMABLE and len(RESUMABLE) == 3, "every solver that can go on is one of these"
-    prompt = {**load(), **words(), **canvas(), **sample(seed=109, steps=6, guidance=1.0, sampler_name=solver)}
+    pair = pair and {**pair, "low_noise_model": ["load", 0]}
+    prompt = {**load(), **words(), **canvas(), **sample(seed=109, steps=6, guidance=1.0, sampler_name=solver, **pair)}
     whole = graph.run(prompt, ["sample", 0])["samples"]
     forwards = len(steps)
     monkeypatch.setattr(jobs.Job.__init__, "__kwdefaults__", {"every": 0.0, "least": 0.0})

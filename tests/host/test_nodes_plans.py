@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sora_pack.tests.host.executor import Failed, Refused, refusal
-from sora_pack.tests.host.prompts import canvas, load, node, picture, place, sample, words
+from sora_pack.tests.host.prompts import canvas, clip, extend, fill, frames, load, node, picture, place, sample, verb, words
 
 SECONDS = 9.5  # 77 frames, 20 cells; the tiny model's window is 11
 BEGIN = {**load(), **words(), **canvas(SECONDS, width=32), **picture(width=32)}
@@ -64,6 +64,28 @@ def test_a_plan_is_followed(graph, steps, kind, cells):
     assert text.startswith(f"{kind}: ") and "tokens at once, 77 frames" in text and "#" in text
     assert re.search(r"about .* GB: program .*, weights .*, activations .*, decode .*\n", text)
     assert re.search(r"\nabout .* s for each step of the sampler, .* for 20 with guidance\n", text)
+
+
+LONG = {
+    "both": extend("both", 4.0),
+    "backward": extend("backward", 9.0),
+    "fill": fill(1.0, 8.0),
+    "loop": verb("SoraLoop", seconds=9.0),
+}
+
+
+@pytest.mark.usefixtures("clip_node")
+@pytest.mark.parametrize("kind", ["rollout", "foresight"])
+@pytest.mark.parametrize("name", LONG)
+def test_a_long_video_is_given_and_comes_back(graph, steps, name, kind):
+    given = {**clip(count=77, width=32), **LONG[name], **plan(kind), **sample("plan", seed=116, steps=1, guidance=1.0)}
+    source, made, images = graph.run({**load(), **words(), **given, **frames()}, ["clip", 0], ["sample", 0], ["frames", 0])
+    canvas_made = made["sora"].canvas
+    assert images.isfinite().all() and len(images) == canvas_made.timeline.frames
+    for at, piece in canvas_made.timeline.runs:
+        if piece.source == 0:
+            assert torch.equal(images[at : at + piece.count], source[piece.start : piece.start + piece.count])
+    assert len(steps) > 1 and max(steps) < canvas_made.shape.cells, "in passes, none of which is the whole"
 
 
 def test_memory_of_a_plan_counts_the_whole_server(graph, monkeypatch):

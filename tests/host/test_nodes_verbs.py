@@ -104,6 +104,25 @@ def test_given_frames_and_known_cells_come_back(graph, name):
             assert torch.equal(parts[start : start + len(expected)], expected)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["sora", "host", "custom"])
+def test_given_frames_come_back_from_the_shipped_model(graph, how):
+    """As it is installed: its precision, its steps and guidance by the nodes' own defaults where they have some, at its own size."""
+    verbs = {**clip(count=18, width=128, height=128), **fill(0.75, 1.5)}
+    run = {"sora": sample(steps=4, sampler_name="sora_ancestral"), "host": ksample(steps=4), "custom": custom_sample(steps=4)}[how]
+    prompt = {**load("sora_mini.safetensors", "auto"), **words("a red ball on the beach"), **verbs, **run, **frames(), **decode()}
+    prompt["parts"] = node("GetVideoComponents", video=["video", 0])
+    links = [["clip", 0], ["canvas", 0], ["sample", 0], ["frames", 0], ["parts", 0]]
+    given, latent, made, images, parts = graph.run(prompt, *links)
+    known = (latent["noise_mask"] == 0).expand_as(latent["samples"])
+    assert torch.equal(made["samples"][known], latent["samples"][known]) and made["samples"].isfinite().all()
+    kept = [piece for piece in latent["sora"].canvas.timeline.runs if piece[1].source == 0]
+    assert len(kept) == 2
+    for at, piece in kept:
+        for shown in (images, parts):
+            assert torch.equal(shown[at : at + piece.count], given[piece.start : piece.start + piece.count])
+
+
 def test_placed_picture_is_its_frame(graph):
     """At any moment, beside a clip, over what stood there before; the last frame too."""
     chain = {**canvas(2.0, **SIZE, name="empty"), **clip(count=6), **clip("one", 1, seed=2), **clip("two", 1, seed=3)}

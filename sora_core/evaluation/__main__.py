@@ -40,6 +40,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--model", default=str(SHIPPED), help="transformer file; its companions are found as the pack finds them")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="default all")
+    parser.add_argument("--prompts", type=int, help="of adherence; half of them also in Chinese, wide and tall; default 8, with --full 120")
     parser.add_argument("--videos", type=int, help="of the rows of a minute; default 20 with --full, else none")
     parser.add_argument("--seconds", type=float, default=60.0, help="length of those videos, 10 or more")
     parser.add_argument("--steps", type=int, default=STEPS, help="of sampling, default %(default)s")
@@ -81,6 +82,8 @@ def score(args: argparse.Namespace) -> list[Row]:
     studio = Studio(pipeline, Path(args.folder) / "latents", args.steps, args.guidance)
     budget = FULL if args.full else QUICK
     films = budget.films if args.videos is None else args.videos
+    if args.prompts:
+        budget = replace(budget, prompts=args.prompts, paired=args.prompts // 2)
     bench = Bench(studio, load_observer(), replace(budget, films=films, film_seconds=args.seconds), args.model, _say)
     rows, started = [], time.monotonic()
     for name in args.rows:

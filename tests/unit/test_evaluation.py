@@ -456,11 +456,14 @@ def test_a_scorecard_says_of_how_much_it_is(model, observer, tmp_path, monkeypat
     monkeypatch.setattr(program, "load_observer", lambda: observer)
     monkeypatch.setattr(program, "ROWS", {"films": lambda bench: [report.Row("films", bench.budget.films, None, None, 1)]})
     arguments = {"model": str(model), "device": "cpu", "full": False, "rows": ["films"], "videos": 3, "seconds": 12.0, "steps": 4}
-    program.score(Namespace(**arguments, guidance=2.0, folder=str(tmp_path), out=str(tmp_path)))
+    program.score(Namespace(**arguments, prompts=None, guidance=2.0, folder=str(tmp_path), out=str(tmp_path)))
     said = json.loads((tmp_path / "scorecard.json").read_text())
     assert said["rows"][0]["value"] == said["model"]["films"] == 3
     assert said["model"]["film_seconds"] == 12 and said["model"]["prompts"] == bench.QUICK.prompts
     assert "films 3, film_seconds 12.0" in (tmp_path / "scorecard.md").read_text()
+    program.score(Namespace(**arguments, prompts=24, guidance=2.0, folder=str(tmp_path), out=str(tmp_path)))
+    said = json.loads((tmp_path / "scorecard.json").read_text())["model"]
+    assert (said["prompts"], said["paired"]) == (24, 12)
 
 
 def test_the_scorecard_of_a_tiny_model(model, observer, tmp_path, monkeypatch, capsys):

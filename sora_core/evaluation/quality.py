@@ -10,13 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from .. import verbs
+from ..canvas import blank, result_frames
 from ..shapes import frames_for_seconds
 from ..world import Scene, render, sample_scene
 from .adherence import long_caption, scored_scenes
 from .bench import SIZES, Bench
-from .intervals import geometric_mean
+from .intervals import geometric_mean, mean
 from .metrics import DRIFTS, psnr, relative_drift, seam_jump
 from .report import Row, mean_row
 from .studio import Studio
@@ -87,6 +90,34 @@ def picture_rows(bench: Bench) -> Iterator[Row]:
         bench.say(f"picture {len(apart)}/{bench.budget.pictures}")
     yield Row("kept frames, largest difference", max(apart), max(apart), max(apart), len(apart), "<= 0", 0)
     yield mean_row("seam behind a given picture", jumps, "<= 1.1", geometric_mean(np.array(true_jumps)), geometric_mean)
+    yield from later_picture_rows(bench)
+
+
+def later_picture_rows(bench: Bench) -> Iterator[Row]:
+    """A picture at second 2 of 5: is there a jump onto it, and do the frames before lead to it?"""
+    studio, size, at = bench.studio, SIZES["1:1"], 16
+    canvas = verbs.place(blank(studio.shape(*size, 41, 8.0)), at, 0)
+    jumps, ways, true_jumps, true_ways = [], [], [], []
+    for scene in scored_scenes(bench.budget.pictures, 5_600_000):
+        renders = render(scene, [k / 8 for k in range(41)], *size)
+        picture, words = renders[at : at + 1].float() / 255, long_caption(scene, "en", 5.0)
+        latents = studio.pipeline.complete(canvas, [picture], words, seed=scene.seed, steps=studio.steps, guidance=studio.guidance)
+        result = result_frames(canvas, lambda: iter([studio.pipeline.decode(latents)]), lambda *_: iter([picture]))  # noqa: B023
+        made = torch.cat(list(result)).mul(255).round().byte()
+        jumps.append(seam_jump(made, [at]))
+        ways.append(leads_to(made, at))
+        true_jumps.append(seam_jump(renders, [at]))
+        true_ways.append(leads_to(renders, at))
+        bench.say(f"later picture {len(ways)}/{bench.budget.pictures}")
+    yield mean_row("seam before a picture at second 2 of 5", jumps, None, geometric_mean(np.array(true_jumps)), geometric_mean)
+    yield mean_row("frames before it lead to it", ways, None, mean(true_ways))
+
+
+def leads_to(frames: Tensor, at: int) -> float:
+    """Rank correlation (Spearman's) of the frames before frame `at` of how late and how like to it they are: 1 if each is more like it than
+    the one before, 0 if they know nothing of it."""
+    apart = (frames[:at].float() - frames[at].float()).abs().mean((1, 2, 3))
+    return -float(np.corrcoef(np.arange(at), apart.argsort().argsort().numpy())[0, 1])
 
 
 def drift_rows(bench: Bench) -> Iterator[Row]:

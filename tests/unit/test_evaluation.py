@@ -452,6 +452,15 @@ def test_report_has_the_agreed_fields_and_says_what_is_not_met(tmp_path):
     assert len([e for e in svg.iter() if e.tag.endswith("circle")]) == 1
 
 
+def test_frames_that_lead_to_a_picture_are_told_from_those_that_do_not():
+    ball = scene_for([("red", "ball", "slide right")])
+    frames = render(ball, [k / 8 for k in range(17)], 64, 64)
+    assert quality.leads_to(frames, 16) > 0.95
+    assert quality.leads_to(torch.cat([frames[:16].flip(0), frames[16:]]), 16) < -0.95
+    others = torch.randint(0, 255, (16, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    assert abs(quality.leads_to(torch.cat([others, frames[16:]]), 16)) < 0.6
+
+
 def test_a_scorecard_says_of_how_much_it_is(model, observer, tmp_path, monkeypatch):
     monkeypatch.setattr(program, "load_observer", lambda: observer)
     monkeypatch.setattr(program, "ROWS", {"films": lambda bench: [report.Row("films", bench.budget.films, None, None, 1)]})

@@ -135,6 +135,8 @@ def _add_tools(parts: argparse._SubParsersAction) -> None:
     ship.add_argument("--size", type=_size, default="mini", help="of the run's model")
     ship.add_argument("--name", default="sora_mini")
     ship.add_argument("--out", required=True, help="folder that gets diffusion_models/, vae/ and text_encoders/")
+    ship.add_argument("--earlier", default="", help="model file from which it was trained, to blend with")
+    ship.add_argument("--share", type=float, default=0.7, help="of its own weights in the blend, default %(default)s")
     _add_stage(ship)
     probe = parts.add_parser("probe", help="measure this machine before sizes are fixed")
     probe.add_argument("--size", type=_size, default="mini", help="of the transformer")
@@ -235,7 +237,7 @@ def _print_files(paths: list[Path]) -> None:
 def _ship(args: argparse.Namespace) -> None:
     from .ship import ship
 
-    _print_files(ship(args.folder, args.vae, args.size, args.name, args.out, args.stage))
+    _print_files(ship(args.folder, args.vae, args.size, args.name, args.out, args.stage, args.earlier, args.share))
 
 
 def _probe(args: argparse.Namespace) -> None:

@@ -12,8 +12,9 @@ from torch import Tensor
 from ..autoencoder import VideoVAE, normalise, pixels_of
 from ..checkpoint import load_vae, save_model
 from ..config import ModelHeader
+from ..pipeline import Pipeline
 from ..world import render, sample_scene, vocabulary
-from .transformer import Settings, averaged_student, fit_preview, header
+from .transformer import Settings, Student, averaged_student, fit_preview, header
 
 # In bfloat16 these cost 0.01 in normalised latents: the layers that touch the latents, and everything with one axis.
 FLOAT32_VAE = ("conv1.", "conv2.", "encoder.conv1.", "decoder.head.")
@@ -38,12 +39,27 @@ def preview_factors(vae: VideoVAE, scenes: int = 24) -> list[list[float]]:
     return fit_preview(torch.cat(latents), torch.cat(pixels))
 
 
-def ship(folder: str, vae_path: str, size: str, name: str, out: str, stage: str = "S2") -> list[Path]:
+@torch.no_grad()
+def blend(student: Student, earlier: str, share: float) -> None:
+    """Turns the weights into `share` of their own and the rest of the model file `earlier`, from which they were trained: the mean of both
+    is often better than either (model soups, arXiv 2203.05482). Raises as Pipeline.load does."""
+    before = Pipeline.load(earlier, torch.float32)
+    for own, other in ((student.transformer, before.transformer), (student.text, before.text)):
+        theirs = other.state_dict()
+        for name, weight in own.state_dict().items():
+            weight.lerp_(theirs[name], 1 - share)
+
+
+def ship(
+    folder: str, vae_path: str, size: str, name: str, out: str, stage: str = "S2", earlier: str = "", share: float = 1.0
+) -> list[Path]:
     """Writes diffusion_models/NAME.safetensors, vae/NAME_vae.safetensors and text_encoders/NAME_text.safetensors below `out`.
 
-    Only in stage S4 parts of a minute are seen, so only then the model foresees long videos (plan.kind_for).
+    Only in stage S4 parts of a minute are seen, so only then the model foresees long videos (plan.kind_for). earlier, share: see `blend`.
     """
     student, step = averaged_student(folder, Settings(size=size))
+    if earlier:
+        blend(student, earlier, share)
     vae = load_vae(vae_path)
     facts = header(name, tuple(sorted(vocabulary(stage))), preview_factors(vae), foresight=stage == "S4")
     plain = ModelHeader(name=name, native_fps=facts.native_fps)

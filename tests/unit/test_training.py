@@ -7,6 +7,7 @@ from collections import Counter
 from contextlib import contextmanager
 from dataclasses import replace
 from timeit import timeit
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -437,6 +438,17 @@ def test_a_model_that_saw_parts_of_a_minute_says_so(tmp_path, monkeypatch, stage
     monkeypatch.setattr(shipping, "preview_factors", lambda _: [[0.0] * 3] * 17)
     files = shipping.ship("run", "vae.safetensors", "tiny", "mine", str(tmp_path), stage)
     assert [model_header(path).foresight for path in files] == [foresees, False, False]
+
+
+def test_what_is_shipped_can_be_blended_with_what_it_began_with(tmp_path):
+    earlier = str(write_tiny_model(tmp_path))
+    student, began = (trainer.new_student(trainer.Settings(size="", start=earlier)) for _ in range(2))
+    trainer.begin(began, SimpleNamespace(shards=[]), trainer.Settings(size="", start=earlier))
+    student.load_state_dict({name: t + 1 for name, t in began.state_dict().items()})
+    shipping.blend(student, earlier, 0.7)
+    for part in ("transformer", "text"):
+        before, after = (getattr(model, part).state_dict() for model in (began, student))
+        assert all(torch.allclose(after[name], before[name] + 0.7, atol=1e-5) for name in before)
 
 
 def test_curve_is_drawn_from_the_log(tmp_path):

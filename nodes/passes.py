@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -128,7 +129,8 @@ class PassSampler:
     def make(self, group: list[Pass], cells: list[Tensor], progress: Progress | None) -> list[Tensor]:
         made, done, first, batch = None, 0, group[0], len(cells[0])
         progress = progress if self.resumable else None
-        begun = stage_of(progress.load()) if progress else 0
+        saved = progress and progress.load()
+        begun = int(saved["stage"]) if saved and "stage" in saved else 0
         for number, stage in enumerate(self.stages):
             if number < begun:  # a MODEL whose steps were all done before
                 done += len(stage.sigmas) - 1
@@ -149,7 +151,7 @@ class PassSampler:
             made = guider.sample(
                 layout.noise,
                 samples,
-                resumed(solver, progress, number) if progress else solver,
+                resumed(solver, progress, number, saved if number == begun else None) if progress else solver,
                 stage.sigmas,
                 denoise_mask=layout.mask,
                 callback=self._told_in(group, done),
@@ -194,9 +196,13 @@ class PassSampler:
     def _told_in(self, group: list[Pass], before: int) -> Callable:
         """Of a group every step counts for all its passes, the last of which is told."""
         steps, count, cells = sum(len(stage.sigmas) - 1 for stage in self.stages), len(group), len(group[0].cells)
-        order = [number for numbers in self.plan.groups(self.at_once) for number in numbers]
-        done = steps * order.index(self.plan.passes.index(group[0])) + count * before
-        return lambda i, x0, x, _: self.told(done + count * (i + 1) - 1, x0[:, :, :cells], x, steps * len(order))
+        done = steps * self._order.index(self.plan.passes.index(group[0])) + count * before
+        return lambda i, x0, x, _: self.told(done + count * (i + 1) - 1, x0[:, :, :cells], x, steps * len(self._order))
+
+    @cached_property
+    def _order(self) -> list[int]:
+        """Numbers of the passes as they run."""
+        return [number for numbers in self.plan.groups(self.at_once) for number in numbers]
 
     def _heard(self, stage: Stage, words: list, p: Pass, cells: Tensor) -> list:
         """The words of a pass. Our MODEL finds those of each cell itself; another hears those of the shot that the pass begins."""
@@ -250,17 +256,10 @@ def ancestral(noise: Noise) -> comfy.samplers.KSAMPLER:
     return comfy.samplers.KSAMPLER(sample)
 
 
-def stage_of(saved: dict[str, Tensor] | None) -> int:
-    """The number of the stage in which a pass was saved."""
-    return int(saved["stage"]) if saved and "stage" in saved else 0
-
-
-def resumed(solver: comfy.samplers.KSAMPLER, progress: Progress, stage: int) -> comfy.samplers.KSAMPLER:
-    """The solver of a stage, saving where it is and beginning where it was."""
+def resumed(solver: comfy.samplers.KSAMPLER, progress: Progress, stage: int, saved: dict[str, Tensor] | None) -> comfy.samplers.KSAMPLER:
+    """The solver of a stage, saving where it is and beginning where it was, `saved`."""
 
     def go_on(model, x, sigmas, extra_args=None, callback=None, disable=None, **options):
-        saved = progress.load()
-        saved = saved if stage_of(saved) == stage else None
         done = int(saved["done"]) if saved else 0
 
         def told(state: dict) -> None:

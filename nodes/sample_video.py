@@ -174,6 +174,7 @@ class SoraSampler(io.ComfyNode):
         run = stages[0].run
         plan = plan_for(model, positive, given, run.known) if given else single(Lattice(run.cells, run.known))
         check_memory(model, given, plan, len(run.samples))
+        resumable = sampler is None and sampler_name in RESUMABLE
         passes = PassSampler(
             stages=stages,
             plan=plan,
@@ -181,10 +182,10 @@ class SoraSampler(io.ComfyNode):
             guidance=guidance,
             seed=seed,
             solver=sampler or (None if sampler_name == ANCESTRAL else comfy.samplers.sampler_object(sampler_name)),
-            resumable=sampler is None and sampler_name in RESUMABLE,
+            resumable=resumable,
             noise_of=lambda other, level, cells: CellNoise(other, given).of_cells(latent, cells, level),
             told=progress(run.model, (len(sigmas) - 1) * len(plan.passes)),
-            at_once=at_once_for(model, latent, words) if sampler is None and sampler_name in RESUMABLE else 0,
+            at_once=at_once_for(model, latent, words) if resumable else 0,
         )
         through = {"model": model, "low_noise_model": low_noise_model, "sampler": sampler}
         job, unkept = job_for(passes, cls.hidden, through, [sampler_name, switch_sigma])

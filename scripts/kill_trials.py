@@ -80,9 +80,11 @@ def trials(folder: Path, prompt: dict, count: int, tell, prepare=lambda base: No
                 server.process.kill()
                 server.process.wait()
                 run.end()
-            if not over:
+            if over:
+                when = f"killed when all was done, {moment} was missed"
+            else:
+                when = f"killed {moment}, after {seconds:.1f} s"
                 hit.append(moment)
-            when = f"killed {moment}, after {seconds:.1f} s" if not over else f"killed when all was done, {moment} was missed"
             tell(f"trial {number}: {when}, {len(kept_in(base))} files were kept")
         with started(base) as server:
             server.queue(prompt)

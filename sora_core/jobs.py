@@ -206,32 +206,29 @@ class Job:
         """
         keys = [content_hash([self.facts[number], found]) for number, found in zip(numbers, cells, strict=True)]
         self.keys |= zip(numbers, keys)
-        kept = [self._kept(key) for key in keys]
-        missing = [key for key, found in zip(keys, kept, strict=True) if found is None]
+        kept = self._kept(keys)
         with contextlib.ExitStack() as locks:
-            for key in sorted(missing) if not self.least else ():  # what is too short to keep is not worth a lock either
+            missing = sorted(set(keys) - kept.keys())  # in one order for all processes, or two could wait for each other
+            for key in missing if not self.least else ():  # what is too short to keep is not worth a lock either
                 locks.enter_context(locked(self._path(key).with_suffix(".lock"), waiting))
-            if missing:
-                kept = [self._kept(key) if found is None else found for key, found in zip(keys, kept, strict=True)]  # by who had the lock
-            missing = [key for key, found in zip(keys, kept, strict=True) if found is None]
-            self.reused += len(keys) - len(missing)
-            if missing:
-                made = self._make(keys, missing, make)
-                kept = [new if found is None else found for new, found in zip(made, kept, strict=True)]
+            kept |= self._kept(missing)  # whoever had the lock may have made it
+            self.reused += len(kept)
+            if len(kept) < len(keys):
+                kept = self._make(keys, kept, make)
             else:
                 self._write_manifest()
-        return kept
+        return [kept[key] for key in keys]
 
-    def _make(self, keys: list[str], missing: list[str], make: Callable[[Progress], list[Tensor]]) -> list[Tensor]:
-        """Those of a group; the missing ones are then kept."""
+    def _make(self, keys: list[str], kept: dict[str, Tensor], make: Callable[[Progress], list[Tensor]]) -> dict[str, Tensor]:
+        """All of a group by their keys, made but for those that are kept; the others are then kept too."""
         own = keys[0] if len(keys) == 1 else content_hash(keys)
         progress = Progress(self._path(keys[0]).with_suffix(".half.safetensors"), own, self.every, self._write_manifest)
         resumed, start = progress.path.exists(), time.monotonic()
-        made = make(progress)
+        made = dict(zip(keys, make(progress), strict=True)) | kept
         if resumed or time.monotonic() - start >= self.least:
-            for key, latents in zip(keys, made, strict=True):
-                if key in missing:
-                    write_kept(self._path(key), key, {"latents": latents})
+            for key in keys:
+                if key not in kept:
+                    write_kept(self._path(key), key, {"latents": made[key]})
             self._write_manifest()
         progress.forget()
         return made
@@ -239,9 +236,10 @@ class Job:
     def _path(self, key: str) -> Path:
         return self.folder / "passes" / f"{key}.safetensors"
 
-    def _kept(self, key: str) -> Tensor | None:
-        kept = read_kept(self._path(key), key)
-        return None if kept is None else kept["latents"]
+    def _kept(self, keys: list[str]) -> dict[str, Tensor]:
+        """Those of the keys that are there."""
+        found = {key: read_kept(self._path(key), key) for key in keys}
+        return {key: tensors["latents"] for key, tensors in found.items() if tensors is not None}
 
     @property
     def note(self) -> str:

@@ -246,8 +246,7 @@ def outline(known: Iterable[int], distance: int) -> list[int]:
     """Of every run of given cells the BESIDE first and last ones, and between them some that are at most `distance` apart: what a sketch
     sees of a given video grows no faster than what it makes."""
     seen = []
-    for _, group in itertools.groupby(enumerate(sorted(known)), key=lambda pair: pair[1] - pair[0]):
-        run = [cell for _, cell in group]
+    for run in unbroken(sorted(known)):
         inner = run[BESIDE:-BESIDE]
         seen += [*run[:BESIDE], *inner[distance - 1 :: distance], *(run[-BESIDE:] if inner else run[BESIDE:])]
     return seen
@@ -315,6 +314,10 @@ def summary(plan: Plan) -> str:
 
 def spans(cells: Iterable[int]) -> str:
     """Cells in few words: 0-3, 8, 16-18."""
+    return ", ".join(f"{run[0]}" if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in unbroken(cells))
+
+
+def unbroken(cells: Iterable[int]) -> list[list[int]]:
+    """Rising cells, parted where one is left out."""
     runs = itertools.groupby(enumerate(cells), key=lambda pair: pair[1] - pair[0])
-    ends = [(group[0][1], group[-1][1]) for group in (list(g) for _, g in runs)]
-    return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in ends)
+    return [[cell for _, cell in run] for _, run in runs]

@@ -280,8 +280,11 @@ def exact_rows(bench: Bench) -> Iterator[Row]:
         jobs = {"jobs": Path(folder), "save_seconds": 0.0}
         with contextlib.suppress(_Killed):
             made(**jobs, callback=kill)
-        others = {"same seed twice": (made(jobs=None), 0), "killed against not": (made(**jobs), 0)}
-    others["gaps batched against one by one"] = made(shape.cells, jobs=None), 1e-4
+        others = {
+            "same seed twice": (made(jobs=None), 0),
+            "killed against not": (made(**jobs), 0),
+            "gaps batched against one by one": (made(shape.cells, jobs=None), 1e-4),
+        }
     for name, (other, most) in others.items():
         apart = float((other - first).abs().max())
         yield Row(f"exact: largest difference of latents, {name}", apart, apart, apart, 1, f"<= {most:g}", 0)

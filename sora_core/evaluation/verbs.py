@@ -48,6 +48,7 @@ GIVEN, SECOND = 17, 8  # frames: two seconds that are given, one that is made
 MIDDLE = slice(4, 45)  # of a scene: the five seconds of fill and join
 CHAIN = 4  # extensions in a row
 COLOURS = ("red", "orange", "yellow", "blue", "purple")  # no place has them
+DECODED = "decoded, among borders of cells"
 CARRY = "carry, less a quarter of the codec's error"
 LOOKS = {"sharpness": sharpness, "saturation": saturation}
 
@@ -294,20 +295,19 @@ def rows_of(scenes: list[dict]) -> list[Row]:
     for verb in scenes[0]["seams"]:
         seams = [scene["seams"][verb] for scene in scenes]
 
-        def jumps(how: str, allowed: float = 0.0, seams=seams) -> list[float] | None:
+        def jumps(how: str, allowed: float = 0.0, which=slice(None), seams=seams) -> list[float] | None:
             if how not in seams[0]:
                 return None
-            return [geometric_mean([jump(*steps, allowed * seam["error"]) for steps in seam[how]]) for seam in seams]
+            return [geometric_mean([jump(*steps, allowed * seam["error"]) for steps in seam[how][which]]) for seam in seams]
 
-        rows.append(_row(f"{verb}: seam, decoded, among borders of cells", jumps("decoded cells"), "<= 1.2", jumps("codec cells")))
+        rows.append(_row(f"{verb}: seam, {DECODED}", jumps("decoded cells"), "<= 1.2", jumps("codec cells")))
         rows.append(_row(f"{verb}: seam, decoded, among all steps", jumps("decoded"), None, jumps("codec")))
         rows.append(_row(f"{verb}: seam, {CARRY}", jumps("carry", 0.25), "<= 1.2", jumps("ideal", 0.25)))
         rows.append(_row(f"{verb}: seam, carry", jumps("carry"), None, jumps("renders")))
         rows.append(_row(f"{verb}: seam, hard", jumps("hard"), None, jumps("renders")))
         if verb == "loop":  # its last border by itself: where it begins again
-            for how, less, name in (("decoded cells", 0.0, "decoded, among borders of cells"), ("carry", 0.25, CARRY)):
-                values = [jump(*seam[how][-1], less * seam["error"]) for seam in seams]
-                rows.append(_row(f"loop: seam where it begins again, {name}", values, "<= 1.2"))
+            for how, allowed, name in (("decoded cells", 0.0, DECODED), ("carry", 0.25, CARRY)):
+                rows.append(_row(f"loop: seam where it begins again, {name}", jumps(how, allowed, slice(-1, None)), "<= 1.2"))
     for direction, looks in scenes[0]["looks"].items():
         for look in looks:
             made, codec = ([scene["looks"][direction][look][who] - 1 for scene in scenes] for who in ("made", "codec"))

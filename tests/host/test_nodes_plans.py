@@ -456,7 +456,6 @@ def test_a_picture_begins_its_shot(graph, steps):
     by_hand = {**place(image="first", name="one"), **place(49 / 8, image="third", latent="one", name="two")}
     by_hand = graph.run({**begin, **bare, **by_hand, **plan("foresight", "two"), **sample("plan", seed=112)}, ["sample", 0])
     assert torch.equal(by_field["samples"], by_hand["samples"])
-    from sora_pack.tests.host.prompts import frames
 
     decoded = graph.run({**begin, **PICTURED, **plan("foresight"), **sample("plan", seed=112), **frames()}, ["frames", 0])
     for frame, color in ((0, (0x33, 0x66, 0xCC)), (49, (0xCC, 0x33, 0x00))):

@@ -1,8 +1,9 @@
-"""Asks the middle of the transformer which body is at every token, and where it goes next.
+"""Asks the middle of the transformer which body is at every token, and where it goes next, or what is behind it.
 
 As in representation alignment (REPA, arXiv 2410.06940) the middle blocks are pulled towards what a picture means; here the teacher is the
 world itself, of which every fact is known. Where noise hides all, only the words can answer, so the words are used long before the
-velocity alone, which is mostly sky and ground, would ask for them. The head is dropped when the model is shipped.
+velocity alone, which is mostly sky and ground, would ask for them. Where ground, wall and sky go is how the camera moves. The head is
+dropped when the model is shipped.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..world import COLOURS, MOTIONS, SHAPES, SIZES, STORY_MOTIONS, STORY_SHAPES, Scene
-from ..world.camera import tangents
-from ..world.sight import boxes, sight
+from ..world.camera import pose, project, tangents
+from ..world.sight import boxes, sight, surroundings
 
 ASKED = {"shape": (*SHAPES, *STORY_SHAPES), "colour": COLOURS, "size": SIZES, "motion": (*MOTIONS, *STORY_MOTIONS)}
 ANSWERS = [1 + len(words) for words in ASKED.values()]  # 0 is nobody
@@ -28,8 +29,8 @@ NOBODY = 0.1  # weight of a token with nobody in it: nine of ten are such
 def standing(scene: Scene, seconds: Sequence[float], height: int, width: int) -> Tensor:
     """Who is at each token of a scene's pictures: [T, height, width, FIELDS].
 
-    One number for each of ASKED, 0 where there is nobody; then how far the body goes in a second, across and down, in half the short
-    side of the picture. Of several bodies the nearest counts; what is behind a wall or under a cover does not.
+    One number for each of ASKED, 0 where there is nobody; then how far the body, or what else is seen there, goes in a second, across and
+    down, in half the short side of the picture. Of several bodies the nearest counts; what is behind a wall or under a cover does not.
 
     Args:
         seconds: T moments of the scene. height, width: of the picture, in tokens.
@@ -54,7 +55,11 @@ def standing(scene: Scene, seconds: Sequence[float], height: int, width: int) ->
     words = [[1 + names.index(getattr(body, kind)) for kind, names in ASKED.items()] for body in scene.objects]
     facts = torch.cat([torch.tensor(words, dtype=torch.float64).expand(len(times), -1, -1), speed], -1)  # T K FIELDS
     picked = facts.gather(1, first.flatten(1).unsqueeze(-1).expand(-1, -1, FIELDS)).view(*first.shape, FIELDS)
-    return (picked * depth.isfinite().unsqueeze(-1)).float()
+    points = surroundings(scene, times, width, height)
+    (x, y, _), (u, v, _) = (project(pose(scene.camera, t, scene), points) for t in (begin, end))
+    behind = torch.zeros_like(picked)
+    behind[..., -2:] = (torch.stack((u - x, y - v), -1) / ((end - begin)[:, None, None] * half.min())).view(*first.shape, 2)
+    return torch.where(depth.isfinite().unsqueeze(-1), picked, behind).float()
 
 
 def _overlap(edges: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -93,14 +98,14 @@ class Asker(nn.Module):
 
 
 def answer_loss(answers: Tensor, told: Tensor, weight: Tensor) -> Tensor:
-    """Sum over tokens of what the answers are wrong by: mean cross-entropy of ASKED, plus the distance from where the body goes.
+    """Sum over tokens of what the answers are wrong by: mean cross-entropy of ASKED, plus the distance from where all goes.
 
     Args:
         answers: [B, N, ...] of an Asker. told: [B, N, FIELDS]. weight: [B, N], see `weight_of`.
     """
     *logits, goes = answers.float().split([*ANSWERS, 2], -1)
     wrong = sum(F.cross_entropy(x.transpose(1, 2), told[..., i].long(), reduction="none") for i, x in enumerate(logits))
-    away = F.smooth_l1_loss(goes, told[..., -2:], reduction="none").sum(-1) * (told[..., 0] > 0)
+    away = F.smooth_l1_loss(goes, told[..., -2:], reduction="none").sum(-1)
     return ((wrong / len(ASKED) + away) * weight).sum()
 
 

@@ -3,17 +3,20 @@
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from . import camera
+from .backdrop import WALL_Z
 from .layout import corners
 from .motion import places_and_tips
 from .parts import covered
 from .scene import Scene
 
 WIDE = camera.HALF_VIEW * 1.85  # out of a square picture is not yet out of a wide one (176x96)
+FAR = 1000.0  # units: beyond, only a turn of the camera is seen
 
 
-def boxes(scene: Scene, times: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def boxes(scene: Scene, times: Tensor) -> tuple[Tensor, Tensor]:
     """([T, K, 4] left, right, bottom and top tangents of every body in the picture, [T, K] distances of the nearest points)."""
     view = camera.pose(scene.camera, times, scene)
     place, tip = places_and_tips(scene, times)
@@ -29,7 +32,7 @@ def boxes(scene: Scene, times: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
     return torch.stack(found, 1), torch.stack(near, 1)
 
 
-def wall_faces(scene: Scene, times: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def wall_faces(scene: Scene, times: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(outer [T, W, 4] and inner [T, W, 4] rectangles of every wall in the picture, distances of the nearest points [T, W])."""
     view = camera.pose(scene.camera, times, scene)
     outer, inner, near = [], [], []
@@ -51,15 +54,15 @@ class Sight(NamedTuple):
     """Of every body at every moment, booleans [T, K]. hidden: wholly behind a wall. free: no wall in front of any of it. out_left,
     out_right: wholly outside even a wide picture. inside: wholly inside a square one. under: wholly under its cover."""
 
-    hidden: torch.Tensor
-    free: torch.Tensor
-    out_left: torch.Tensor
-    out_right: torch.Tensor
-    inside: torch.Tensor
-    under: torch.Tensor
+    hidden: Tensor
+    free: Tensor
+    out_left: Tensor
+    out_right: Tensor
+    inside: Tensor
+    under: Tensor
 
 
-def sight(scene: Scene, times: torch.Tensor) -> Sight:
+def sight(scene: Scene, times: Tensor) -> Sight:
     """What can be seen of every body at `times` [T]."""
     box, near = boxes(scene, times)
     hidden = torch.zeros(box.shape[:2], dtype=torch.bool)
@@ -76,3 +79,17 @@ def sight(scene: Scene, times: torch.Tensor) -> Sight:
     inside = (box[..., 0] > -camera.HALF_VIEW) & (box[..., 1] < camera.HALF_VIEW) & (box[..., 3] < camera.HALF_VIEW)
     under = torch.stack([covered(body, times) >= 1.0 for body in scene.objects], -1)
     return Sight(hidden, free, box[..., 1] < -WIDE, box[..., 0] > WIDE, inside, under)
+
+
+def surroundings(scene: Scene, times: Tensor, width: int, height: int) -> Tensor:
+    """What stands behind all bodies in the middle of each part of a picture of width x height parts, on the ground, at a room's wall or far
+    away: points [T, height * width, 3], row by row."""
+    view = camera.pose(scene.camera, times, scene)
+    half = camera.tangents(width, height)
+    across, down = (side * ((torch.arange(n, dtype=times.dtype) + 0.5) * 2 / n - 1) for side, n in zip(half, (width, height)))
+    rays = view.forward[:, None, None] + across[:, None] * view.right[:, None, None] - down[:, None, None] * view.up[:, None, None]
+    eye, reach = view.eye[:, None, None], torch.full(rays.shape[:-1], FAR, dtype=times.dtype)
+    if scene.place == "room":
+        reach = ((WALL_Z - eye[..., 2]) / rays[..., 2].clamp_max(-1e-6)).clamp_max(FAR)
+    ground = torch.where(rays[..., 1] < 0, eye[..., 1] / (-rays[..., 1]).clamp_min(1e-6), FAR)
+    return (eye + torch.minimum(reach, ground)[..., None] * rays).flatten(1, 2)

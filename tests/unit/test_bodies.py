@@ -46,6 +46,22 @@ def test_words_are_those_of_the_body_and_speed_is_that_of_the_picture():
     assert (told[told[..., 0] == 1 + SHAPES.index("cone")][:, -2:] == 0).all()
 
 
+@pytest.mark.parametrize("place", ("room", "meadow"))
+@pytest.mark.parametrize("kind", ("static", "orbit", "zoom in", "pan", "tilt", "rise"))
+def test_the_ground_goes_where_the_pictures_of_it_go(kind, place):
+    """What is seen at a token is found again, half a second later, where its speed says: better than where it was."""
+    scene = Scene((Object("ball", "red", x=1e4),), place, camera=Camera(kind))
+    goes = standing(scene, [0.5], 12, 12)[0, ..., -2:]
+    assert goes.abs().max() == 0 if kind == "static" else goes.abs().max() > 0.02
+    first, second = render(scene, [0.375, 0.625], 192, 192).float().movedim(-1, 1)
+    line = (torch.arange(192) + 0.5) * 2 / 192 - 1
+    grid = torch.stack((line.expand(192, 192), line[:, None].expand(192, 192)), -1)
+    whole = nn.functional.interpolate(goes.movedim(-1, 0)[None], size=192, mode="bilinear")[0].movedim(0, -1)
+    then = nn.functional.grid_sample(second[None], (grid + whole / 4)[None], padding_mode="border", align_corners=False)[0]
+    stayed, followed = ((first - picture)[:, 24:-24, 24:-24].square().mean() for picture in (second, then))
+    assert kind == "static" or followed < 0.5 * stayed, (stayed, followed)
+
+
 def test_the_nearest_body_counts_and_nobody_behind_a_wall():
     far, near = Object("cube", "blue", x=0.0, z=-3.0), Object("ball", "red", "large", x=0.0, z=1.5)
     assert words_at(standing(Scene((far, near), camera=Camera(height=1.2)), [0.0], 16, 16)) >= {("ball", "red", "large", "still")}

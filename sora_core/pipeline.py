@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .autoencoder import VideoVAE, denormalise, frames_of, normalise, pixels_of
-from .canvas import Canvas, Latents, encode_given
+from .canvas import Canvas, Latents, blank, encode_given, result_frames
 from .checkpoint import CheckpointError, load_text, load_transformer, load_vae, model_header
 from .config import TEXT_ROW_MULTIPLE, ModelHeader
 from .denoise import SOLVERS, Noise, guided, renoise
@@ -22,6 +22,7 @@ from .shapes import VideoShape, check_size, frames_for_seconds
 from .speed import fast_dtype
 from .text import ByteTextEncoder
 from .transformer import SpacetimeTransformer
+from .verbs import place
 
 WEIGHTS = Path(__file__).parent / "weights"
 SHIPPED = WEIGHTS / "diffusion_models" / "sora_mini.safetensors"
@@ -64,7 +65,8 @@ class Pipeline:
         Args:
             prompt: words in any language.
             fps: default the model's native rate.
-            picture: uint8 [H, W, 3] of the video's size, its first frame, which comes back as it is.
+            picture: uint8 [H, W, 3] of the video's size, its first frame, which comes back as it is; the frames behind it carry what the
+                codec lost of it, fading out.
             options: for `generate`; without a plan, what suits the model: in passes where it is longer than the model was trained for.
 
         Raises:
@@ -82,10 +84,11 @@ class Pipeline:
             options["plan"] = PlanSettings().plan(lattice, window_of(self.header, shape.strides), self.header.foresight)
         words = self.text.encode([prompt]).to(dtype)
         z = generate(self.transformer, self.header, words, shape, **options)
-        frames = frames_of(self.vae.decode(denormalise(z).to(dtype))[0])
-        if picture is not None:
-            frames[0] = picture
-        return frames
+        if picture is None:
+            return frames_of(self.vae.decode(denormalise(z).to(dtype))[0])
+        first, made = picture[None].float() / 255, self.decode(denormalise(z))
+        chunks = result_frames(place(blank(shape), 0, 0), lambda: iter([made]), lambda *_: iter([first]))
+        return torch.cat(list(chunks)).mul(255).round().byte()
 
     @torch.inference_mode()
     def complete(self, canvas: Canvas, sources: Sequence[Tensor], prompt: str = "", *, seed: int = 0, steps: int = STEPS,

@@ -26,6 +26,7 @@ from .studio import Studio
 
 MINUTE = 481  # frames, 8 a second: whole cells
 CYCLE = 59  # seconds after which a recurring scene is as it was: second 60 shows what second 1 did
+LATER = 16  # frames: 2 seconds
 SETTLED = 5  # seconds after which the shipped codec no longer knows that a clip has begun
 
 
@@ -77,40 +78,31 @@ def length_rows(bench: Bench) -> Iterator[Row]:
 
 
 def picture_rows(bench: Bench) -> Iterator[Row]:
-    """Pictures that are animated: does the given frame come back, and is there a jump behind it."""
-    size = SIZES["1:1"]
-    apart, jumps, true_jumps = [], [], []
-    for scene in scored_scenes(bench.budget.pictures, 5_500_000):
-        renders = render(scene, [k / 8 for k in range(17)], *size)
-        made = bench.studio.pipeline.video(long_caption(scene, "en", 2.0), 2.0, *size, picture=renders[0], seed=scene.seed, fps=8.0,
-                                           steps=bench.studio.steps, guidance=bench.studio.guidance)  # fmt: skip
-        apart.append(float((made[0].int() - renders[0].int()).abs().max()))
-        jumps.append(seam_jump(made, [1]))
-        true_jumps.append(seam_jump(renders, [1]))
-        bench.say(f"picture {len(apart)}/{bench.budget.pictures}")
+    """Pictures that are given at the beginning of a video, or at second 2 of 5: do they come back, is there a jump beside them, and do the
+    frames before lead there?"""
+    apart, jumps, true_jumps, _, _ = zip(*_with_a_picture(bench, 0, 17, 5_500_000))
     yield Row("kept frames, largest difference", max(apart), max(apart), max(apart), len(apart), "<= 0", 0)
     yield mean_row("seam behind a given picture", jumps, "<= 1.1", geometric_mean(np.array(true_jumps)), geometric_mean)
-    yield from later_picture_rows(bench)
-
-
-def later_picture_rows(bench: Bench) -> Iterator[Row]:
-    """A picture at second 2 of 5: is there a jump onto it, and do the frames before lead to it?"""
-    studio, size, at = bench.studio, SIZES["1:1"], 16
-    canvas = verbs.place(blank(studio.shape(*size, 41, 8.0)), at, 0)
-    jumps, ways, true_jumps, true_ways = [], [], [], []
-    for scene in scored_scenes(bench.budget.pictures, 5_600_000):
-        renders = render(scene, [k / 8 for k in range(41)], *size)
-        picture, words = renders[at : at + 1].float() / 255, long_caption(scene, "en", 5.0)
-        latents = studio.pipeline.complete(canvas, [picture], words, seed=scene.seed, steps=studio.steps, guidance=studio.guidance)
-        result = result_frames(canvas, lambda: iter([studio.pipeline.decode(latents)]), lambda *_: iter([picture]))  # noqa: B023
-        made = torch.cat(list(result)).mul(255).round().byte()
-        jumps.append(seam_jump(made, [at]))
-        ways.append(leads_to(made, at))
-        true_jumps.append(seam_jump(renders, [at]))
-        true_ways.append(leads_to(renders, at))
-        bench.say(f"later picture {len(ways)}/{bench.budget.pictures}")
+    apart, jumps, true_jumps, ways, true_ways = zip(*_with_a_picture(bench, LATER, 41, 5_600_000))
+    yield Row("kept frames, largest difference, second 2 of 5", max(apart), max(apart), max(apart), len(apart), "<= 0", 0)
     yield mean_row("seam before a picture at second 2 of 5", jumps, None, geometric_mean(np.array(true_jumps)), geometric_mean)
     yield mean_row("frames before it lead to it", ways, None, mean(true_ways))
+
+
+def _with_a_picture(bench: Bench, at: int, frames: int, first_seed: int) -> Iterator[tuple[float, float, float, float, float]]:
+    """Of every video with a picture at frame `at`: by how much the picture is not as it was given, the jump beside it and that of renders,
+    `leads_to` and that of renders."""
+    studio, fps = bench.studio, 8.0
+    canvas, border = verbs.place(blank(studio.shape(*SIZES["1:1"], frames, fps)), at, 0), [at or 1]
+    for number, scene in enumerate(scored_scenes(bench.budget.pictures, first_seed), 1):
+        renders = render(scene, [k / fps for k in range(frames)], *SIZES["1:1"])
+        picture, words = renders[at : at + 1].float() / 255, long_caption(scene, "en", (frames - 1) / fps)
+        latents = studio.pipeline.complete(canvas, [picture], words, seed=scene.seed, steps=studio.steps, guidance=studio.guidance)
+        chunks = result_frames(canvas, lambda: iter([studio.pipeline.decode(latents)]), lambda *_: iter([picture]))  # noqa: B023
+        made = torch.cat(list(chunks)).mul(255).round().byte()
+        ways = (leads_to(made, at), leads_to(renders, at)) if at else (1.0, 1.0)
+        yield float((made[at].int() - renders[at].int()).abs().max()), seam_jump(made, border), seam_jump(renders, border), *ways
+        bench.say(f"picture at frame {at} {number}/{bench.budget.pictures}")
 
 
 def leads_to(frames: Tensor, at: int) -> float:

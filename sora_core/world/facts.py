@@ -1,5 +1,6 @@
 """What is true of a scene within a window of time: what captions say, and what an observer of a video is asked."""
 
+import math
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from .scene import CAMERAS, Camera, Object, Scene
 from .sight import boxes, sight
 
 TURN_SLACK = 0.3  # seconds beyond a turning point that nobody sees, as the turn is slow
+LEAST_ZOOM = 0.035  # of all its way in a second, which is 2 % of the distance: slower, and it is not seen
 LEAST_MOVEMENT = 0.8  # seconds of a camera movement that are worth a word, before or after a change
 OPPOSITE = {"slide left": "slide right", "slide right": "slide left", "come closer": "move away"}
 BOTH_WAYS = {"slide left": "slide back and forth", "slide right": "slide back and forth", "come closer": "come and go"}
@@ -74,8 +76,10 @@ def _movement(camera: Camera, start: float, seconds: float) -> tuple[str, str | 
     if camera.kind in SIDES:
         leg = _leg(start, seconds, camera.period) * camera.sense
         return camera.kind, {1: SIDES[camera.kind][0], -1: SIDES[camera.kind][1], 0: None}[leg]
-    if camera.kind in (*CAMERAS[2:], "rise") and start > 2.0 * ZOOM_SECONDS:
-        return "static", None  # the push has all but ended
+    if camera.kind in (*CAMERAS[2:], "rise"):
+        way = math.tanh((start + seconds) / ZOOM_SECONDS) - math.tanh(start / ZOOM_SECONDS)
+        if way < LEAST_ZOOM * seconds:
+            return "static", None  # the push has all but ended
     return camera.kind, None
 
 

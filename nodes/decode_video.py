@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -125,16 +125,16 @@ class Clip:
         return None, 0
 
 
-def clips(vae, latent: dict, seam: str) -> tuple[list[Clip], str]:
-    """All videos of a LATENT, and a sentence for the node.
+def clips(vae, latent: dict, seam: str, field: str = "latent") -> tuple[list[Clip], str]:
+    """All videos of a LATENT at the input `field`, and a sentence for the node.
 
     Raises:
         ValueError: a LATENT that is not for video, or for another VAE.
     """
-    samples, strides = samples_of(latent), strides_of(vae)
+    samples, strides = samples_of(latent, field), strides_of(vae)
     if samples.shape[1] != strides.channels:
         raise ValueError(
-            f"latent: it has {samples.shape[1]} channels, the VAE needs {strides.channels}: use the VAE that belongs to the MODEL"
+            f"{field}: it has {samples.shape[1]} channels, the VAE needs {strides.channels}: use the VAE that belongs to the MODEL"
         )
     given, fps = given_of(latent), fps_of(latent, ModelHeader.native_fps)
     if given is not None and (given.canvas.shape.strides != strides or not same_vae(vae, given.vae)):
@@ -179,7 +179,8 @@ class LatentVideo(Input.Video):
             logging.warning("%s was there already when this video was complete: it is %s", path, made.path.name)
 
     def get_components(self):
-        return Types.VideoComponents(images=torch.cat(list(self.clip.frames())), audio=self.clip.sound, frame_rate=self.get_frame_rate())
+        check_room("video", self.clip.count, self.clip.size)
+        return Types.VideoComponents(images=as_image(self.clip.frames()), audio=self.clip.sound, frame_rate=self.get_frame_rate())
 
     def as_trimmed(self, start_time=None, duration=None, strict_duration=False):
         fps, count = self.clip.fps, self.clip.count
@@ -286,14 +287,9 @@ class SoraDecodeFrames(io.ComfyNode):
     def execute(cls, vae, latent, from_second, to_second, seam) -> io.NodeOutput:
         made, note = clips(vae, restored(latent, cls.hidden), seam)
         start, end = frame_range(from_second, to_second, made[0].count, made[0].fps)
-        check_room((end - start) * len(made), made[0].size)
-        bar, images = comfy.utils.ProgressBar((end - start) * len(made)), []
-        for clip in made:
-            parts = []
-            for part in replace(clip, start=start, end=end).frames():
-                parts.append(part)
-                bar.update(len(part))
-            images.append(torch.cat(parts))
+        check_room("to_second", (end - start) * len(made), made[0].size)
+        bar = comfy.utils.ProgressBar((end - start) * len(made))
+        images = [as_image(replace(clip, start=start, end=end).frames(), bar.update) for clip in made]
         show_on_node(cls, note)
         return io.NodeOutput(images, made[0].fps, ui=ui.PreviewText(note))
 
@@ -310,10 +306,19 @@ def frame_range(from_second: float, to_second: float, frames: int, fps: float) -
     return start, max(start + 1, min(end, frames))
 
 
-def check_room(frames: int, size: tuple[int, int]) -> None:
-    """An IMAGE holds all frames at once. Raises ValueError when they cannot fit."""
+def as_image(frames: Iterator[Tensor], told: Callable[[int], None] = lambda count: None) -> Tensor:
+    """Chunks of frames, given ones and made ones, as one IMAGE where the host keeps those; `told` how many have come."""
+    device, parts = comfy.model_management.intermediate_device(), []
+    for part in frames:
+        parts.append(part.to(device))
+        told(len(part))
+    return torch.cat(parts)
+
+
+def check_room(field: str, frames: int, size: tuple[int, int]) -> None:
+    """An IMAGE holds all frames at once. Raises ValueError naming the field when they cannot fit."""
     needed = frames * size[0] * size[1] * 3 * 4
     there = comfy.model_management.get_total_memory(torch.device("cpu"))
     if needed > there / 2:
         sizes = f"{frames} frames of {size[0]}x{size[1]} are {needed / 2**30:,.1f} GB as an IMAGE, this machine has {there / 2**30:,.1f} GB"
-        raise ValueError(f"to_second: {sizes}: take a shorter part, or save with 'Sora Decode'")
+        raise ValueError(f"{field}: {sizes}: take a shorter part, or save with 'Sora Decode'")

@@ -93,6 +93,7 @@ class Given:
         guides: a latent [B, C, 1, h, w] for each guide of the canvas; `held` the same as a cell for models that know no guides.
         sound: a host AUDIO as long as the result.
         strength: share of the noise to begin from, when the samples are to be changed and not made.
+        own_mask: somebody's own noise mask beside that of the canvas, in the form of `mask`.
         region: [T, H, W] in 0..1 for every frame of the result, if what is kept differs in space: 1 = made.
         plan: what Sora Plan says of the passes; None leaves it to the sampler.
         vae: the host VAE of the canvas, for models and passes that want what is given encoded in another way.
@@ -106,6 +107,7 @@ class Given:
     held: tuple[Tensor, ...] = ()
     sound: dict | None = None
     strength: float = 1.0
+    own_mask: Tensor | None = None
     region: Tensor | None = None
     plan: PlanSettings | None = None
     vae: object = None
@@ -118,19 +120,24 @@ class Given:
             self,
             sources=tuple(Picked(media, videos) if media.batch > 1 else media for media in self.sources),
             samples=self.samples[videos],
-            mask=self.mask[videos] if len(self.mask) > 1 else self.mask,
+            mask=_of_videos(self.mask, videos),
+            own_mask=None if self.own_mask is None else _of_videos(self.own_mask, videos),
             guides=tuple(guide[videos] for guide in self.guides),
             held=tuple(held[videos] for held in self.held),
         )
 
 
-def samples_of(latent: dict) -> Tensor:
-    """The samples [B, C, F, h, w] of a LATENT. Raises ValueError for one that is torn or no video's."""
+def _of_videos(mask: Tensor, videos: list[int]) -> Tensor:
+    return mask[videos] if len(mask) > 1 else mask
+
+
+def samples_of(latent: dict, field: str = "latent") -> Tensor:
+    """The samples [B, C, F, h, w] of a LATENT at the input `field`. Raises ValueError for one that is torn or no video's."""
     samples = latent.get("samples") if isinstance(latent, dict) else None
     if not isinstance(samples, Tensor):
-        raise ValueError("latent: it holds no samples: connect 'Sora Canvas' or another node that gives a LATENT")
+        raise ValueError(f"{field}: it holds no samples: connect 'Sora Canvas' or another node that gives a LATENT")
     if samples.is_nested or samples.ndim != 5:
-        raise ValueError(f"latent: this is a picture's latent of {samples.ndim} axes, a video's has 5: connect 'Sora Canvas'")
+        raise ValueError(f"{field}: this is a picture's latent of {samples.ndim} axes, a video's has 5: connect 'Sora Canvas'")
     return samples
 
 
@@ -196,11 +203,23 @@ def restored(latent: dict, hidden, field: str = "latent") -> dict:
         hidden: of the node that takes it: the prompt and its own number in it; None without a graph.
         field: name of the input.
     """
-    given, samples = latent.get(KEY), samples_of(latent)
+    given, samples = latent.get(KEY), samples_of(latent, field)
     if not isinstance(given, Given) or given.samples is None or given.samples.shape != samples.shape or not _straight(hidden, field):
         return latent
     samples = torch.where(given.mask.to(samples.device) == 0, given.samples.to(samples), samples)
     return {**latent, "samples": samples, KEY: replace(given, samples=samples)}
+
+
+def without_stale_mask(latent: dict) -> tuple[dict, list[str]]:
+    """A LATENT without the noise mask of its canvas where a node has changed the number of its cells, and a sentence for the node.
+
+    The host would stretch the mask over the other cells, and keep some of them at random.
+    """
+    given, mask, samples = latent.get(KEY), latent.get("noise_mask"), latent["samples"]
+    if mask is None or not isinstance(given, Given) or mask is not given.mask or given.samples.shape[2] == samples.shape[2]:
+        return latent, []
+    cells = f"{given.samples.shape[2]} cells, and there are {samples.shape[2]} now"
+    return {k: v for k, v in latent.items() if k != "noise_mask"}, [f"all of it is made: what the canvas keeps was for {cells}"]
 
 
 def _straight(hidden, field: str) -> bool:

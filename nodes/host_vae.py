@@ -165,8 +165,7 @@ class VideoCoder:
 
     def encode(self, x: Tensor) -> Tensor:
         """[B, 3, T, H, W] in -1..1 -> [B, C, F, h, w]."""
-        pixels = x.movedim(1, -1).add(1).div(2)  # b t h w c
-        return torch.cat([self.vae.encode(clip) for clip in pixels])
+        return torch.cat([self.vae.encode(clip.movedim(0, -1).add(1).div_(2)) for clip in x])  # t h w c in 0..1
 
     def decode_chunks(self, z: Tensor, batch_index: int) -> Iterator[Tensor]:
         """Frames [n, H, W, 3] in 0..1 on the host's output device, of one video of a batch; some cells at a time where it can.

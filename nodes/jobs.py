@@ -48,7 +48,8 @@ class SoraJobs(io.ComfyNode):
 
 
 def removed(names: str) -> list[str]:
-    """Deletes the named jobs; a line for each. A name that stayed in the field from the last time is no mistake."""
+    """Deletes the named jobs; a line for each. A name that stayed in the field from the last time is no mistake, and deletes nothing: the
+    same run, made again, has another."""
     folder, lines = jobs_folder(), []
     for name in filter(None, (part.strip() for part in names.split(","))):
         there = any(job.name == name for job in kept_jobs(folder))

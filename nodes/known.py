@@ -22,12 +22,23 @@ RESIZERS = ("nearest-exact", "bilinear", "area", "bicubic", "bislerp")
 """Of the host's Latent Upscale nodes."""
 
 
+COPIES = 3
+"""Of one video's frames, beside the frames themselves, while the host's VAE encodes them."""
+
+
 def frames_as_pixels(media: Media, start: int, count: int) -> Tensor:
     """Frames of all videos of media as the VAE takes them: [B, 3, count, H, W] in -1..1; behind its end the last one again.
 
     In memory once, with the few frames that are read at a time.
+
+    Raises:
+        ValueError: frames that cannot fit this machine while they are encoded.
     """
     width, height = media.size
+    needed, there = (media.batch + COPIES) * count * width * height * 12, comfy.model_management.get_total_memory(torch.device("cpu"))
+    if needed > there:
+        sizes = f"{count} frames of {width}x{height} take {needed / 2**30:,.1f} GB while they are encoded"
+        raise ValueError(f"size: {sizes}, this machine has {there / 2**30:,.1f} GB: choose a smaller size, or give a shorter video")
     pixels, there = torch.empty(media.batch, 3, count, height, width), min(count, media.frames - start)
     for number, video in enumerate(pixels):
         at = 0
@@ -72,7 +83,9 @@ def latent_of(vae, given: Given, latent: dict | None = None) -> dict:
     samples[:, :, canvas.known] = latents[:, :, canvas.known].to(samples)
     other = (latent or {}).get("noise_mask")
     if other is not None and other is not given.mask:  # somebody's own, not that of an earlier verb
-        mask = mask * comfy.utils.reshape_mask(other, samples[:, :1].shape)
+        given = replace(given, own_mask=comfy.utils.reshape_mask(other, samples[:, :1].shape))
+    if given.own_mask is not None:
+        mask = mask * given.own_mask
     return {**(latent or {}), "samples": samples, "noise_mask": mask, KEY: replace(given, samples=samples.clone(), mask=mask)}
 
 

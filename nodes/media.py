@@ -229,7 +229,7 @@ def media_of(value, vae, image_fps: float, name: str = "video", hidden=None) -> 
     if isinstance(value, Tensor):
         return Pictures(rgb(value, name), image_fps)
     if isinstance(value, dict):
-        made, known = clips(vae, restored(value, hidden, name), "carry")[0], isinstance(value.get(KEY), Given)
+        made, known = clips(vae, restored(value, hidden, name), "carry", name)[0], isinstance(value.get(KEY), Given)
         note = "given frames of it are decoded like all others: its latents were changed on the way here" if known else ""
         return Undecoded(tuple(clip if known else replace(clip, fps=image_fps) for clip in made), note="" if made[0].given else note)
     raise ValueError(f"{name}: this is no video: connect a VIDEO, an IMAGE or a LATENT")

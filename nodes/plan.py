@@ -54,9 +54,16 @@ class SoraPlan(io.ComfyNode):
                     default="",
                     optional=True,
                     advanced=True,
-                    tooltip="Passes to make anew with another seed, by their number in the picture: 3=17, 5=2. The others stay.",
+                    tooltip=(
+                        "Passes to make anew with another seed, by their number in the picture: 3=17, 5=2. In a foresight plan a gap "
+                        "changes alone; a window of a rollout, or the sketch, changes what is made behind it too."
+                    ),
                 ),
-                io.Conditioning.Input("positive", optional=True, tooltip="From Sora Storyboard: the plan then knows the shots."),
+                io.Conditioning.Input(
+                    "positive",
+                    optional=True,
+                    tooltip="As at Sora Sampler: the plan and its numbers follow the shots of a storyboard.",
+                ),
             ],
             outputs=[io.Latent.Output(tooltip="The canvas with its plan, for Sora Sampler.")],
             hidden=[io.Hidden.unique_id],

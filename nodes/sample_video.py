@@ -24,7 +24,7 @@ from ..sora_core.plan import Lattice, single, summary
 from ..sora_core.shapes import PATCH, Strides
 from . import host
 from .costs import check_memory
-from .given import KEY, Given, given_of, restored, sampled, samples_of
+from .given import KEY, Given, given_of, restored, sampled, samples_of, without_stale_mask
 from .host_models import (
     beside_known,
     conditions,
@@ -71,7 +71,7 @@ class SoraSampler(io.ComfyNode):
                 model_input(),
                 io.Conditioning.Input("positive", tooltip="What the video shows."),
                 io.Latent.Input("latent", tooltip="The canvas."),
-                seed_input("Chooses the noise. The same seed gives the same video, and the same moments in a longer one."),
+                seed_input("Chooses the noise. The same seed gives the same video, and each moment of a longer one the same noise."),
                 io.Int.Input(
                     "steps",
                     default=STEPS,
@@ -114,7 +114,9 @@ class SoraSampler(io.ComfyNode):
                     ),
                 ),
                 io.Conditioning.Input("negative", optional=True, tooltip="What the video does not show. Left open: the empty prompt."),
-                io.Sigmas.Input("sigmas", optional=True, tooltip="Noise levels in place of steps, scheduler and denoise."),
+                io.Sigmas.Input(
+                    "sigmas", optional=True, tooltip="Noise levels in place of steps, scheduler, denoise and the strength of Sora Remix."
+                ),
                 io.Sampler.Input("sampler", optional=True, tooltip="A solver in place of sampler_name."),
                 io.Noise.Input("noise", optional=True, tooltip="Noise in place of that of the seed."),
                 io.Model.Input(
@@ -156,7 +158,7 @@ class SoraSampler(io.ComfyNode):
         low_noise_model=None,
         switch_sigma=0.875,
     ) -> io.NodeOutput:
-        latent = restored(latent, cls.hidden)
+        latent, remarks = without_stale_mask(restored(latent, cls.hidden))
         models = [m for m in (model, low_noise_model) if m is not None]
         for m in models:
             check(m, positive, negative, latent)
@@ -168,6 +170,8 @@ class SoraSampler(io.ComfyNode):
             denoise = min(denoise, given.strength) if given else denoise
             solver_name = "euler" if sampler_name == ANCESTRAL else sampler_name
             sigmas = comfy.samplers.KSampler(model, steps, model.load_device, solver_name, scheduler, denoise).sigmas
+        elif given and given.strength < 1:
+            remarks.append(f"begins where the given sigmas do, not at {given.strength:g} of the noise, as Sora Remix says")
         words = positive, empty_prompt(model, positive) if negative is None else negative
         noise = CellNoise(seed, given) if noise is None else noise
         stages = [stage(m, levels, latent, noise, words) for m, levels in parts(models, sigmas, switch_sigma)]
@@ -189,9 +193,10 @@ class SoraSampler(io.ComfyNode):
         )
         through = {"model": model, "low_noise_model": low_noise_model, "sampler": sampler}
         job, unkept = job_for(passes, cls.hidden, through, [sampler_name, switch_sigma])
+        lines = [summary(plan) if len(plan.passes) > 1 else "", unkept, *remarks, *limits(model, given, plan)]
+        show_on_node(cls, "\n".join(filter(None, lines)))  # some may want to stop here
         made = to_host(passes.sample(job))
-        lines = (summary(plan) if len(plan.passes) > 1 else "", job.note if job else unkept, *limits(model, given, plan))
-        note = "\n".join(line for line in lines if line)
+        note = "\n".join(filter(None, [*lines, job.note if job else ""]))
         show_on_node(cls, note)
         return io.NodeOutput(sampled(latent, made), ui=ui.PreviewText(note) if note else None)
 
@@ -279,6 +284,8 @@ def check(model, positive, negative, latent: dict) -> None:
         raise ValueError(
             f"model: {family(model)} image-to-video cannot {asked}: it goes on from pictures, and the canvas has none; {right}"
         )
+    if has_pictures(negative):
+        raise ValueError("negative: its storyboard has pictures, and only those of positive stand in a video: connect one without")
     for name, conditioning in (("positive", positive), ("negative", negative)):
         for rows, *_ in conditioning or ():
             if isinstance(model.model, comfy.model_base.WAN21) and rows.shape[-1] != TEXT_DIM:

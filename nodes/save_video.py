@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from datetime import datetime
 from pathlib import Path
 
 import comfy.model_management
@@ -15,6 +17,9 @@ from ..sora_core.video_file import unfinished, write_pictures, write_video
 from .media import media_of
 
 FORMATS = ("webm", "png", "mp4")
+DATE = re.compile(r"%date:([^%]*)%")
+DATE_PARTS = {"yyyy": "%Y", "yy": "%y", "MM": "%m", "dd": "%d", "hh": "%H", "mm": "%M", "ss": "%S"}
+"""What the page fills in for ComfyUI's own savers, and only for those."""
 
 
 class SoraSave(io.ComfyNode):
@@ -29,7 +34,9 @@ class SoraSave(io.ComfyNode):
             inputs=[
                 io.Video.Input("video", tooltip="The video."),
                 io.String.Input(
-                    "filename_prefix", default="video/sora", tooltip="Folder and beginning of the name, in ComfyUI's output folder."
+                    "filename_prefix",
+                    default="video/sora",
+                    tooltip="Folder and beginning of the name, in ComfyUI's output folder; %date:yyyy-MM-dd% is today.",
                 ),
                 io.Combo.Input(
                     "format",
@@ -42,6 +49,12 @@ class SoraSave(io.ComfyNode):
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             is_output_node=True,
         )
+
+    @classmethod
+    def validate_inputs(cls, filename_prefix=""):
+        if left := re.search(r"%[^%]*[.:][^%]*%", dated(filename_prefix or "")):
+            return f"filename_prefix: {left[0]} is filled in for ComfyUI's own nodes alone: write it out, or use %date:yyyy-MM-dd%"
+        return True
 
     @classmethod
     def execute(cls, video, filename_prefix, format) -> io.NodeOutput:
@@ -72,8 +85,17 @@ class SoraSave(io.ComfyNode):
 
 def with_name(prefix: str) -> str:
     """A prefix that names a file: of "clips/" or nothing the host would count no numbers."""
-    prefix = prefix.strip()
+    prefix = dated(prefix.strip())
     return os.path.normpath(f"{prefix}sora" if not prefix or prefix.endswith(("/", "\\")) else prefix)
+
+
+def dated(prefix: str) -> str:
+    """A prefix with %date:...% filled in."""
+
+    def now(found: re.Match) -> str:
+        return datetime.now().strftime(re.sub("|".join(DATE_PARTS), lambda part: DATE_PARTS[part[0]], found[1]))
+
+    return DATE.sub(now, prefix)
 
 
 def tags_of(hidden) -> dict:

@@ -258,7 +258,7 @@ class Job:
             manifest = {
                 "job": self.name,
                 "about": self.about,
-                "started": old.get("started") or datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                "started": old.get("started") or datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
                 "plan": summary(self.plan),
                 "picture": picture(self.plan, len(passes)).splitlines(),
                 "passes": passes,
@@ -280,7 +280,10 @@ def _manifest(path: Path) -> dict:
 
 @dataclass(frozen=True)
 class Kept:
-    """A job as its files say: how many of its passes are there, their bytes, and seconds since the last one."""
+    """A job as its files say: how many of its passes are there, their bytes, and seconds since the last one.
+
+    `name` is that of one life of the job: after a deletion the same run is the same job again, and has another.
+    """
 
     name: str
     about: str
@@ -300,21 +303,29 @@ def kept_jobs(folder: Path) -> list[Kept]:
             age = time.time() - max((s.st_mtime for s in stats), default=time.time())
             done = sum(f.stem == p["key"] for p in manifest["passes"] for f in files)
             size = sum(s.st_size for s in stats)
-            found.append(Kept(path.stem, manifest["about"], done, len(manifest["passes"]), size, age))
+            found.append(Kept(_name(path, manifest), manifest["about"], done, len(manifest["passes"]), size, age))
     return sorted(found, key=lambda job: job.age)
 
 
 def delete(folder: Path, name: str) -> int:
-    """Removes a job and those of its passes that no other job has; returns the bytes. Raises ValueError for a job that is not there."""
-    manifests = {path.stem: m for path in Path(folder).glob("*.json") if (m := _manifest(path))}
+    """Removes a job, by its name in `kept_jobs`, and those of its passes that no other job has; returns the bytes.
+
+    Raises:
+        ValueError: a job that is not there.
+    """
+    manifests = {_name(path, m): m for path in Path(folder).glob("*.json") if (m := _manifest(path))}
     if name not in manifests:
         raise ValueError(f"there is no job {name!r}; there are {', '.join(sorted(manifests)) or 'none'}")
     others = {f for other, m in manifests.items() if other != name for f in _files(folder, m)}
-    files = [Path(folder) / f"{name}.json", *(f for f in _files(folder, manifests[name]) if f not in others)]
+    files = [Path(folder) / f"{manifests[name]['job']}.json", *(f for f in _files(folder, manifests[name]) if f not in others)]
     size = sum(s.st_size for s in _stats(files))
     for file in files:
         file.unlink(missing_ok=True)
     return size
+
+
+def _name(path: Path, manifest: dict) -> str:
+    return f"{path.stem}-{content_hash(manifest.get('started'))[:4]}"
 
 
 def _stats(files: list[Path]) -> list[os.stat_result]:

@@ -442,6 +442,49 @@ def test_placed_clips_that_do_not_fit(graph):
     assert "2 clips for 3 videos" in refusal(graph, two, ["canvas", 0])
 
 
+def test_somebodys_own_mask_outlives_a_second_picture(graph, masks):
+    """It says where a video is made, whatever is placed on it."""
+    region = {"masks": node("Masks", count=1), "region": node("SetLatentNoiseMask", samples=["canvas", 0], mask=["masks", 0])}
+    prompt = {**BEGIN, **canvas(1.0, **SIZE), **region, **clip("picture", 1), **place(latent="region", name="first")}
+    prompt |= place(1.0, latent="first")
+    once, twice = graph.run(prompt, ["first", 0], ["placed", 0])
+    own = once["noise_mask"][:, :, 1]
+    assert 0 < own.mean() < 1 and not once["noise_mask"][:, :, 0].any()
+    assert torch.equal(twice["noise_mask"][:, :, 1], own) and not twice["noise_mask"][:, :, 0].any()
+
+
+def test_a_mask_of_other_cells_is_left_out(graph):
+    """Cut to the part that is to be made, none of it is kept at random."""
+    cut = {"cut": node("LatentCut", samples=["canvas", 0], dim="t", index=-2, amount=2)}
+    prompt = {**BEGIN, **clip(), **extend(seconds=1.0), **cut, **sample("cut", steps=1, guidance=1.0)}
+    whole, part, made = graph.run(prompt, ["canvas", 0], ["cut", 0], ["sample", 0])
+    assert part["noise_mask"] is whole["noise_mask"] and part["samples"].shape[2] == 2
+    assert (made["samples"] != part["samples"]).float().mean() > 0.9
+    assert f"what the canvas keeps was for {whole['samples'].shape[2]} cells, and there are 2 now" in note(graph)
+
+
+def test_given_sigmas_stand_above_the_strength_of_a_remix(graph):
+    levels = {"sigmas": node("BasicScheduler", model=["load", 0], scheduler="simple", steps=1, denoise=1.0)}
+    prompt = {**BEGIN, **clip(), **remix("subtle"), **levels, **sample(steps=1, guidance=1.0, sigmas=["sigmas", 0])}
+    graph.run(prompt, ["sample", 0])
+    assert "begins where the given sigmas do, not at" in note(graph)
+
+
+def test_an_error_names_the_input_that_it_is_about(graph):
+    """In a node of two videos, that of the second."""
+    joined = verb("SoraJoin", seconds=0.5, next_video=["mochi", 0])
+    others = {**clip(), "mochi": node("EmptyMochiLatentVideo", width=64, height=32, length=7, batch_size=1)}
+    assert "next_video: it has 12 channels" in refusal(graph, {**BEGIN, **others, **joined}, ["canvas", 0])
+
+
+def test_frames_that_cannot_fit_while_they_are_encoded(graph, monkeypatch):
+    import comfy.model_management
+
+    monkeypatch.setattr(comfy.model_management, "get_total_memory", lambda *_: 100_000)
+    sentence = refusal(graph, {**BEGIN, **clip(), **extend(seconds=1.0)}, ["canvas", 0])
+    assert "frames of 32x32 take" in sentence and "choose a smaller size, or give a shorter video" in sentence
+
+
 def test_nothing_is_placed_on_a_masked_video(graph, masks):
     prompt = {**BEGIN, **clip(), "masks": node("Masks", count=14), **remix(mask=["masks", 0]), **clip("picture", 1), **place()}
     assert "place it before, and remix the result" in refusal(graph, prompt, ["placed", 0])

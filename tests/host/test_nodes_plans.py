@@ -404,6 +404,18 @@ def test_a_prefix_without_a_name_overwrites_nothing(graph, prefix, name):
     assert all(path.stat().st_size > 100 for path in paths)
 
 
+def test_a_prefix_holds_the_date_and_nothing_that_the_page_does_not_fill_in(graph, pack):
+    from datetime import datetime
+
+    from sora_pack.nodes.save_video import dated
+    from sora_pack.tests.host.prompts import decode
+
+    assert dated("clips/%date:yyyy-MM%/%width%") == f"clips/{datetime.now():%Y-%m}/%width%"
+    saved = {"saved": node("SoraSave", video=["video", 0], filename_prefix="%KSampler.seed%", format="webm")}
+    sentence = refusal(graph, {**load(), **words(), **canvas(), **sample(), **decode(), **saved}, ["saved", 0])
+    assert "filename_prefix: %KSampler.seed% is filled in for ComfyUI's own nodes alone" in sentence
+
+
 # -- shots from fields, with pictures ------------------------------------------------------------------------------------------------
 
 

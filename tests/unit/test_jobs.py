@@ -308,7 +308,7 @@ def test_files_that_go_away_while_they_are_listed(tmp_path, monkeypatch):
     monkeypatch.setattr(jobs, "_files", lambda *a: [*find(*a), tmp_path / "passes" / "gone.half.safetensors"])
     [listed] = kept_jobs(tmp_path)
     assert (listed.name, listed.done, listed.bytes) == (there[0].name, there[0].done, there[0].bytes)
-    assert delete(tmp_path, job.name) == listed.bytes and not kept_jobs(tmp_path)
+    assert listed.name.startswith(job.name) and delete(tmp_path, listed.name) == listed.bytes and not kept_jobs(tmp_path)
 
 
 def test_jobs_are_listed_and_deleted_only_by_name(tmp_path):
@@ -319,17 +319,32 @@ def test_jobs_are_listed_and_deleted_only_by_name(tmp_path):
     (tmp_path / "notes.json").write_text('{"mine": 1}')
     listed = kept_jobs(tmp_path)
     assert [(j.done, j.passes) for j in listed] == [(len(plan.passes),) * 2] * 2 and all(j.bytes > 0 and j.age < 60 for j in listed)
-    manifest = json.loads((tmp_path / f"{listed[0].name}.json").read_text())
+    name = {job.name.split("-")[0]: job.name for job in listed}
+    manifest = json.loads((tmp_path / f"{listed[0].name.split('-')[0]}.json").read_text())
     assert manifest["about"] == "a test" and manifest["passes"][1]["makes"] == "1-2" and len(manifest["picture"]) == len(plan.passes)
-    assert delete(tmp_path, started(tmp_path, other).name) > 0
+    assert delete(tmp_path, name[started(tmp_path, other).name]) > 0
     again = started(tmp_path, plan)
     run_plan(plan, LATENTS, make, again)
     assert again.reused == len(plan.passes), "a pass of another job went too"
     (tmp_path / "passes" / f".{again.keys[0]}.safetensors.1.part").write_bytes(b"what a kill left")
-    delete(tmp_path, again.name)
+    delete(tmp_path, name[again.name])
     assert not list((tmp_path / "passes").iterdir()) and (tmp_path / "notes.json").exists()
     with pytest.raises(ValueError, match="there is no job 'x'; there are none"):
         delete(tmp_path, "x")
+
+
+def test_a_name_that_was_deleted_once_never_deletes_again(tmp_path):
+    """It may have stayed in a field, and the same run, made again, is the same job."""
+    plan = foresight(Lattice(14), 4)
+    run_plan(plan, LATENTS, make, started(tmp_path, plan))
+    [old] = kept_jobs(tmp_path)
+    delete(tmp_path, old.name)
+    run_plan(plan, LATENTS, make, started(tmp_path, plan))
+    with pytest.raises(ValueError, match=f"there is no job '{old.name}'"):
+        delete(tmp_path, old.name)
+    again = started(tmp_path, plan)
+    run_plan(plan, LATENTS, make, again)
+    assert again.reused == len(plan.passes)
 
 
 # -- kill -9 -------------------------------------------------------------------------------------------------------------------------

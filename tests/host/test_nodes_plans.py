@@ -487,6 +487,8 @@ def test_pictures_that_cannot_be_placed_are_refused(graph):
     begin = {**load(), **TWO, **PICTURED}
     with pytest.raises(Failed, match="only 'Sora Sampler' puts the pictures of shots on the canvas"):
         graph.run({**begin, **canvas(SECONDS, width=32), **ksample()}, ["sample", 0])
+    with pytest.raises(Failed, match="negative: its storyboard has pictures"):
+        graph.run({**begin, **canvas(SECONDS, width=32), **sample(negative=["words", 0])}, ["sample", 0])
     with pytest.raises(Failed, match="shot 3 begins with a picture at 6 s, the canvas ends at 5: make it longer"):
         graph.run({**begin, **canvas(5.0, width=32), **sample()}, ["sample", 0])
     with pytest.raises(Failed, match="no canvas any more"):

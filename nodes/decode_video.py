@@ -19,9 +19,10 @@ from torch import Tensor
 
 from ..sora_core.canvas import NEW, Canvas, blank, composed, result_frames
 from ..sora_core.config import ModelHeader
+from ..sora_core.files import unfinished
 from ..sora_core.shapes import VideoShape
 from ..sora_core.sound import cut_sound
-from ..sora_core.video_file import unfinished, write_video
+from ..sora_core.video_file import write_video
 from .given import KEY, Given, fps_of, given_of, restored, samples_of
 from .host_vae import VideoCoder, same_vae, strides_of
 from .show import show_on_node

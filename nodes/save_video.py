@@ -13,7 +13,8 @@ import folder_paths
 from comfy.cli_args import args
 from comfy_api.latest import io, ui
 
-from ..sora_core.video_file import unfinished, write_pictures, write_video
+from ..sora_core.files import unfinished
+from ..sora_core.video_file import write_pictures, write_video
 from .media import media_of
 
 FORMATS = ("webm", "png", "mp4")

@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("--vae", help="VAE file of a model that names none, such as a public Wan 2.1")
     parser.add_argument("--text", help="text encoder file of this pack, for a model that names none")
     parser.add_argument("--out", default="sora.mp4")
+    parser.add_argument("--jobs", help="folder that keeps every pass of a long video: the same command goes on after a crash")
     args = parser.parse_args()
     if Path(args.out).exists():
         sys.exit(f"--out: {args.out} is there already: choose another name")
@@ -46,12 +47,13 @@ def main() -> None:
         sys.stderr.write(f"\rstep {done['step'] + 1}/{done['steps']}" + "\n" * (done["step"] + 1 == done["steps"]))
 
     options = {"seed": args.seed, "steps": args.steps, "guidance": args.guidance, "callback": show}
+    options["jobs"] = Path(args.jobs) if args.jobs else None
     try:
         pipeline = Pipeline.load(args.model, vae=args.vae, text=args.text)
-        frames = pipeline.video(args.prompt, args.seconds, args.width, args.height, **options)
-    except (ValueError, FileNotFoundError) as error:  # of words, sizes and files; each is a sentence
+        frames = pipeline.frames(args.prompt, args.seconds, args.width, args.height, **options)
+        write_video(args.out, frames, pipeline.header.native_fps, codec=codec)
+    except (ValueError, OSError) as error:  # of words, sizes and files, and a full disk; each is a sentence
         sys.exit(str(error))
-    write_video(args.out, iter([frames]), pipeline.header.native_fps, codec=codec)
 
 
 if __name__ == "__main__":

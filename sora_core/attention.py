@@ -30,7 +30,8 @@ def rotary_axes(head_dim: int) -> tuple[int, int, int]:
 def turns(positions: Tensor, width: int) -> Tensor:
     """Cosine and sine of every position [...] for `width` channels: float32 [..., width / 2, 2].
 
-    The angles are float64 where every device of the kind has it: at position 480 (a minute) float32 angles are off by 3e-5.
+    The angles are float64 where every device of the kind has it: at position 480, four minutes of the shipped model, float32 angles are
+    off by 3e-5.
     """
     exact = torch.float64 if positions.device.type in HAVE_FLOAT64 else torch.float32
     steps = torch.arange(0, width, 2, dtype=exact, device=positions.device) / width

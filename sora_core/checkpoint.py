@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .config import ModelHeader, TextConfig, TransformerConfig, VAEConfig
+from .files import atomic_path
 from .text import OVERLAP, ByteTextEncoder
 from .transformer import SpacetimeTransformer
 
@@ -131,17 +131,10 @@ def model_header(path: str | Path) -> ModelHeader:
 
 
 def save_model(path: str | Path, tensors: Mapping[str, Tensor], header: ModelHeader | None = None) -> None:
-    """Writes a file whole or not at all: into a temporary file beside it, to the disk, then renamed."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Writes a file whole or not at all."""
     metadata = {"format": "pt"} | ({HEADER_KEY: header.to_json()} if header else {})
-    try:
-        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary, metadata)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_path(Path(path)) as part:
+        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, part, metadata)
 
 
 # -- what a file must hold -------------------------------------------------------------------------------------------------------

@@ -57,7 +57,7 @@ class Solver(Protocol):
             x: [B, C, F, H, W]: noise, or latents mixed with noise; the given latents where `mask` is 0.
             sigmas: falling noise levels; the last is usually 0.
             mask: [B or 1, 1, F, H, W], or with 1 for H and W: 1 where latents are to be made, 0 where those of x are to be kept.
-                The model sees kept cells at noise level 0, and they come back bit for bit.
+                The model sees kept tokens at noise level 0, and what is kept comes back bit for bit.
             callback: called after each step.
             state: goes on from there, bit for bit as if it had never stopped; all else is as it was at the start.
             noise: for solvers that put on more on the way.
@@ -143,6 +143,13 @@ def renewed(x0: Tensor, old: Tensor, sigma: float, to: float, noise: Noise) -> T
 
 
 SOLVERS: dict[str, Solver] = {"ancestral": ancestral, "euler": euler, "second_order": second_order}
+
+
+def solver_of(name: str) -> Solver:
+    """The solver of a name in SOLVERS. Raises ValueError listing them."""
+    if name not in SOLVERS:
+        raise ValueError(f"solver {name!r} is not known: use one of {', '.join(SOLVERS)}")
+    return SOLVERS[name]
 
 
 def _walk(

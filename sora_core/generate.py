@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .canvas import token_mask
 from .config import TEXT_ROW_MULTIPLE, ModelHeader
-from .denoise import SOLVERS, Callback, State, guided, renoise
+from .denoise import Callback, State, guided, renoise, solver_of
 from .flow import cell_noise, schedule
 from .jobs import SAVE_SECONDS, Job, Progress, content_hash
 from .passes import at_once_on, known_cells, mask_of, run_plan, stacked
@@ -51,8 +52,8 @@ def generate(
         steps, guidance, denoise: as everywhere; guidance 1 is one forward a step.
         seed: of the noise of every cell, which depends on neither length nor batch.
         negative: text states to move away from; default the empty prompt.
-        known: normalised latents [B, C, F, H, W]; what `mask` keeps of them comes back bit for bit.
-        mask: [B or 1, 1, F, H, W] or with 1 for H and W, 0 = keep; default everything is made.
+        known: normalised latents [B or 1, C, F, H, W]; what `mask` keeps of them comes back bit for bit.
+        mask: [B or 1, 1, F, H, W] or with 1 for H and W, 0 = keep, 1 = make, by whole tokens; default everything is made.
         solver: a name in denoise.SOLVERS.
         callback: after each step of each pass; what it raises ends the run.
         plan: in which passes; default all at once. Its known cells must be those that `mask` keeps whole.
@@ -66,13 +67,14 @@ def generate(
         normalised latents [B, C, F, H, W], float32.
 
     Raises:
-        ValueError: an unknown solver, `mask` without `known`, or shots of the plan and `shot_words` that do not fit each other.
+        ValueError: an unknown solver, or words, shape, `known`, `mask`, `plan` and `shot_words` that do not fit each other.
     """
-    if solver not in SOLVERS:
-        raise ValueError(f"solver {solver!r} is not known: use one of {', '.join(SOLVERS)}")
+    solver_of(solver)
     if mask is not None and known is None:
         raise ValueError("mask: it says what to keep, so `known` must be given too")
+    known = known if known is None else known.expand(len(words), -1, -1, -1, -1) if len(known) == 1 else known
     plan = plan or single(Lattice(shape.cells, known_cells(mask)))
+    _check_fit(shape, len(words), known, mask, plan)
     shots = set(plan.lattice.shots)
     if shot_words and not (shots and shots <= set(range(len(shot_words)))):
         raise ValueError(f"shot_words: {len(shot_words)} texts, and the plan has the shots {sorted(shots)}: give one text for each shot")
@@ -95,12 +97,32 @@ def generate(
     start = torch.zeros(len(words), *shape.latent, device=words.device) if known is None else known.float().to(words.device)
     job = None
     if jobs is not None:
-        facts = [content_hash(transformer.state_dict()), str(header), str(shape), words, away, guidance, passes.sigmas, solver, seed]
+        # Not the length: the first passes of a longer video are the same.
+        form = [shape.latent[0], *shape.latent[2:], shape.fps, str(shape.strides)]
+        facts = [content_hash(transformer.state_dict()), str(header), form, words, away, guidance, passes.sigmas, solver, seed]
         each = [passes.facts(p) for p in plan.passes]
         job = Job(jobs, plan, facts, each, start, f"{shape.width}x{shape.height}, {shape.seconds:g} s, seed {seed}", every=save_seconds)
     if at_once is None or len(words) > 1:
         at_once = at_once_on(words.device, shape.tokens_per_cell, len(words))
     return run_plan(plan, start, passes.make, job, at_once=at_once)
+
+
+def _check_fit(shape: VideoShape, batch: int, known: Tensor | None, mask: Tensor | None, plan: Plan) -> None:
+    """Raises ValueError naming what does not fit."""
+    if known is not None and tuple(known.shape) != (batch, *shape.latent):
+        raise ValueError(f"known: it is {tuple(known.shape)}, for these words and this shape it must be {(batch, *shape.latent)}")
+    if mask is not None:
+        whole = (1, *shape.latent[1:])
+        if mask.ndim != 5 or mask.shape[0] not in (1, batch) or tuple(mask.shape[1:]) not in (whole, (*whole[:2], 1, 1)):
+            raise ValueError(
+                f"mask: it is {tuple(mask.shape)}, must be [1 or {batch}, {', '.join(map(str, whole))}], or with 1 for the sides"
+            )
+        mask = mask.float().expand(-1, -1, -1, *whole[-2:])
+        if not ((mask == 0) | (mask == 1)).all() or not torch.equal(token_mask(mask), 1 - token_mask(1 - mask)):
+            raise ValueError("mask: it keeps a part of a token: make it 0 or 1 for squares of 2 x 2 latent cells (canvas.token_mask)")
+    if plan.lattice.cells != shape.cells or not plan.lattice.known <= known_cells(mask):
+        cells = f"{plan.lattice.cells} cells, of which {sorted(plan.lattice.known)} are known"
+        raise ValueError(f"plan: it is for {cells}, the shape has {shape.cells} and the mask keeps {sorted(known_cells(mask))}")
 
 
 def beginning(cells: Tensor, shape: VideoShape) -> dict[str, Tensor]:
@@ -151,7 +173,7 @@ class CorePasses:
                 self.callback(done)
 
         told = after_step if self.callback or progress else None
-        return list(SOLVERS[self.solver](velocity, x, self.sigmas, kept, told, state, noise).split(batch))
+        return list(solver_of(self.solver)(velocity, x, self.sigmas, kept, told, state, noise).split(batch))
 
     def facts(self, p: Pass) -> list:
         """What determines a pass beside the latents of its cells and what all passes have in common."""

@@ -15,6 +15,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,16 +27,19 @@ import torch
 from torch import Tensor
 
 from .checkpoint import CheckpointError, read_layout
+from .files import atomic_path
 from .plan import Plan, picture, spans, summary
-from .video_file import atomic_path
 
 FORMAT = 1
 """Part of every key: raised when the same settings no longer make the same latents."""
 
 SAVE_SECONDS = 30.0
-"""Between two saves inside a pass: so much work is lost at most."""
+"""Between two saves inside a pass: so much work, and a step, is lost at most."""
 
 POLL_SECONDS = 0.2
+
+PASS = re.compile(r"\.?([0-9a-f]{32}).*\.(?:safetensors|part)")
+"""Names of the files of a pass; the key is in brackets."""
 
 
 # -- keys ----------------------------------------------------------------------------------------------------------------------------
@@ -295,10 +299,10 @@ class Kept:
 
 def kept_jobs(folder: Path) -> list[Kept]:
     """The jobs of a folder, the newest first."""
-    found = []
+    found, listed = [], _listed(folder)
     for path in Path(folder).glob("*.json"):
         if manifest := _manifest(path):
-            files = _files(folder, manifest)
+            files = _files(listed, manifest)
             stats = _stats([path, *files])
             age = time.time() - max((s.st_mtime for s in stats), default=time.time())
             done = sum(f.stem == p["key"] for p in manifest["passes"] for f in files)
@@ -316,8 +320,9 @@ def delete(folder: Path, name: str) -> int:
     manifests = {_name(path, m): m for path in Path(folder).glob("*.json") if (m := _manifest(path))}
     if name not in manifests:
         raise ValueError(f"there is no job {name!r}; there are {', '.join(sorted(manifests)) or 'none'}")
-    others = {f for other, m in manifests.items() if other != name for f in _files(folder, m)}
-    files = [Path(folder) / f"{manifests[name]['job']}.json", *(f for f in _files(folder, manifests[name]) if f not in others)]
+    listed = _listed(folder)
+    others = {f for other, m in manifests.items() if other != name for f in _files(listed, m)}
+    files = [Path(folder) / f"{manifests[name]['job']}.json", *(f for f in _files(listed, manifests[name]) if f not in others)]
     size = sum(s.st_size for s in _stats(files))
     for file in files:
         file.unlink(missing_ok=True)
@@ -337,8 +342,21 @@ def _stats(files: list[Path]) -> list[os.stat_result]:
     return found
 
 
-def _files(folder: Path, manifest: dict) -> list[Path]:
-    """What is there of a job: whole passes, half ones, and what a kill left of a writing."""
-    passes = Path(folder) / "passes"
-    keys = [p["key"] for p in manifest["passes"] if p["key"]]
-    return [path for key in keys for pattern in (f"{key}*.safetensors", f".{key}*.part") for path in passes.glob(pattern)]
+def _listed(folder: Path) -> dict[str, list[Path]]:
+    """What is there of every pass, by its key: whole ones, half ones, and what a kill left of a writing. Not what somebody is at."""
+    found: dict[str, list[Path]] = {}
+    for path in (Path(folder) / "passes").glob("*"):
+        if (named := PASS.fullmatch(path.name)) and not _held(path.with_name(f"{named[1]}.lock")):
+            found.setdefault(named[1], []).append(path)
+    return found
+
+
+def _held(lock: Path) -> bool:
+    with contextlib.suppress(FileNotFoundError), lock.open("r+b") as file:
+        return not _try_lock(file)
+    return False
+
+
+def _files(listed: dict[str, list[Path]], manifest: dict) -> list[Path]:
+    """What is there of a job."""
+    return [path for p in manifest["passes"] if p["key"] for path in listed.get(p["key"], ())]

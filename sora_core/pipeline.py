@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,13 +13,13 @@ from .autoencoder import VideoVAE, denormalise, frames_of, normalise, pixels_of
 from .canvas import Canvas, Latents, blank, encode_given, result_frames
 from .checkpoint import CheckpointError, load_text, load_transformer, load_vae, model_header
 from .config import TEXT_ROW_MULTIPLE, ModelHeader
-from .denoise import SOLVERS, Noise, guided, renoise
+from .denoise import Noise, guided, renoise, solver_of
 from .flow import cell_noise, schedule
 from .generate import GUIDANCE, SOLVER, STEPS, beginning, generate
 from .passes import known_cells
 from .plan import Lattice, PlanSettings, window_of
 from .shapes import VideoShape, check_size, frames_for_seconds
-from .speed import fast_dtype
+from .speed import check_fits, fast_dtype
 from .text import ByteTextEncoder
 from .transformer import SpacetimeTransformer
 from .verbs import place
@@ -58,9 +58,14 @@ class Pipeline:
         return cls(transformer.eval(), header, encoder.eval(), autoencoder.channels_last().eval())
 
     @torch.inference_mode()
-    def video(self, prompt: str, seconds: float = 2.0, width: int = 128, height: int = 128, *, fps: float | None = None,
-              picture: Tensor | None = None, **options) -> Tensor:  # fmt: skip
-        """Frames uint8 [T, H, W, 3] on the CPU; 0 seconds is a still.
+    def video(self, prompt: str, seconds: float = 2.0, width: int = 128, height: int = 128, **options) -> Tensor:
+        """Frames uint8 [T, H, W, 3] on the CPU; 0 seconds is a still. Arguments and errors as for `frames`."""
+        return torch.cat(list(self.frames(prompt, seconds, width, height, **options)))
+
+    @torch.inference_mode()
+    def frames(self, prompt: str, seconds: float = 2.0, width: int = 128, height: int = 128, *, fps: float | None = None,
+               picture: Tensor | None = None, **options) -> Iterator[Tensor]:  # fmt: skip
+        """Chunks uint8 [n, H, W, 3] on the CPU of a video that is made, and decoded as they are taken; 0 seconds is a still.
 
         Args:
             prompt: words in any language.
@@ -70,7 +75,8 @@ class Pipeline:
             options: for `generate`; without a plan, what suits the model: in passes where it is longer than the model was trained for.
 
         Raises:
-            ValueError: sizes or seconds that are not legal, a prompt that is too long, a picture of another size.
+            ValueError: sizes or seconds that are not legal or do not fit this machine, a prompt that is too long, a picture of another
+                size or kind.
         """
         check_size(width, height, self.vae.strides)
         fps = self.header.native_fps if fps is None else fps
@@ -82,13 +88,19 @@ class Pipeline:
         if options.get("plan") is None:
             lattice = Lattice(shape.cells, known_cells(options.get("mask")))
             options["plan"] = PlanSettings().plan(lattice, window_of(self.header, shape.strides), self.header.foresight)
+        check_fits(shape, config=self.transformer.config, dtype=dtype, at_once=options["plan"].largest, device=self.text.device)
         words = self.text.encode([prompt]).to(dtype)
         z = generate(self.transformer, self.header, words, shape, **options)
         if picture is None:
-            return frames_of(self.vae.decode(denormalise(z).to(dtype))[0])
-        first, made = picture[None].float() / 255, self.decode(denormalise(z))
-        chunks = result_frames(place(blank(shape), 0, 0), lambda: iter([made]), lambda *_: iter([first]))
-        return torch.cat(list(chunks)).mul(255).round().byte()
+            return (frames_of(part[0]) for part in self._decoded(z))
+        first, made = picture[None].float() / 255, (_unit(part) for part in self._decoded(z))
+        chunks = result_frames(place(blank(shape), 0, 0), lambda: made, lambda *_: iter([first]))
+        return (chunk.mul(255).round().byte() for chunk in chunks)
+
+    def _decoded(self, z: Tensor) -> Iterator[Tensor]:
+        """Chunks [1, 3, n, H, W] in -1..1 of normalised latents."""
+        with torch.inference_mode():
+            yield from self.vae.decode_chunks(denormalise(z).to(self.vae.conv2.weight.dtype))
 
     @torch.inference_mode()
     def complete(self, canvas: Canvas, sources: Sequence[Tensor], prompt: str = "", *, seed: int = 0, steps: int = STEPS,
@@ -106,6 +118,7 @@ class Pipeline:
             start: raw latents to begin from instead of pure noise, with `denoise` of the noise on them: remix.
             mask: [1, 1, F, h, w] in place of the canvas' own (canvas.cell_mask), 1 where `start` is made anew, in whole tokens.
         """
+        solver_of(solver)
         f = canvas.shape.cells
         latents, guides = self.encode_given(canvas, sources, latents_of)
         known = canvas.mask().view(1, 1, -1, 1, 1)
@@ -142,7 +155,7 @@ class Pipeline:
         where = torch.tensor(positions, device=weight.device)
         velocity = guided(self.transformer, text, empty, guidance, positions=where, shots=shots)
         x = renoise(given, noise(1.0), sigmas[0], mask).to(weight.device)
-        return SOLVERS[solver](velocity, x, sigmas, mask.to(weight.device), noise=noise).float().cpu()
+        return solver_of(solver)(velocity, x, sigmas, mask.to(weight.device), noise=noise).float().cpu()
 
     @torch.inference_mode()
     def encode(self, frames: Tensor) -> Tensor:
@@ -156,7 +169,7 @@ class Pipeline:
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
         """Raw latents of one video -> frames [T, H, W, 3] in 0..1, float32 on the CPU."""
-        return self.vae.decode(latents.to(self.vae.conv2.weight))[0].float().clamp(-1, 1).add(1).div(2).movedim(0, -1).cpu()
+        return _unit(self.vae.decode(latents.to(self.vae.conv2.weight)))
 
     @torch.inference_mode()
     def encode_given(self, canvas: Canvas, sources: Sequence[Tensor], latents_of: Latents | None = None) -> tuple[Tensor, list[Tensor]]:
@@ -173,8 +186,9 @@ class Pipeline:
 
     def _given(self, picture: Tensor, shape: VideoShape) -> dict[str, Tensor]:
         """`known` and `mask` for a first frame."""
-        if picture.shape != (shape.height, shape.width, 3):
-            raise ValueError(f"picture: it is {tuple(picture.shape)}, must be ({shape.height}, {shape.width}, 3)")
+        if picture.shape != (shape.height, shape.width, 3) or picture.dtype != torch.uint8:
+            wanted = f"({shape.height}, {shape.width}, 3) of torch.uint8"
+            raise ValueError(f"picture: it is {tuple(picture.shape)} of {picture.dtype}, must be {wanted}")
         x = pixels_of(picture[None])[None].to(self.vae.conv2.weight)
         return beginning(normalise(self.vae.encode(x).float()), shape)
 
@@ -206,3 +220,8 @@ def _companion(path: Path, name: str, kind: str) -> Path:
     if found is None:
         raise FileNotFoundError(f"{path.name}: its {kind} file {name} is neither beside it nor in {places[1].parent}")
     return found
+
+
+def _unit(pixels: Tensor) -> Tensor:
+    """What the VAE gives of one video, [1, 3, T, H, W] in -1..1 -> frames [T, H, W, 3] in 0..1, float32 on the CPU."""
+    return pixels[0].float().clamp(-1, 1).add(1).div(2).movedim(0, -1).cpu()

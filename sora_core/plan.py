@@ -204,10 +204,13 @@ def rollout(lattice: Lattice, window: int, overlap: int = OVERLAP) -> Plan:
         first = run.start
         while (first := next((k for k in range(first, run.stop) if k not in known), run.stop)) < run.stop:
             before = range(max(0, first - overlap), first)
-            end = min(first + window - len(before), run.stop)
+            room = window - len(before)
+            for end in range(min(first + room, run.stop), first, -1):  # what is given behind a window takes its place in it
+                behind = tuple(itertools.takewhile(known.__contains__, range(end, end + overlap)))[: room - 1]
+                if end - first + len(behind) <= room:
+                    break
             make = tuple(k for k in range(first, end) if k not in known)
             given = (k for k in range(first, end) if k in known)
-            behind = itertools.takewhile(known.__contains__, range(end, end + overlap))
             passes.append(Pass("window", make, (*before, *given, *behind)))
             first = end
     return Plan("rollout", lattice, tuple(passes))

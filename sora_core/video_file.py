@@ -10,8 +10,6 @@ import contextlib
 import errno
 import itertools
 import json
-import os
-import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +22,8 @@ import av
 import numpy as np
 import torch
 from torch import Tensor
+
+from .files import atomic_path, full_disk
 
 
 @dataclass(frozen=True)
@@ -106,67 +106,6 @@ def write_video(
         return _encode(str(part), chunks, **job)
 
 
-@contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write to; on leaving it is flushed to the disk and renamed, or removed if anything was raised."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{uuid4().hex}.part")  # numbers of processes come again, in a container at every start
-    try:
-        yield part
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise _full_disk(path) from error
-        raise
-    finally:
-        part.unlink(missing_ok=True)
-
-
-@dataclass
-class Unfinished:
-    """A file, or a folder of pictures, on the way: write it to `part`; when that is done `path` says where it is."""
-
-    part: Path
-    path: Path
-
-
-@contextlib.contextmanager
-def unfinished(path: Path) -> Iterator[Unfinished]:
-    """Gives what is written the name `path` once it is complete, or where somebody else was faster the next free number: another program
-    counts the same files. Nothing that is there is ever replaced."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    made = Unfinished(path.with_name(f".{uuid4().hex}_{path.name}"), path)
-    try:
-        yield made
-        made.path = _named(made.part, path)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:  # whoever wrote knows the name of the part only
-            raise _full_disk(path) from error
-        raise
-    finally:
-        if made.part.is_dir():
-            shutil.rmtree(made.part, ignore_errors=True)
-        made.part.unlink(missing_ok=True)
-
-
-def _named(part: Path, path: Path) -> Path:
-    """Gives `part` the first free of the names name_00001_, name_00002_, ... from `path` on."""
-    found = re.fullmatch(r"(.*_)(\d{5,})_", path.stem)
-    name, number = (found[1], int(found[2])) if found else (f"{path.stem}_", 1)
-    for free in itertools.chain([path], (path.with_name(f"{name}{k:05}_{path.suffix}") for k in itertools.count(number + 1))):
-        if free.exists():
-            continue
-        try:
-            if not part.is_dir():
-                free.open("x").close()  # of two programs only one succeeds
-            return part.replace(free)
-        except OSError as error:
-            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-                raise
-
-
 def write_pictures(
     folder: str | Path,
     chunks: Iterable[Tensor | np.ndarray],
@@ -202,15 +141,11 @@ def write_pictures(
         part.rename(folder)
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise _full_disk(folder) from error
+            raise full_disk(folder) from error
         raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return count
-
-
-def _full_disk(path: Path) -> OSError:
-    return OSError(errno.ENOSPC, f"The disk is full: {path.name} was not written; free some space for {path.parent}")
 
 
 def _encode(file, chunks, *, kind: Codec, fps: Fraction, crf, metadata, audio, progress) -> int:
@@ -327,22 +262,23 @@ def frame_times(source, start: float = 0.0, duration: float = 0.0) -> tuple[list
 def read_frames(path: str | Path, start: int = 0, end: int | None = None, chunk: int = 16) -> Iterator[Tensor]:
     """Yields the frames start..end-1 (all by default) as uint8 tensors [n, H, W, 3] with n up to `chunk`.
 
-    They are upright: a telephone films lying down and writes the turn beside. Frames are found by their time, counted at the average
-    rate of the file. Raises ValueError if the file is no video.
+    They are upright: a telephone films lying down and writes the turn beside. They are counted as they are shown, whatever the rate of
+    the file or its changes. Raises ValueError if the file is no video.
     """
     if start < 0 or (end is not None and end < start):
         raise ValueError(f"frames {start} to {end} cannot be read: start must be 0 or more, end not below start")
     held: list[Tensor] = []
+    times = frame_times(path)[0][start:end]
+    if not times:
+        return
     with _open_video(path) as (file, stream):
         stream.thread_type = "AUTO"
-        rate, origin = Fraction(stream.average_rate), stream.start_time or 0
         if start:
-            file.seek(origin + int(start / rate / stream.time_base), stream=stream)  # to the key frame at or before it
+            file.seek(times[0], stream=stream)  # to the key frame at or before it
         for frame in file.decode(stream):
-            index = round((frame.pts - origin) * stream.time_base * rate)
-            if end is not None and index >= end:
+            if frame.pts > times[-1]:
                 break
-            if index < start:
+            if frame.pts < times[0]:
                 continue
             picture = frame.to_ndarray(format="rgb24", interpolation=EXACT, src_color_range=frame.color_range, dst_color_range="JPEG")
             held.append(torch.from_numpy(np.ascontiguousarray(np.rot90(picture, frame.rotation // 90))))

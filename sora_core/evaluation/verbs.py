@@ -29,10 +29,10 @@ from torch import Tensor
 from .. import verbs
 from ..canvas import NEW, Canvas, Latents, result_frames
 from ..checkpoint import CheckpointError
+from ..files import atomic_path
 from ..generate import GUIDANCE, STEPS
 from ..pipeline import SHIPPED, Pipeline
 from ..shapes import VideoShape
-from ..video_file import atomic_path
 from ..world import PLACES, TIMES_OF_DAY, caption, is_held_out, render, scene_for
 from ..world.camera import HALF_VIEW, pose, project
 from ..world.motion import LEG_START, positions

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,7 +23,7 @@ from torch import Tensor
 from ..autoencoder import VideoVAE
 from ..shapes import Strides
 from ..text import PromptError, encode_bytes
-from ..video_file import read_frames, video_facts
+from ..video_file import frame_times, read_frames, video_facts
 from .bank import SHARD, Shard, encode, write_shard
 from .objective import REPEATS_CLIP, REPEATS_STILL, fill
 
@@ -150,10 +151,13 @@ def nearest_size(width: int, height: int, area: int) -> tuple[int, int]:
 
 def frames_at(path: Path, begin: float, end: float, fps: float, size: tuple[int, int]) -> tuple[Tensor, float]:
     """Frames uint8 [T, H, W, 3] of a shot at `fps`, scaled to cover `size` and cropped to it, and the share of a frame that is left."""
-    facts = video_facts(path)
-    rate = float(facts.fps)
-    first, last = round(begin * rate), min(round(end * rate), facts.frames)
-    wanted = [first + round(k * rate / fps) for k in range(math.ceil((last - first) * fps / rate - 1e-6))]
+    facts, (times, unit) = video_facts(path), frame_times(path)
+    shown = np.array([float((time - times[0]) * unit) for time in times])
+    stop = min(end, shown[-1] + float(1 / facts.fps))
+    wanted = [int(np.abs(shown - begin - k / fps).argmin()) for k in range(math.ceil((stop - begin) * fps - 1e-6))]
+    if not wanted:
+        raise ValueError(f"{path.name} has no frames between {begin:.1f} and {end:.1f} s")
+    first, last = wanted[0], wanted[-1] + 1
     scale = max(size[0] / facts.width, size[1] / facts.height)
     scaled = (round(facts.height * scale), round(facts.width * scale))
     made, at = [], first
@@ -163,8 +167,6 @@ def frames_at(path: Path, begin: float, end: float, fps: float, size: tuple[int,
         if here:
             x = F.interpolate(chunk[here].permute(0, 3, 1, 2).float(), scaled, mode="bilinear", antialias=True)
             made.append(x.round().clamp(0, 255).byte().permute(0, 2, 3, 1))
-    if not made:
-        raise ValueError(f"{path.name} has no frames between {begin:.1f} and {end:.1f} s")
     top, left = (scaled[0] - size[1]) // 2, (scaled[1] - size[0]) // 2
     frames = torch.cat(made)[:, top : top + size[1], left : left + size[0]]
     return frames, size[0] * size[1] / (scaled[0] * scaled[1])

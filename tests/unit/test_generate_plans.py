@@ -154,6 +154,40 @@ def test_a_solver_goes_on_from_any_step_bit_for_bit(solver):
         assert torch.equal(solver(velocity, x, sigmas, state=state, noise=fresh), whole)
 
 
+def test_a_longer_video_reuses_the_first_passes_of_a_shorter_one(model, tmp_path):
+    told = []
+    for cells in (14, 30):
+        run(model, rollout(Lattice(cells), 6, 2), replace(SHAPE, cells=cells), jobs=tmp_path, callback=told.append, steps=1)
+    assert len(told) == len(rollout(Lattice(30), 6, 2).passes), "none of the shorter one is made again"
+
+
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        ({"known": torch.zeros(2, 16, 14, 4, 4), "mask": torch.ones(1, 1, 14, 1, 1)}, r"known: it is \(2, 16, 14, 4, 4\), .* \(1, 16, 14"),
+        ({"known": torch.zeros(1, 16, 14, 4, 4), "mask": torch.ones(1, 1, 13, 1, 1)}, r"mask: it is \(1, 1, 13, 1, 1\)"),
+        ({"known": torch.zeros(1, 16, 14, 4, 4), "mask": torch.full((1, 1, 14, 4, 4), 0.5)}, "mask: it keeps a part of a token"),
+        ({"known": torch.zeros(1, 16, 14, 4, 4), "mask": (torch.arange(4) > 0).float().expand(1, 1, 14, 4, 4)}, "a part of a token"),
+        ({"plan": single(Lattice(13))}, "plan: it is for 13 cells, .* the shape has 14"),
+        ({"plan": single(Lattice(14, frozenset({2})))}, r"\[2\] are known, the shape has 14 and the mask keeps \[\]"),
+        ({"solver": "x"}, "solver 'x' is not known"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_any_work(model, monkeypatch, options, says):
+    monkeypatch.setattr(SpacetimeTransformer, "forward", lambda *_, **__: pytest.fail("it was run"))
+    with pytest.raises(ValueError, match=says):
+        run(model, **options)
+
+
+def test_one_beginning_serves_all_videos(model):
+    known, mask = torch.randn(1, *SHAPE.latent), torch.ones(1, 1, 14, 1, 1)
+    mask[:, :, :3] = 0
+    both = torch.cat([words(0), words(1)])
+    made = run(model, words=both, known=known, mask=mask)
+    assert len(made) == 2 and torch.equal(made[:, :, :3], known[:, :, :3].expand(2, -1, -1, -1, -1))
+    assert not torch.equal(made[0], made[1])
+
+
 def test_a_longer_video_begins_with_the_same_noise(model):
     longer = replace(SHAPE, cells=30)
     a = run(model, rollout(Lattice(14), 6, 2))
@@ -177,7 +211,7 @@ def test_a_first_picture_comes_back_and_what_follows_carries_what_the_codec_lost
 
     pipeline = Pipeline.load(write_tiny_model(tmp_path), torch.float32)
     picture = torch.full((32, 32, 3), 200, dtype=torch.uint8)
-    monkeypatch.setattr(Pipeline, "decode", lambda self, latents: torch.zeros(17, 32, 32, 3))
+    monkeypatch.setattr(Pipeline, "_decoded", lambda *_: iter(torch.full((1, 3, 17, 32, 32), -1.0).split(4, 2)))
     frames = pipeline.video("a red ball", 2.0, 32, 32, picture=picture, steps=1, guidance=1.0)
     assert torch.equal(frames[0], picture)
     assert (frames[1:].amax((1, 2, 3)).int().diff() <= 0).all() and 150 < frames[1].amin() < 200 and not frames[10:].any()

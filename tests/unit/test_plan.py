@@ -166,6 +166,13 @@ def test_takes_after_the_first_see_its_characters_and_nothing_of_each_other():
     assert len(seers) < len(plan.passes) / 6
 
 
+@given(lattices(), st.integers(3, 24), st.data())
+def test_no_window_is_larger_than_it_may_be(lattice, window, data):
+    """What it sees counts, on both sides: a model knows no longer clips."""
+    plan = rollout(lattice, window, data.draw(st.integers(1, window - 1)))
+    assert plan.largest <= window
+
+
 def test_a_given_end_is_seen_by_the_window_before_it():
     plan = rollout(Lattice(30, frozenset({*range(5), *range(26, 30)})), window=11, overlap=3)
     assert plan.passes[0].see == (2, 3, 4) and {26, 27, 28} <= set(plan.passes[-1].see)

@@ -13,7 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from sora_pack.sora_core.video_file import CODECS, contact_sheet, read_frames, unfinished, video_facts, write_pictures, write_video
+from sora_pack.sora_core.files import unfinished
+from sora_pack.sora_core.video_file import CODECS, contact_sheet, read_frames, video_facts, write_pictures, write_video
 
 FILES = {"h264": "clip.mp4", "vp9": "clip.webm"}
 
@@ -52,6 +53,24 @@ def test_a_range_is_the_same_as_in_the_whole(tmp_path, codec):
         assert torch.equal(torch.cat(list(read_frames(path, start, end))), whole[start:end])
     assert list(read_frames(path, 60)) == []
     assert max(len(c) for c in read_frames(path, chunk=7)) == 7
+
+
+def test_frames_of_a_changing_rate_are_counted_as_they_are_shown(tmp_path):
+    """As most telephones film: 9 frames at 8 a second, then 4 that stand half a second each."""
+    path, pictures = tmp_path / "phone.mp4", moving(13)
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("h264", rate=8, options={"g": "5", "bf": "0"})
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
+        for k, picture in enumerate(pictures):
+            frame = av.VideoFrame.from_ndarray(picture.numpy(), "rgb24")
+            frame.pts, frame.time_base = 125 * min(k, 8) + 500 * max(0, k - 8), Fraction(1, 1000)
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    whole = torch.cat(list(read_frames(path)))
+    assert len(whole) == 13 and psnr(whole, pictures) > 30
+    for start, end in ((0, 5), (3, 8), (7, 13), (12, None)):
+        assert torch.equal(torch.cat(list(read_frames(path, start, end))), whole[start:end])
 
 
 def test_floats_arrays_and_odd_sizes(tmp_path):
@@ -208,7 +227,7 @@ def test_sound_of_any_rate(tmp_path, rate):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_is_named(tmp_path, monkeypatch):
     path = tmp_path / "clip.mp4"
-    monkeypatch.setattr("sora_pack.sora_core.video_file.uuid4", lambda: UUID(int=7))
+    monkeypatch.setattr("sora_pack.sora_core.files.uuid4", lambda: UUID(int=7))
     (tmp_path / f".clip.mp4.{UUID(int=7).hex}.part").symlink_to("/dev/full")
     noise = torch.randint(0, 256, (40, 128, 128, 3), dtype=torch.uint8)
     with pytest.raises(OSError, match=f"The disk is full: clip.mp4 was not written; free some space for {tmp_path}"):

@@ -1,0 +1,79 @@
+"""Files that appear under their names only when they are whole, and never in place of somebody else's."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write to; on leaving it is flushed to the disk and renamed, or removed if anything was raised."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{uuid4().hex}.part")  # numbers of processes come again, in a container at every start
+    try:
+        yield part
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise full_disk(path) from error
+        raise
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@dataclass
+class Unfinished:
+    """A file, or a folder of pictures, on the way: write it to `part`; when that is done `path` says where it is."""
+
+    part: Path
+    path: Path
+
+
+@contextlib.contextmanager
+def unfinished(path: Path) -> Iterator[Unfinished]:
+    """Gives what is written the name `path` once it is complete, or where somebody else was faster the next free number: another program
+    counts the same files. Nothing that is there is ever replaced."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made = Unfinished(path.with_name(f".{uuid4().hex}_{path.name}"), path)
+    try:
+        yield made
+        made.path = _named(made.part, path)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:  # whoever wrote knows the name of the part only
+            raise full_disk(path) from error
+        raise
+    finally:
+        if made.part.is_dir():
+            shutil.rmtree(made.part, ignore_errors=True)
+        made.part.unlink(missing_ok=True)
+
+
+def _named(part: Path, path: Path) -> Path:
+    """Gives `part` the first free of the names name_00001_, name_00002_, ... from `path` on."""
+    found = re.fullmatch(r"(.*_)(\d{5,})_", path.stem)
+    name, number = (found[1], int(found[2])) if found else (f"{path.stem}_", 1)
+    for free in itertools.chain([path], (path.with_name(f"{name}{k:05}_{path.suffix}") for k in itertools.count(number + 1))):
+        if free.exists():
+            continue
+        try:
+            if not part.is_dir():
+                free.open("x").close()  # of two programs only one succeeds
+            return part.replace(free)
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+
+
+def full_disk(path: Path) -> OSError:
+    return OSError(errno.ENOSPC, f"The disk is full: {path.name} was not written; free some space for {path.parent}")

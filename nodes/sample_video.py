@@ -86,7 +86,7 @@ class SoraSampler(io.ComfyNode):
                     max=100.0,
                     step=0.1,
                     tooltip=(
-                        "How strongly the words count, as a factor. 1 follows them as trained and takes half the time; 2 suits the shipped "
+                        "How strongly the words count, as a factor. 1 follows them as trained and takes half the time; 3.5 suits the shipped "
                         "model, 5 to 7 the public Wan models."
                     ),
                 ),

@@ -18,7 +18,7 @@ from .plan import Lattice, Pass, Plan, single
 from .shapes import VideoShape
 from .transformer import PreparedText, SpacetimeTransformer
 
-STEPS, GUIDANCE, SOLVER = 20, 2.0, "ancestral"  # of the shipped model
+STEPS, GUIDANCE, SOLVER = 20, 3.5, "ancestral"  # of the shipped model
 
 
 @torch.inference_mode()

@@ -86,8 +86,8 @@ class SoraSampler(io.ComfyNode):
                     max=100.0,
                     step=0.1,
                     tooltip=(
-                        "How strongly the words count, as a factor. 1 follows them as trained and takes half the time; 3.5 suits the shipped "
-                        "model, 5 to 7 the public Wan models."
+                        "How strongly the words count, as a factor. 1 follows them as trained and takes half the time; 3.5 suits the "
+                        "shipped model, 5 to 7 the public Wan models."
                     ),
                 ),
                 io.Combo.Input(

@@ -284,7 +284,7 @@ def check(model, positive, negative, latent: dict) -> None:
         raise ValueError(
             f"model: {family(model)} image-to-video cannot {asked}: it goes on from pictures, and the canvas has none; {right}"
         )
-    if has_pictures(negative):
+    if any((shots := shots_in(*entry)) and shots.pictures for entry in negative or ()):
         raise ValueError("negative: its storyboard has pictures, and only those of positive stand in a video: connect one without")
     for name, conditioning in (("positive", positive), ("negative", negative)):
         for rows, *_ in conditioning or ():

@@ -460,14 +460,14 @@ def test_a_mask_of_other_cells_is_left_out(graph):
     whole, part, made = graph.run(prompt, ["canvas", 0], ["cut", 0], ["sample", 0])
     assert part["noise_mask"] is whole["noise_mask"] and part["samples"].shape[2] == 2
     assert (made["samples"] != part["samples"]).float().mean() > 0.9
-    assert f"what the canvas keeps was for {whole['samples'].shape[2]} cells, and there are 2 now" in note(graph)
+    assert f"what the canvas keeps was for {whole['samples'].shape[2]} cells, and there are 2 now" in note(graph, "sample")
 
 
 def test_given_sigmas_stand_above_the_strength_of_a_remix(graph):
     levels = {"sigmas": node("BasicScheduler", model=["load", 0], scheduler="simple", steps=1, denoise=1.0)}
     prompt = {**BEGIN, **clip(), **remix("subtle"), **levels, **sample(steps=1, guidance=1.0, sigmas=["sigmas", 0])}
     graph.run(prompt, ["sample", 0])
-    assert "begins where the given sigmas do, not at" in note(graph)
+    assert "begins where the given sigmas do, not at" in note(graph, "sample")
 
 
 def test_an_error_names_the_input_that_it_is_about(graph):

@@ -87,7 +87,7 @@ class SoraSampler(io.ComfyNode):
                     step=0.1,
                     tooltip=(
                         "How strongly the words count, as a factor. 1 follows them as trained and takes half the time; 3.5 suits the "
-                        "shipped model, 5 to 7 the public Wan models."
+                        "shipped model, 2 where it goes on from a given video, 5 to 7 the public Wan models."
                     ),
                 ),
                 io.Combo.Input(

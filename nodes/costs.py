@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import comfy.model_management
 import psutil
+import torch
 
 from ..sora_core.generate import STEPS
 from ..sora_core.plan import SMALLEST_PASS, Plan
@@ -16,6 +17,13 @@ from .given import Given
 def check_canvas(shape: VideoShape, batch: int) -> None:
     """Refuses what does not fit even with the smallest model in the smallest passes. The sampler knows its own."""
     check_fits(shape, batch=batch, at_once=SMALLEST_PASS, device=comfy.model_management.get_torch_device())
+
+
+def check_room(needed: float, sentence: str, share: float = 1.0) -> None:
+    """Raises ValueError where so many bytes are more than a share of the machine's memory: the sentence, with {needed} and {there}."""
+    there = comfy.model_management.get_total_memory(torch.device("cpu"))
+    if needed > share * there:
+        raise ValueError(sentence.format(needed=f"{needed / 2**30:,.1f} GB", there=f"{there / 2**30:,.1f} GB"))
 
 
 def check_memory(model, given: Given | None, plan: Plan, batch: int) -> None:

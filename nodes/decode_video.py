@@ -23,6 +23,7 @@ from ..sora_core.files import unfinished
 from ..sora_core.shapes import VideoShape
 from ..sora_core.sound import cut_sound
 from ..sora_core.video_file import write_video
+from .costs import check_room
 from .given import KEY, Given, fps_of, given_of, restored, samples_of
 from .host_vae import VideoCoder, same_vae, strides_of
 from .show import show_on_node
@@ -180,7 +181,7 @@ class LatentVideo(Input.Video):
             logging.warning("%s was there already when this video was complete: it is %s", path, made.path.name)
 
     def get_components(self):
-        check_room("video", self.clip.count, self.clip.size)
+        check_image("video", self.clip.count, self.clip.size)
         return Types.VideoComponents(images=as_image(self.clip.frames()), audio=self.clip.sound, frame_rate=self.get_frame_rate())
 
     def as_trimmed(self, start_time=None, duration=None, strict_duration=False):
@@ -288,7 +289,7 @@ class SoraDecodeFrames(io.ComfyNode):
     def execute(cls, vae, latent, from_second, to_second, seam) -> io.NodeOutput:
         made, note = clips(vae, restored(latent, cls.hidden), seam)
         start, end = frame_range(from_second, to_second, made[0].count, made[0].fps)
-        check_room("to_second", (end - start) * len(made), made[0].size)
+        check_image("to_second", (end - start) * len(made), made[0].size)
         bar = comfy.utils.ProgressBar((end - start) * len(made))
         images = [as_image(replace(clip, start=start, end=end).frames(), bar.update) for clip in made]
         show_on_node(cls, note)
@@ -316,10 +317,11 @@ def as_image(frames: Iterator[Tensor], told: Callable[[int], None] = lambda coun
     return torch.cat(parts)
 
 
-def check_room(field: str, frames: int, size: tuple[int, int]) -> None:
+def check_image(field: str, frames: int, size: tuple[int, int]) -> None:
     """An IMAGE holds all frames at once. Raises ValueError naming the field when they cannot fit."""
-    needed = frames * size[0] * size[1] * 3 * 4
-    there = comfy.model_management.get_total_memory(torch.device("cpu"))
-    if needed > there / 2:
-        sizes = f"{frames} frames of {size[0]}x{size[1]} are {needed / 2**30:,.1f} GB as an IMAGE, this machine has {there / 2**30:,.1f} GB"
-        raise ValueError(f"{field}: {sizes}: take a shorter part, or save with 'Sora Decode'")
+    check_room(
+        frames * size[0] * size[1] * 3 * 4,
+        f"{field}: {frames} frames of {size[0]}x{size[1]} are {{needed}} as an IMAGE, this machine has {{there}}: take a shorter "
+        "part, or save with 'Sora Decode'",
+        share=0.5,
+    )

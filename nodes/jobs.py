@@ -52,8 +52,10 @@ def removed(names: str) -> list[str]:
     same run, made again, has another."""
     folder, lines = jobs_folder(), []
     for name in filter(None, (part.strip() for part in names.split(","))):
-        there = any(job.name == name for job in kept_jobs(folder))
-        lines.append(f"deleted {name}, {delete(folder, name) / 2**20:.1f} MB" if there else f"no job {name}")
+        try:
+            lines.append(f"deleted {name}, {delete(folder, name) / 2**20:.1f} MB")
+        except ValueError:
+            lines.append(f"no job {name}")
     return lines
 
 

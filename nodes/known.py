@@ -13,7 +13,7 @@ from ..sora_core.canvas import Span, blank, cell_mask, encode_given, encode_held
 from ..sora_core.passes import known_cells
 from ..sora_core.shapes import VideoShape
 from ..sora_core.sound import soundtrack
-from .costs import check_canvas
+from .costs import check_canvas, check_room
 from .given import KEY, Given, Media, Picked, alike, given_of, samples_of
 from .host_vae import VideoCoder
 from .media import fitted, refitted
@@ -35,10 +35,11 @@ def frames_as_pixels(media: Media, start: int, count: int) -> Tensor:
         ValueError: frames that cannot fit this machine while they are encoded.
     """
     width, height = media.size
-    needed, there = (media.batch + COPIES) * count * width * height * 12, comfy.model_management.get_total_memory(torch.device("cpu"))
-    if needed > there:
-        sizes = f"{count} frames of {width}x{height} take {needed / 2**30:,.1f} GB while they are encoded"
-        raise ValueError(f"size: {sizes}, this machine has {there / 2**30:,.1f} GB: choose a smaller size, or give a shorter video")
+    check_room(
+        (media.batch + COPIES) * count * width * height * 12,
+        f"size: {count} frames of {width}x{height} take {{needed}} while they are encoded, this machine has {{there}}: choose a smaller "
+        "size, or give a shorter video",
+    )
     pixels, there = torch.empty(media.batch, 3, count, height, width), min(count, media.frames - start)
     for number, video in enumerate(pixels):
         at = 0

@@ -20,14 +20,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{uuid4().hex}.part")  # numbers of processes come again, in a container at every start
     try:
-        yield part
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise full_disk(path) from error
-        raise
+        with naming_full_disk(path):
+            yield part
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())
+            part.replace(path)
     finally:
         part.unlink(missing_ok=True)
 
@@ -47,12 +44,9 @@ def unfinished(path: Path) -> Iterator[Unfinished]:
     path.parent.mkdir(parents=True, exist_ok=True)
     made = Unfinished(path.with_name(f".{uuid4().hex}_{path.name}"), path)
     try:
-        yield made
-        made.path = _named(made.part, path)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:  # whoever wrote knows the name of the part only
-            raise full_disk(path) from error
-        raise
+        with naming_full_disk(path):
+            yield made
+            made.path = _named(made.part, path)
     finally:
         if made.part.is_dir():
             shutil.rmtree(made.part, ignore_errors=True)
@@ -75,5 +69,13 @@ def _named(part: Path, path: Path) -> Path:
                 raise
 
 
-def full_disk(path: Path) -> OSError:
-    return OSError(errno.ENOSPC, f"The disk is full: {path.name} was not written; free some space for {path.parent}")
+@contextlib.contextmanager
+def naming_full_disk(path: Path) -> Iterator[None]:
+    """Of a full disk a sentence with the name that people know: whoever writes knows that of the part only."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        sentence = f"The disk is full: {path.name} was not written; free some space for {path.parent}"
+        raise OSError(errno.ENOSPC, sentence) from error

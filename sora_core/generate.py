@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .canvas import token_mask
 from .config import TEXT_ROW_MULTIPLE, ModelHeader
-from .denoise import Callback, State, guided, renoise, solver_of
+from .denoise import Callback, Solver, State, guided, renoise, solver_of
 from .flow import cell_noise, schedule
 from .jobs import SAVE_SECONDS, Job, Progress, content_hash
 from .passes import at_once_on, known_cells, mask_of, run_plan, stacked
@@ -69,10 +69,11 @@ def generate(
     Raises:
         ValueError: an unknown solver, or words, shape, `known`, `mask`, `plan` and `shot_words` that do not fit each other.
     """
-    solver_of(solver)
+    solve = solver_of(solver)
     if mask is not None and known is None:
         raise ValueError("mask: it says what to keep, so `known` must be given too")
-    known = known if known is None else known.expand(len(words), -1, -1, -1, -1) if len(known) == 1 else known
+    if known is not None and len(known) == 1:
+        known = known.expand(len(words), -1, -1, -1, -1)
     plan = plan or single(Lattice(shape.cells, known_cells(mask)))
     _check_fit(shape, len(words), known, mask, plan)
     shots = set(plan.lattice.shots)
@@ -87,7 +88,7 @@ def generate(
         shape=shape,
         positions=torch.tensor(shape.positions(header.native_fps), device=words.device),
         sigmas=schedule(steps, header.shift, denoise),
-        solver=solver,
+        solve=solve,
         seed=seed,
         mask=mask,
         shots=plan.lattice.shots if shot_words else (),
@@ -144,7 +145,7 @@ class CorePasses:
     shape: VideoShape
     positions: Tensor
     sigmas: list[float]
-    solver: str
+    solve: Solver
     seed: int
     mask: Tensor | None
     shots: tuple[int, ...]
@@ -173,7 +174,7 @@ class CorePasses:
                 self.callback(done)
 
         told = after_step if self.callback or progress else None
-        return list(solver_of(self.solver)(velocity, x, self.sigmas, kept, told, state, noise).split(batch))
+        return list(self.solve(velocity, x, self.sigmas, kept, told, state, noise).split(batch))
 
     def facts(self, p: Pass) -> list:
         """What determines a pass beside the latents of its cells and what all passes have in common."""

@@ -305,7 +305,8 @@ def kept_jobs(folder: Path) -> list[Kept]:
             files = _files(listed, manifest)
             stats = _stats([path, *files])
             age = time.time() - max((s.st_mtime for s in stats), default=time.time())
-            done = sum(f.stem == p["key"] for p in manifest["passes"] for f in files)
+            whole = {file.stem for file in files}
+            done = sum(p["key"] in whole for p in manifest["passes"])
             size = sum(s.st_size for s in stats)
             found.append(Kept(_name(path, manifest), manifest["about"], done, len(manifest["passes"]), size, age))
     return sorted(found, key=lambda job: job.age)

@@ -118,7 +118,7 @@ class Pipeline:
             start: raw latents to begin from instead of pure noise, with `denoise` of the noise on them: remix.
             mask: [1, 1, F, h, w] in place of the canvas' own (canvas.cell_mask), 1 where `start` is made anew, in whole tokens.
         """
-        solver_of(solver)
+        solver_of(solver)  # refused before anything is encoded
         f = canvas.shape.cells
         latents, guides = self.encode_given(canvas, sources, latents_of)
         known = canvas.mask().view(1, 1, -1, 1, 1)

@@ -204,16 +204,21 @@ def rollout(lattice: Lattice, window: int, overlap: int = OVERLAP) -> Plan:
         first = run.start
         while (first := next((k for k in range(first, run.stop) if k not in known), run.stop)) < run.stop:
             before = range(max(0, first - overlap), first)
-            room = window - len(before)
-            for end in range(min(first + room, run.stop), first, -1):  # what is given behind a window takes its place in it
-                behind = tuple(itertools.takewhile(known.__contains__, range(end, end + overlap)))[: room - 1]
-                if end - first + len(behind) <= room:
-                    break
+            end, behind = _window(known, first, window - len(before), run.stop, overlap)
             make = tuple(k for k in range(first, end) if k not in known)
             given = (k for k in range(first, end) if k in known)
             passes.append(Pass("window", make, (*before, *given, *behind)))
             first = end
     return Plan("rollout", lattice, tuple(passes))
+
+
+def _window(known: frozenset[int], first: int, room: int, stop: int, overlap: int) -> tuple[int, list[int]]:
+    """The end of a window from cell `first` on, and what is given just behind it, which takes its place in the window's room."""
+    for end in range(min(first + room, stop), first, -1):
+        behind = list(itertools.takewhile(known.__contains__, range(end, end + overlap)))
+        if end - first + len(behind) <= room:
+            return end, behind
+    return first + 1, behind[: room - 1]
 
 
 def foresight(lattice: Lattice, distance: int = DISTANCE) -> Plan:

@@ -7,7 +7,6 @@ nothing under the final name. Pictures are uint8 [n, H, W, 3] in RGB.
 from __future__ import annotations
 
 import contextlib
-import errno
 import itertools
 import json
 import shutil
@@ -23,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .files import atomic_path, full_disk
+from .files import atomic_path, naming_full_disk
 
 
 @dataclass(frozen=True)
@@ -131,18 +130,15 @@ def write_pictures(
     part = folder.with_name(f".{folder.name}.{uuid4().hex}.part")
     part.mkdir(parents=True)
     try:
-        for picture in (p for chunk in chunks for p in _to_uint8(chunk)):
-            count += 1
-            Image.fromarray(picture).save(part / f"{count:05}.png", pnginfo=tags, compress_level=4)
-            if progress:
-                progress(count)
-        if not count:
-            raise ValueError("there is nothing to write: the video has no frames")
-        part.rename(folder)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise full_disk(folder) from error
-        raise
+        with naming_full_disk(folder):
+            for picture in (p for chunk in chunks for p in _to_uint8(chunk)):
+                count += 1
+                Image.fromarray(picture).save(part / f"{count:05}.png", pnginfo=tags, compress_level=4)
+                if progress:
+                    progress(count)
+            if not count:
+                raise ValueError("there is nothing to write: the video has no frames")
+            part.rename(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return count
@@ -259,27 +255,26 @@ def frame_times(source, start: float = 0.0, duration: float = 0.0) -> tuple[list
         return sorted(p.pts for p in packets if p.pts >= first and (not duration or p.pts < last)), unit
 
 
-def read_frames(path: str | Path, start: int = 0, end: int | None = None, chunk: int = 16) -> Iterator[Tensor]:
+def read_frames(path: str | Path, start: int = 0, end: int | None = None, chunk: int = 16,
+                times: Sequence[int] | None = None) -> Iterator[Tensor]:  # fmt: skip
     """Yields the frames start..end-1 (all by default) as uint8 tensors [n, H, W, 3] with n up to `chunk`.
 
     They are upright: a telephone films lying down and writes the turn beside. They are counted as they are shown, whatever the rate of
-    the file or its changes. Raises ValueError if the file is no video.
+    the file or its changes. `times`: those of all frames (`frame_times`), if they are known. Raises ValueError if the file is no video.
     """
     if start < 0 or (end is not None and end < start):
         raise ValueError(f"frames {start} to {end} cannot be read: start must be 0 or more, end not below start")
     held: list[Tensor] = []
-    times = frame_times(path)[0][start:end]
-    if not times:
+    if start and times is None:
+        times, _ = frame_times(path)
+    if start and start >= len(times):
         return
     with _open_video(path) as (file, stream):
         stream.thread_type = "AUTO"
         if start:
-            file.seek(times[0], stream=stream)  # to the key frame at or before it
-        for frame in file.decode(stream):
-            if frame.pts > times[-1]:
-                break
-            if frame.pts < times[0]:
-                continue
+            file.seek(times[start], stream=stream)  # to the key frame at or before it
+        shown = (frame for frame in file.decode(stream) if not start or frame.pts >= times[start])
+        for frame in itertools.islice(shown, None if end is None else end - start):
             picture = frame.to_ndarray(format="rgb24", interpolation=EXACT, src_color_range=frame.color_range, dst_color_range="JPEG")
             held.append(torch.from_numpy(np.ascontiguousarray(np.rot90(picture, frame.rotation // 90))))
             if len(held) == chunk:

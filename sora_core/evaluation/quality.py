@@ -80,29 +80,37 @@ def length_rows(bench: Bench) -> Iterator[Row]:
 def picture_rows(bench: Bench) -> Iterator[Row]:
     """Pictures that are given at the beginning of a video, or at second 2 of 5: do they come back, is there a jump beside them, and do the
     frames before lead there?"""
-    apart, jumps, true_jumps, _, _ = zip(*_with_a_picture(bench, 0, 17, 5_500_000))
-    yield Row("kept frames, largest difference", max(apart), max(apart), max(apart), len(apart), "<= 0", 0)
-    yield mean_row("seam behind a given picture", jumps, "<= 1.1", geometric_mean(np.array(true_jumps)), geometric_mean)
-    apart, jumps, true_jumps, ways, true_ways = zip(*_with_a_picture(bench, LATER, 41, 5_600_000))
-    yield Row("kept frames, largest difference, second 2 of 5", max(apart), max(apart), max(apart), len(apart), "<= 0", 0)
-    yield mean_row("seam before a picture at second 2 of 5", jumps, None, geometric_mean(np.array(true_jumps)), geometric_mean)
+    first, later = _with_a_picture(bench, 0, 17, 5_500_000), _with_a_picture(bench, LATER, 41, 5_600_000)
+    yield _kept_row("kept frames, largest difference", first, 0)
+    yield _seam_row("seam behind a given picture", first, 1, "<= 1.1")
+    yield _kept_row("kept frames, largest difference, second 2 of 5", later, LATER)
+    yield _seam_row("seam before a picture at second 2 of 5", later, LATER)
+    ways, true_ways = ([leads_to(frames, LATER) for frames in clips] for clips in zip(*later))
     yield mean_row("frames before it lead to it", ways, None, mean(true_ways))
 
 
-def _with_a_picture(bench: Bench, at: int, frames: int, first_seed: int) -> Iterator[tuple[float, float, float, float, float]]:
-    """Of every video with a picture at frame `at`: by how much the picture is not as it was given, the jump beside it and that of renders,
-    `leads_to` and that of renders."""
-    studio, fps = bench.studio, 8.0
-    canvas, border = verbs.place(blank(studio.shape(*SIZES["1:1"], frames, fps)), at, 0), [at or 1]
-    for number, scene in enumerate(scored_scenes(bench.budget.pictures, first_seed), 1):
+def _with_a_picture(bench: Bench, at: int, frames: int, first_seed: int) -> list[tuple[Tensor, Tensor]]:
+    """(frames made, renders) of videos with a picture at frame `at`."""
+    studio, fps, made = bench.studio, 8.0, []
+    canvas = verbs.place(blank(studio.shape(*SIZES["1:1"], frames, fps)), at, 0)
+    for scene in scored_scenes(bench.budget.pictures, first_seed):
         renders = render(scene, [k / fps for k in range(frames)], *SIZES["1:1"])
         picture, words = renders[at : at + 1].float() / 255, long_caption(scene, "en", (frames - 1) / fps)
         latents = studio.pipeline.complete(canvas, [picture], words, seed=scene.seed, steps=studio.steps, guidance=studio.guidance)
         chunks = result_frames(canvas, lambda: iter([studio.pipeline.decode(latents)]), lambda *_: iter([picture]))  # noqa: B023
-        made = torch.cat(list(chunks)).mul(255).round().byte()
-        ways = (leads_to(made, at), leads_to(renders, at)) if at else (1.0, 1.0)
-        yield float((made[at].int() - renders[at].int()).abs().max()), seam_jump(made, border), seam_jump(renders, border), *ways
-        bench.say(f"picture at frame {at} {number}/{bench.budget.pictures}")
+        made.append((torch.cat(list(chunks)).mul(255).round().byte(), renders))
+        bench.say(f"picture at frame {at} {len(made)}/{bench.budget.pictures}")
+    return made
+
+
+def _kept_row(name: str, videos: list[tuple[Tensor, Tensor]], at: int) -> Row:
+    apart = max(float((made[at].int() - renders[at].int()).abs().max()) for made, renders in videos)
+    return Row(name, apart, apart, apart, len(videos), "<= 0", 0)
+
+
+def _seam_row(name: str, videos: list[tuple[Tensor, Tensor]], border: int, bar: str | None = None) -> Row:
+    jumps, true_jumps = ([seam_jump(frames, [border]) for frames in clips] for clips in zip(*videos))
+    return mean_row(name, jumps, bar, geometric_mean(np.array(true_jumps)), geometric_mean)
 
 
 def leads_to(frames: Tensor, at: int) -> float:

@@ -161,7 +161,7 @@ def frames_at(path: Path, begin: float, end: float, fps: float, size: tuple[int,
     scale = max(size[0] / facts.width, size[1] / facts.height)
     scaled = (round(facts.height * scale), round(facts.width * scale))
     made, at = [], first
-    for chunk in read_frames(path, first, last):
+    for chunk in read_frames(path, first, last, times=times):
         here = [i - at for i in wanted if at <= i < at + len(chunk)]
         at += len(chunk)
         if here:

@@ -51,6 +51,7 @@ FAR = {  # what stands behind: hills, sea, mountains, wall
 SHORE_Z, WALL_Z = -6.8, -6.0
 WINDOW = (4.2, 1.15, 1.15, 2.9)  # distance between windows, half width, sill and lintel heights
 FOG_DISTANCE = 45.0
+DOWN = -1e-4  # slope of a ray that meets the ground
 
 Planes = list[torch.Tensor]  # three colour planes
 
@@ -69,6 +70,16 @@ def ground_light(light: Light) -> tuple[Planes, Planes]:
     return [light.ground * t for t in total], [d / t for d, t in zip(direct, total, strict=True)]
 
 
+def to_ground(height: torch.Tensor, dy: torch.Tensor) -> torch.Tensor:
+    """How many times a ray of slope `dy` goes from a height to the ground; far where it never does."""
+    return torch.where(dy < DOWN, height / (-dy).clamp_min(-DOWN), 1e4)
+
+
+def to_wall(z: torch.Tensor, dz: torch.Tensor) -> torch.Tensor:
+    """How many times a ray goes from z to a room's wall."""
+    return (WALL_Z - z) / dz.clamp_max(-1e-4)
+
+
 def paint(scene: Scene, eye: torch.Tensor, rays: Planes) -> Planes:
     """eye [n, 3], rays three planes [n, h, w] (not normalised) -> three planes of linear light, without objects or shadows."""
     light = LIGHTS[scene.time_of_day]
@@ -76,13 +87,13 @@ def paint(scene: Scene, eye: torch.Tensor, rays: Planes) -> Planes:
     ex, ey, ez = (eye[:, i, None, None] for i in range(3))
     level = torch.sqrt(dx * dx + dz * dz)
     rise = dy / level
-    down = dy < -1e-4
-    distance = torch.where(down, ey / (-dy).clamp_min(1e-4), 1e4)
+    down = dy < DOWN
+    distance = to_ground(ey, dy)
     gx, gz = ex + distance * dx, ez + distance * dz
     sky = _sky(scene, light, rise, dx / level)
     ground = _ground(scene, light, gx, gz, distance)
     if scene.place == "room":
-        reach = (WALL_Z - ez) / dz.clamp_max(-1e-4)
+        reach = to_wall(ez, dz)
         wall = _wall(scene, light, ex + reach * dx, ey + reach * dy, sky)
         behind = gz < WALL_Z
         return [torch.where(behind, w, g) for w, g in zip(wall, ground, strict=True)]

@@ -6,14 +6,13 @@ import torch
 from torch import Tensor
 
 from . import camera
-from .backdrop import WALL_Z
+from .backdrop import to_ground, to_wall
 from .layout import corners
 from .motion import places_and_tips
 from .parts import covered
 from .scene import Scene
 
 WIDE = camera.HALF_VIEW * 1.85  # out of a square picture is not yet out of a wide one (176x96)
-FAR = 1000.0  # units: beyond, only a turn of the camera is seen
 
 
 def boxes(scene: Scene, times: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,8 +87,8 @@ def surroundings(scene: Scene, times: Tensor, width: int, height: int) -> Tensor
     half = camera.tangents(width, height)
     across, down = (side * ((torch.arange(n, dtype=times.dtype) + 0.5) * 2 / n - 1) for side, n in zip(half, (width, height)))
     rays = view.forward[:, None, None] + across[:, None] * view.right[:, None, None] - down[:, None, None] * view.up[:, None, None]
-    eye, reach = view.eye[:, None, None], torch.full(rays.shape[:-1], FAR, dtype=times.dtype)
+    eye = view.eye[:, None, None]
+    reach = to_ground(eye[..., 1], rays[..., 1])
     if scene.place == "room":
-        reach = ((WALL_Z - eye[..., 2]) / rays[..., 2].clamp_max(-1e-6)).clamp_max(FAR)
-    ground = torch.where(rays[..., 1] < 0, eye[..., 1] / (-rays[..., 1]).clamp_min(1e-6), FAR)
-    return (eye + torch.minimum(reach, ground)[..., None] * rays).flatten(1, 2)
+        reach = torch.minimum(reach, to_wall(eye[..., 2], rays[..., 2]))
+    return (eye + reach[..., None] * rays).flatten(1, 2)

@@ -30,7 +30,7 @@ from .show import show_on_node
 
 SEAMS = ("carry", "hard")
 SEAM_TOOLTIP = (
-    "How made frames meet a given one. carry: what encoding lost of the given frame is added to the 8 beside it, fading out, so that "
+    "How made frames meet a given one. carry: what encoding lost of the given frame is added to the 16 beside it, fading out, so that "
     "nothing jumps. hard: they are left as decoded."
 )
 

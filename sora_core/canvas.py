@@ -22,15 +22,18 @@ from .shapes import PATCH, Strides, VideoShape
 NEW = -1
 """In place of a source: these frames are to be made."""
 
-SEAM = 8
+SEAM = 16
 """Frames over which what the codec lost of a given frame fades out of the made ones beside it."""
 
 MOVED = 0.1
-"""Difference of decoded frames, of 1, from which on a place does not show any more what it did, and carries nothing; half of it may be
-noise."""
+"""Mean difference of decoded frames, of 1, from which on a place does not show any more what it did, and carries nothing; half of it may
+be noise."""
+
+CONTENT = 0.2
+"""Mean of what a codec lost at a place, of 1, that is no detail but a body that it shows elsewhere; half of it may be colour."""
 
 REACH = 3
-"""Pixels that a place looks around for what has moved: a codec blurs an edge over about half a latent cell to either side."""
+"""Pixels that a place looks around: a codec blurs an edge over about half a latent cell to either side."""
 
 HISTORY_CELLS = 2
 """Cells of false history shown to a causal encoder before a span from the middle of a video. Nothing true can stand there: what the
@@ -332,13 +335,13 @@ def _carried(frames: Iterator[Tensor], count: int, before: Tensor | None, behind
     """A run of `count` made frames, in chunks, out of frames that begin with the decoding of the given frame `before` it and end with
     that of the one `behind` it: those beside a given one carry what it lost, fading out over SEAM frames. In a run that is shorter the
     two losses cross over."""
-    span = min(SEAM, count) if before is not None and behind is not None else SEAM
+    share = _fading(count, before is not None and behind is not None)
     loss = None if before is None else _Loss(before, next(frames))
     held = 0 if behind is None else min(SEAM, count)
     waiting = []
     for i in range(count):
         frame = next(frames)
-        made = frame if loss is None or i >= span else frame + (1 - (i + 1) / (span + 1)) * loss.in_frame(frame)
+        made = frame if loss is None or not share[i] else frame + share[i] * loss.in_frame(frame)
         if i < count - held:
             yield made.clamp(0, 1)[None]
         else:
@@ -347,23 +350,40 @@ def _carried(frames: Iterator[Tensor], count: int, before: Tensor | None, behind
         return
     loss, done = _Loss(behind, next(frames)), []
     for i, (frame, made) in enumerate(reversed(waiting)):
-        done.append(made + (1 - (i + 1) / (span + 1)) * loss.in_frame(frame))
+        done.append(made + share[i] * loss.in_frame(frame))
     for made in reversed(done):
         yield made.clamp(0, 1)[None]
 
 
+def _fading(count: int, both: bool) -> list[float]:
+    """Shares of a loss in a run of frames, from the given frame on. If `both` ends have one, the shares of a frame are 1 together at most."""
+    span = min(SEAM, count - 1) if both else SEAM
+    return [max(0.0, 1 - i / span) for i in range(count)] if span else [0.5]
+
+
 class _Loss:
-    """What the codec lost of a given frame, for the frames beside it, which are asked for from the nearest on: as far as a place has
-    looked the same since, because details of what has moved on would stay behind as a ghost."""
+    """What the codec lost of a given frame, for the frames beside it, which are asked for from the nearest on: as far as it is detail,
+    and as a place has looked the same since. Anything else would stay behind as a ghost."""
 
     def __init__(self, given: Tensor, decoded: Tensor):
-        self.decoded, self.lost, self.share = decoded, given.to(decoded) - decoded, torch.ones_like(decoded[..., :1])
+        self.decoded, self.lost = decoded, given.to(decoded) - decoded
+        shifted = torch.nn.functional.max_pool2d(_around(self.lost, 2).abs().amax(0)[None], 2 * REACH + 1, 1, REACH)[0]
+        self.share = _below(shifted, CONTENT)
 
     def in_frame(self, frame: Tensor) -> Tensor:
-        moved = (frame - self.decoded).abs().amax(-1)
-        moved = torch.nn.functional.max_pool2d(moved[None], 2 * REACH + 1, 1, REACH)[0]
-        self.share = (2 - 2 * moved / MOVED).clamp(0, 1)[..., None].minimum(self.share)
+        moved = _around((frame - self.decoded).abs().amax(-1, keepdim=True), REACH)[0]
+        self.share = _below(moved, MOVED).minimum(self.share)
         return self.share * self.lost
+
+
+def _around(frame: Tensor, reach: int) -> Tensor:
+    """Of [H, W, C], means [C, H, W] over what is so many pixels around."""
+    return torch.nn.functional.avg_pool2d(frame.movedim(-1, 0), 2 * reach + 1, 1, reach, count_include_pad=False)
+
+
+def _below(value: Tensor, limit: float) -> Tensor:
+    """[H, W] -> [H, W, 1]: 1 up to half of a limit, 0 from it on."""
+    return (2 - 2 * value / limit).clamp(0, 1)[..., None]
 
 
 def composed(chunks: Iterator[Tensor], given: Iterator[Tensor], mask: Tensor) -> Iterator[Tensor]:

@@ -161,16 +161,17 @@ def test_given_frame_in_the_hosts_denoised_output(graph):
 @pytest.mark.parametrize("still", [True, False])
 def test_seam(graph, monkeypatch, still):
     """With limits that no difference reaches, or that each goes beyond. Own seeds: the host keeps what it made."""
-    monkeypatch.setattr("sora_pack.sora_core.canvas.MOVED", 1e6 if still else 1e-6)
+    for limit in ("MOVED", "CONTENT"):
+        monkeypatch.setattr(f"sora_pack.sora_core.canvas.{limit}", 1e6 if still else 1e-6)
     graph.nodes.NODE_CLASS_MAPPINGS["Noisy"] = noisy()
-    prompt = {**BEGIN, **canvas(seconds=2.0), "picture": node("Noisy"), **place(), **sample("placed", seed=50 + still), **frames()}
+    prompt = {**BEGIN, **canvas(seconds=3.0), "picture": node("Noisy"), **place(), **sample("placed", seed=50 + still), **frames()}
     prompt["hard"] = frames(seam="hard")["frames"]
     prompt["plain"] = node("VAEDecode", samples=["sample", 0], vae=["load", 2])
     image, soft, hard, plain = graph.run(prompt, ["picture", 0], ["frames", 0], ["hard", 0], ["plain", 0])
-    assert torch.equal(hard[1:], plain[1:]) and torch.equal(soft[9:], plain[9:])
+    assert torch.equal(hard[1:], plain[1:]) and torch.equal(soft[17:], plain[17:])
     lost = image[0] - plain[0]
     if still:
-        assert torch.allclose(soft[1], (plain[1] + lost * 8 / 9).clamp(0, 1), atol=1e-5)
+        assert torch.allclose(soft[1], (plain[1] + lost).clamp(0, 1), atol=1e-5)
     else:
         assert torch.allclose(soft[1], plain[1], atol=1e-5)
 

@@ -406,10 +406,8 @@ def test_seam_carries_what_was_lost_on_both_sides_and_fades():
     added = result(CANVAS) - result(CANVAS, carry=False)
     before, behind = 0.514 - 0.462, 0.527 - 0.475  # given frames 14 and 27, and their decodings, frames 12 and 25 of the lattice
     assert not added[:15].any() and not added[27:].any()
-    fading = torch.arange(8, 0, -1) / 9
-    assert torch.allclose(added[15:19], before * fading[:4], atol=1e-5)
-    assert torch.allclose(added[23:27], behind * fading[:4].flip(0), atol=1e-5)
-    assert (added[19:23] < before).all() and (added[19:23] > 0).all()
+    fading = 1 - torch.arange(12) / 11  # a run of 12 frames is shorter than both seams: they cross over
+    assert torch.allclose(added[15:27], before * fading + behind * fading.flip(0), atol=1e-5)
 
 
 @given(st.integers(1, 30))
@@ -434,7 +432,7 @@ def test_seam_carries_nothing_to_what_has_moved_on():
         list(result_frames(canvas, lambda: iter([decoded]), lambda source, start, count: iter([given[start : start + count]])))
     )
     added = made - decoded
-    assert torch.allclose(added[5], given[4] - decoded[4] - added[5] / 8, atol=1e-6), "nothing has moved yet"
+    assert torch.allclose(added[5], given[4] - decoded[4], atol=1e-6), "nothing has moved yet"
     assert not added[6:, :, :4].any(), "it would be a ghost"
     assert (added[6:12, :, 10:] > 0).all(), "what stays goes on carrying"
 
@@ -444,7 +442,7 @@ def test_seam_of_a_loop_leads_back_to_its_first_frame():
     added = result(canvas) - result(canvas, carry=False)
     frame = next(p for p in canvas.timeline.pieces if p.source == NEW)
     lost = 0.5 - 0.45 - (frame.start + frame.count) / 1000  # given frame 0, and its decoding in the lattice behind the made ones
-    assert torch.allclose(added[-4:], lost * torch.tensor([5, 6, 7, 8]) / 9, atol=1e-5)
+    assert torch.allclose(added[-1], torch.tensor(lost), atol=1e-5) and (added[-8:].diff() < 0).all(), "the other end has lost more"
 
 
 def test_seam_only_where_the_lattice_knows_the_neighbour():

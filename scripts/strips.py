@@ -25,7 +25,7 @@ from gallery import EVERY_VERB  # noqa: E402
 
 from sora_core import verbs  # noqa: E402
 from sora_core.canvas import NEW, Canvas, blank, cell_mask, composed, result_frames  # noqa: E402
-from sora_core.generate import GUIDANCE, STEPS  # noqa: E402
+from sora_core.generate import GIVEN_GUIDANCE, GUIDANCE, STEPS  # noqa: E402
 from sora_core.pipeline import SHIPPED, Pipeline  # noqa: E402
 from sora_core.shapes import Strides, VideoShape  # noqa: E402
 from sora_core.video_file import contact_sheet, evenly  # noqa: E402
@@ -66,17 +66,18 @@ APPROACH = scene_for([("yellow", "cylinder", "come closer")], "room", "day", see
 
 
 def text_to_image() -> Example:
-    return Example("A picture from words: a canvas of 0 seconds", blank(STILL), [], told(CIRCLE, 0, 1))
+    words = "A picture from words: a canvas of 0 seconds"
+    return Example(words, blank(STILL), [], told(CIRCLE, 0, 1), {"guidance": GUIDANCE})
 
 
 def animate() -> Example:
     canvas = verbs.place(blank(replace(STILL, cells=5)), 0, 0)
-    return Example("A picture is animated", canvas, [film(APPROACH, 0, 1)], told(APPROACH, 0, 17))
+    return Example("A picture is animated", canvas, [film(APPROACH, 0, 1)], told(APPROACH, 0, 17), {"guidance": GUIDANCE})
 
 
 def first_and_last() -> Example:
     canvas = verbs.place(verbs.place(blank(replace(STILL, cells=5)), 0, 0), 16, 1)
-    return Example("First and last picture", canvas, [film(SLIDE, 1, 1), film(SLIDE, 3, 1)], told(SLIDE, 1, 17))
+    return Example("First and last picture", canvas, [film(SLIDE, 1, 1), film(SLIDE, 3, 1)], told(SLIDE, 1, 17), {"guidance": GUIDANCE})
 
 
 def place() -> Example:
@@ -113,7 +114,8 @@ def loop() -> Example:
 def remix() -> Example:
     words = "A blue cube bounces on the beach at sunset"
     canvas = verbs.remix(STILL, [False] * 17)
-    return Example("Remixed (strong): the given video above", canvas, [film(BOUNCE, 0, 17)], words, {"denoise": 0.7}, remixed=True)
+    options = {"denoise": 0.7, "guidance": GUIDANCE}
+    return Example("Remixed (strong): the given video above", canvas, [film(BOUNCE, 0, 17)], words, options, remixed=True)
 
 
 def masked_remix() -> Example:
@@ -124,7 +126,7 @@ def masked_remix() -> Example:
     region = max_pool2d(ball[:, None], token)[:, 0].repeat_interleave(token, 1).repeat_interleave(token, 2)
     canvas = verbs.remix(STILL, (region.amax((1, 2)) == 0).tolist())
     words = "Remixed (strong) where a mask lies on the ball: the given video above"
-    return Example(words, canvas, [source], told(blue, 0, 17), {"denoise": 0.7}, remixed=True, region=region)
+    return Example(words, canvas, [source], told(blue, 0, 17), {"denoise": 0.7, "guidance": GUIDANCE}, remixed=True, region=region)
 
 
 EXAMPLES: dict[str, Callable[[], Example]] = {
@@ -205,7 +207,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Strips of frames of every verb, for docs/gallery.md.")
     parser.add_argument("names", nargs="*", choices=[[], *EXAMPLES], help=f"default all: {', '.join(EXAMPLES)}")
     parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--guidance", type=float, default=GUIDANCE)
+    parser.add_argument("--guidance", type=float, default=GIVEN_GUIDANCE)
     parser.add_argument("--model", default=str(SHIPPED))
     args = parser.parse_args()
     FOLDER.mkdir(parents=True, exist_ok=True)

@@ -356,7 +356,7 @@ def _carried(frames: Iterator[Tensor], count: int, before: Tensor | None, behind
 
 
 def _fading(count: int, both: bool) -> list[float]:
-    """Shares of a loss in a run of frames, from the given frame on. If `both` ends have one, the shares of a frame are 1 together at most."""
+    """Shares of a loss in a run of frames, from the given one on. If `both` ends have one, those of a frame are 1 together at most."""
     span = min(SEAM, count - 1) if both else SEAM
     return [max(0.0, 1 - i / span) for i in range(count)] if span else [0.5]
 

@@ -19,6 +19,7 @@ from .shapes import VideoShape
 from .transformer import PreparedText, SpacetimeTransformer
 
 STEPS, GUIDANCE, SOLVER = 20, 3.5, "ancestral"  # of the shipped model
+GIVEN_GUIDANCE = 2.0  # where it goes on from a given video: higher ones leave it further behind (docs/training.md)
 
 
 @torch.inference_mode()

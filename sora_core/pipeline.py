@@ -15,7 +15,7 @@ from .checkpoint import CheckpointError, load_text, load_transformer, load_vae, 
 from .config import TEXT_ROW_MULTIPLE, ModelHeader
 from .denoise import Noise, guided, renoise, solver_of
 from .flow import cell_noise, schedule
-from .generate import GUIDANCE, SOLVER, STEPS, beginning, generate
+from .generate import GIVEN_GUIDANCE, SOLVER, STEPS, beginning, generate
 from .passes import known_cells
 from .plan import Lattice, PlanSettings, window_of
 from .shapes import VideoShape, check_size, frames_for_seconds
@@ -104,7 +104,7 @@ class Pipeline:
 
     @torch.inference_mode()
     def complete(self, canvas: Canvas, sources: Sequence[Tensor], prompt: str = "", *, seed: int = 0, steps: int = STEPS,
-                 guidance: float = GUIDANCE, solver: str = SOLVER, latents_of: Latents | None = None, start: Tensor | None = None,
+                 guidance: float = GIVEN_GUIDANCE, solver: str = SOLVER, latents_of: Latents | None = None, start: Tensor | None = None,
                  denoise: float = 1.0, mask: Tensor | None = None) -> Tensor:  # fmt: skip
         """Raw latents [1, C, F, h, w] of a canvas of any verb (see verbs): its unknown cells made, all in one pass.
 

@@ -50,7 +50,7 @@ def _arguments() -> argparse.Namespace:
     parts = parser.add_subparsers(dest="part")
     observer = parts.add_parser("observer", help="train the observer, measure it on renders it never saw, and write its weights")
     observer.add_argument("--folder", dest="observer_folder", default="runs/observer")
-    observer.add_argument("--steps", dest="observer_steps", type=int, default=2400)
+    observer.add_argument("--steps", dest="observer_steps", type=int, default=3600)
     args = parser.parse_args()
     if args.seconds < 2 * DRIFT_SECONDS:
         parser.error(f"--seconds {args.seconds:g}: use {2 * DRIFT_SECONDS:g} or more, the first and the last {DRIFT_SECONDS:g} of drift")

@@ -155,7 +155,7 @@ def loss(answers: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Ten
     return losses
 
 
-def train_observer(folder: str | Path, steps: int = 2400, size: int = 16, shards: int = 24, seed: int = 0) -> Observer:
+def train_observer(folder: str | Path, steps: int = 3600, size: int = 16, shards: int = 48, seed: int = 0) -> Observer:
     """Makes the pool, trains for `steps` batches of `size` clips, resuming from `folder`; returns the averaged weights."""
     folder, device = Path(folder), "cuda" if torch.cuda.is_available() else "cpu"
     make_pool(folder / "clips", shards, device)

@@ -30,7 +30,7 @@ from .. import verbs
 from ..canvas import NEW, Canvas, Latents, result_frames
 from ..checkpoint import CheckpointError
 from ..files import atomic_path
-from ..generate import GUIDANCE, STEPS
+from ..generate import GIVEN_GUIDANCE, STEPS
 from ..pipeline import SHIPPED, Pipeline
 from ..shapes import VideoShape
 from ..world import PLACES, TIMES_OF_DAY, caption, is_held_out, render, scene_for
@@ -323,7 +323,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m sora_core.evaluation.verbs", description=__doc__, formatter_class=plain)
     parser.add_argument("--scenes", type=int, default=50, help="how many, default %(default)s")
     parser.add_argument("--steps", type=int, default=STEPS, help="of sampling, default %(default)s")
-    parser.add_argument("--guidance", type=float, default=GUIDANCE, help="default %(default)s")
+    parser.add_argument("--guidance", type=float, default=GIVEN_GUIDANCE, help="default %(default)s")
     parser.add_argument("--model", default=str(SHIPPED), help="transformer file; its companions are found as the pack finds them")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--folder", default="runs/verbs", help="keeps what was measured of each scene")

@@ -116,7 +116,9 @@ def _add_settings(part: argparse.ArgumentParser, *, size: str, tokens: int, shee
     part.add_argument("--still-share", type=float, nargs=2, default=Settings.still_share, help="share of stills, likewise")
     part.add_argument("--reading-steps", type=int, default=Settings.reading_steps, help="of the text encoder alone, before all else")
     part.add_argument("--start", default="", help="model file, or folder of an earlier run, to go on from")
-    part.add_argument("--text", default="", help="text encoder file of this pack, for a --start that names none; so does --vae")
+    part.add_argument(
+        "--text", default="", help="text encoder file of this pack, for a --start that names none, as --vae; with no --start, to begin with"
+    )
     part.add_argument(
         "--muon-lr", type=float, default=Settings.muon_lr, help="peak rate of learning of the matrices; half for a model that is trained"
     )

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..autoencoder import VideoVAE
+from ..checkpoint import load_text
 from ..config import ModelHeader, TextConfig, TransformerConfig, preset
 from ..pipeline import Pipeline
 from ..shapes import PATCH, Strides, VideoShape
@@ -53,7 +54,8 @@ class Settings:
     `asking` is the weight of what the middle of the transformer answers about them (bodies.py).
     The last `decay` of the run lowers the learning rate. `start` is what to go on from: a model file with its companions, or the folder
     of an earlier run. Before anything else the text encoder reads for `reading_steps`. With a file, an empty `size` is that of the file;
-    `vae` and `text` are files in place of the companions that it names, which a public Wan file does not.
+    `vae` and `text` are files in place of the companions that it names, which a public Wan file does not; with no `start`, `text` is a
+    text encoder that can read already.
 
     Args:
         steps, minutes: length of the run, one of the two (run.py).
@@ -360,6 +362,8 @@ def begin(student: Student, bank: Bank | LiveBank, settings: Settings, pool: Exe
         student.text.load_state_dict(earlier.text.state_dict())
     elif settings.start:
         student.load_state_dict(averaged_student(settings.start, settings)[0].state_dict())
+    elif settings.text:
+        student.text.load_state_dict(load_text(settings.text, torch.float32).state_dict())
     scenes = [shots[0] for shard in bank.shards for shots in shard.scenes if isinstance(shots[0], Scene)]
     if scenes:  # written captions have no facts to ask for
         teach_reading(student.text, scenes, settings.reading_steps, settings.seed, pool=pool, ahead=ahead)

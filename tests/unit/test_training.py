@@ -533,6 +533,15 @@ def test_a_new_run_reads_before_it_hears(bank):
     assert not student.transformer.blocks[0].cross_attn.o.weight.any(), "what is heard counts for nothing at first"
 
 
+def test_a_new_run_takes_a_text_encoder_that_can_read(bank):
+    student = trainer.Student(preset("tiny"), TextConfig())
+    file = SHIPPED.parent.parent / "text_encoders" / "sora_mini_text.safetensors"
+    trainer.begin(student, bank, trainer.Settings(size="tiny", reading_steps=0, text=str(file)))
+    theirs = Pipeline.load(dtype=torch.float32).text.state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in student.text.state_dict().items())
+    assert not student.transformer.blocks[0].cross_attn.o.weight.any()
+
+
 def test_a_run_goes_on_from_a_model_file(bank):
     pipeline = Pipeline.load(dtype=torch.float32)
     student = trainer.Student(pipeline.transformer.config, TextConfig())

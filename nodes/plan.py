@@ -25,7 +25,10 @@ class SoraPlan(io.ComfyNode):
             node_id="SoraPlan",
             display_name="Sora Plan",
             category="Sora/sampling",
-            description="How a long video is made: in which passes, with how much memory and time. Without it the sampler decides itself.",
+            description=(
+                "How a long video is made: in which passes, with how much memory and time. Select it and press the run button above it to "
+                "know before. Without it the sampler decides itself."
+            ),
             search_aliases=["sora plan", "long video", "minute", "foresight", "rollout", "context windows", "passes"],
             inputs=[
                 model_input(),
@@ -67,6 +70,7 @@ class SoraPlan(io.ComfyNode):
             ],
             outputs=[io.Latent.Output(tooltip="The canvas with its plan, for Sora Sampler.")],
             hidden=[io.Hidden.unique_id],
+            is_output_node=True,  # can be run alone, before anything is sampled
         )
 
     @classmethod

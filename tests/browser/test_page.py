@@ -220,3 +220,23 @@ def test_shots_get_fields(page, picture):
         **{"shots.seconds_1": 3, "shots.words_1": "", "shots.seconds_2": 3, "shots.words_2": "", "shots.transition_2": "cut"},
     }
     picture(page, "storyboard_fields")
+
+
+def test_plan_tells_the_costs_before_anything_is_made(page, picture):
+    """Select the node, press the run button above it: the numbers stand on it, and nothing was sampled."""
+    open_template(page, "one_minute")
+    page.evaluate("""() => {
+        window.ran = []
+        app.api.addEventListener('executing', event => window.ran.push(String(event.detail)))
+        app.api.addEventListener('execution_success', () => { window.done = true })
+        const plan = app.graph.nodes.find(node => node.type === 'SoraPlan')
+        app.canvas.selectNode(plan)
+        app.canvas.centerOnNode(plan)
+    }""")
+    page.get_by_label("Execute to selected output nodes").click()
+    page.wait_for_function("() => window.done", timeout=RUN_LIMIT)
+    kinds = page.evaluate("() => window.ran.map(id => app.graph.getNodeById(id)?.type)")
+    assert "SoraPlan" in kinds and "SoraSampler" not in kinds, kinds
+    shown = page.evaluate("() => app.graph.nodes.find(node => node.type === 'SoraPlan').widgets.map(widget => String(widget.value)).join()")
+    picture(page, "plan_alone")
+    assert "sketch" in shown and "GB" in shown and "for each step" in shown, shown

@@ -258,6 +258,12 @@ def token_mask(mask: Tensor) -> Tensor:
     return mask.unflatten(-1, (-1, PATCH)).unflatten(-3, (-1, PATCH)).amax(dim=(-1, -3))
 
 
+def check_whole_tokens(mask: Tensor) -> None:
+    """Raises ValueError for a mask [..., h, w] that keeps a part of a token, or is anything but 0 and 1."""
+    if not ((mask == 0) | (mask == 1)).all() or not torch.equal(token_mask(mask), 1 - token_mask(1 - mask)):
+        raise ValueError("mask: it keeps a part of a token: make it 0 or 1 for squares of 2 x 2 latent cells (canvas.token_mask)")
+
+
 def cell_mask(region: Tensor, shape: VideoShape) -> Tensor:
     """The noise mask [1, 1, F, h, w] of a region [T, H, W], 1 = made: a cell is known only if all its pixels in all its frames are kept."""
     s = shape.strides

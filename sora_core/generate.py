@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .canvas import token_mask
+from .canvas import check_whole_tokens
 from .config import TEXT_ROW_MULTIPLE, ModelHeader
 from .denoise import Callback, Solver, State, guided, renoise, solver_of
 from .flow import cell_noise, schedule
@@ -119,9 +119,7 @@ def _check_fit(shape: VideoShape, batch: int, known: Tensor | None, mask: Tensor
             raise ValueError(
                 f"mask: it is {tuple(mask.shape)}, must be [1 or {batch}, {', '.join(map(str, whole))}], or with 1 for the sides"
             )
-        mask = mask.float().expand(-1, -1, -1, *whole[-2:])
-        if not ((mask == 0) | (mask == 1)).all() or not torch.equal(token_mask(mask), 1 - token_mask(1 - mask)):
-            raise ValueError("mask: it keeps a part of a token: make it 0 or 1 for squares of 2 x 2 latent cells (canvas.token_mask)")
+        check_whole_tokens(mask.float().expand(-1, -1, -1, *whole[-2:]))
     if plan.lattice.cells != shape.cells or not plan.lattice.known <= known_cells(mask):
         cells = f"{plan.lattice.cells} cells, of which {sorted(plan.lattice.known)} are known"
         raise ValueError(f"plan: it is for {cells}, the shape has {shape.cells} and the mask keeps {sorted(known_cells(mask))}")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .autoencoder import VideoVAE, denormalise, frames_of, normalise, pixels_of
-from .canvas import Canvas, Latents, blank, encode_given, result_frames
+from .canvas import Canvas, Latents, blank, check_whole_tokens, encode_given, result_frames
 from .checkpoint import CheckpointError, load_text, load_transformer, load_vae, model_header
 from .config import TEXT_ROW_MULTIPLE, ModelHeader
 from .denoise import Noise, guided, renoise, solver_of
@@ -119,6 +119,8 @@ class Pipeline:
             mask: [1, 1, F, h, w] in place of the canvas' own (canvas.cell_mask), 1 where `start` is made anew, in whole tokens.
         """
         solver_of(solver)  # refused before anything is encoded
+        if mask is not None:
+            check_whole_tokens(mask)
         f = canvas.shape.cells
         latents, guides = self.encode_given(canvas, sources, latents_of)
         known = canvas.mask().view(1, 1, -1, 1, 1)

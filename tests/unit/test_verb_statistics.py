@@ -122,6 +122,9 @@ def test_a_masked_remix_keeps_what_is_not_under_the_mask(pipeline):
     mask[..., :4] = 0
     made = pipeline.complete(canvas, [film], "a red ball", start=start, denoise=0.7, mask=mask, steps=1, guidance=1.0)
     assert torch.equal(made[..., :4], start[..., :4]) and not torch.equal(made[..., 4:], start[..., 4:])
+    mask[..., 4:5] = 0
+    with pytest.raises(ValueError, match="a part of a token"):
+        pipeline.complete(canvas, [film], "a red ball", start=start, denoise=0.7, mask=mask, steps=1)
 
 
 def test_completing_a_canvas_keeps_what_it_knows(pipeline):

@@ -55,7 +55,12 @@ def plan_for(model, positive, given: Given, known: frozenset[int]) -> Plan:
     settings, shape, shots = given.plan or PlanSettings(), given.canvas.shape, shots_of(positive)
     if settings.kind == "foresight" and not ours:
         raise ValueError("plan: foresight sees cells that are far apart, which this MODEL was not made for: use rollout")
-    lattice = lattice_of(shape.seconds_of_cells, known, shots.starts if shots else (0.0,), shots.cuts if shots else (False,))
+    starts, cuts = (shots.starts, shots.cuts) if shots else ((0.0,), (False,))
+    if settings.seeds and settings.starts not in ((), starts):
+        raise ValueError(
+            "latent: 'redo' of Sora Plan numbers the passes of other shots: connect the same CONDITIONING to its 'positive' as here"
+        )
+    lattice = lattice_of(shape.seconds_of_cells, known, starts, cuts)
     windowed = "context_handler" in model.model_options  # the host's context windows cut the video themselves
     if settings.kind == "auto" and not ours and len(lattice.runs) > 1:
         settings = replace(settings, kind="rollout")  # another MODEL hears one shot in a pass, and no window crosses a border

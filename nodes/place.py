@@ -6,8 +6,9 @@ from dataclasses import replace
 
 from comfy_api.latest import io, ui
 
+from ..sora_core.canvas import NEW
 from ..sora_core.shapes import MAX_SECONDS
-from ..sora_core.storyboard import first_frame
+from ..sora_core.storyboard import ROUNDING, first_frame
 from ..sora_core.verbs import place
 from .canvas import made_and_kept
 from .given import KEY, Given, given_of
@@ -122,22 +123,37 @@ def with_picture(given: Given, image, frame: int, fit: str, batch: int, name: st
     return replace(given, canvas=place(given.canvas, frame, len(given.sources)), sources=(*given.sources, still))
 
 
-def with_shot_pictures(latent: dict, positive: list) -> tuple[dict, list]:
-    """A canvas with the pictures of a storyboard at the beginnings of their shots, and the CONDITIONING without them. Raises ValueError."""
+def with_shots(latent: dict, positive: list | None) -> tuple[dict, list | None]:
+    """A canvas with the pictures of a storyboard at the beginnings of their shots, and the CONDITIONING without them, its shots where they
+    are on the canvas. Raises ValueError."""
+    given, positive = given_of(latent), shots_on(latent, positive)
     if not has_pictures(positive):
         return latent, positive
     shots = shots_of(positive)
-    given = given_of(latent)
     given, shape = canvas_of(latent, given and given.vae)
-    for number, (picture, start) in enumerate(zip(shots.pictures, shots.starts), start=1):
-        if picture is not None:
-            frame = first_frame(start, shape.fps)
-            if frame >= shape.frames:
-                says = f"shot {number} begins with a picture at {start:g} s, the canvas ends at {shape.seconds:g}: make it longer"
-                raise ValueError(f"latent: {says}")
-            given = with_picture(given, picture, given.canvas.offset + frame, "cover", len(latent["samples"]), f"picture_{number}")
+    begin, end = given.canvas.told
+    for number, (picture, start) in enumerate(zip(shots.pictures, (begin, *shots.starts[1:])), start=1):
+        if picture is None:
+            continue
+        says = f"shot {number} begins with a picture at {start - begin:g} s, "
+        if start and start > end - ROUNDING:
+            raise ValueError(f"latent: {says}the canvas ends at {end - begin:g}: make it longer")
+        first = shape.strides.first_frame(given.canvas.context) if number == 1 else first_frame(start, shape.fps)
+        frame = given.canvas.offset + first
+        if given.canvas.timeline.source_at(frame) != NEW:
+            raise ValueError(f"picture_{number}: {says}where another given frame stands: leave one of the two out")
+        given = with_picture(given, picture, frame, "cover", len(latent["samples"]), f"picture_{number}")
     bare = replace(shots, pictures=())
     return latent_of(given.vae, given, latent), [[rows, {**extra, KEY: bare}] for rows, extra in positive]
+
+
+def shots_on(latent: dict, conditioning: list | None) -> list | None:
+    """A CONDITIONING whose shots count their seconds from where the canvas begins to be told: behind the video that it goes on from."""
+    given, shots = given_of(latent), shots_of(conditioning)
+    if given is None or shots is None or not (begin := given.canvas.told[0]):
+        return conditioning
+    later = replace(shots, starts=(shots.starts[0], *(start + begin for start in shots.starts[1:])))
+    return [[rows, {**extra, KEY: later} if KEY in extra else extra] for rows, extra in conditioning]
 
 
 def frame_at(second: float, given: Given) -> int:

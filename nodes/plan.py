@@ -11,8 +11,9 @@ from ..sora_core.plan import DISTANCE, KINDS, OVERLAP, PlanSettings, picture, su
 from .costs import check_memory, costs
 from .given import KEY, given_of
 from .passes import plan_for
-from .place import with_shot_pictures
+from .place import with_shots
 from .sample_video import model_input, prepare
+from .shots import disagreement, shots_of
 from .show import show_on_node
 
 REDO = re.compile(r"(\d+)\s*=\s*(\d+)")
@@ -86,14 +87,16 @@ class SoraPlan(io.ComfyNode):
         given = given_of(latent)
         if given is None:
             raise ValueError("latent: this is no canvas any more: connect 'Sora Canvas' without a node between that changes it")
-        settings, batch = PlanSettings(plan, window, overlap, distance, seeds_of(redo)), len(latent["samples"])
-        planned = {**latent, KEY: replace(given, plan=settings)}
         # As the sampler will see it; it puts the pictures of the shots on the canvas itself.
-        seen, positive = with_shot_pictures(planned, positive)
-        given = given_of(seen)
+        seen, positive = with_shots(latent, positive)
+        shots, batch = shots_of(positive), len(latent["samples"])
+        settings = PlanSettings(plan, window, overlap, distance, seeds_of(redo), shots.starts if shots else (0.0,))
+        planned, given = {**latent, KEY: replace(given, plan=settings)}, replace(given_of(seen), plan=settings)
         made = plan_for(model, positive, given, prepare(model, seen, NoNoise).known)
         check_memory(model, given, made, batch)
-        note = "\n".join([summary(made), *costs(model, made, given, batch), picture(made)])
+        note = "\n".join(
+            [summary(made), *disagreement(given.canvas, shots), *costs(model, made, given, batch), picture(made, len(made.passes))]
+        )
         show_on_node(cls, note)
         return io.NodeOutput(planned, ui=ui.PreviewText(note))
 

@@ -39,8 +39,8 @@ from .host_models import (
 )
 from .known import enlarged, to_host
 from .passes import ANCESTRAL, RESUMABLE, PassSampler, Stage, job_for, plan_for
-from .place import with_shot_pictures
-from .shots import has_pictures, shots_in, shots_of
+from .place import shots_on, with_shots
+from .shots import disagreement, has_pictures, shots_in, shots_of
 from .show import show_on_node
 
 MAX_SEED = 0xFFFFFFFFFFFFFFFF
@@ -164,8 +164,9 @@ class SoraSampler(io.ComfyNode):
             check(m, positive, negative, latent)
             if sampler is None:
                 check_solver(m, sampler_name)
-        latent, positive = with_shot_pictures(enlarged(latent), positive)
-        given = given_of(latent)
+        latent, positive = with_shots(enlarged(latent), positive)
+        given, negative = given_of(latent), shots_on(latent, negative)
+        remarks += disagreement(given and given.canvas, shots_of(positive))
         if sigmas is None:
             denoise = min(denoise, given.strength) if given else denoise
             solver_name = "euler" if sampler_name == ANCESTRAL else sampler_name

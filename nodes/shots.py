@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ..sora_core.canvas import Canvas
+from ..sora_core.storyboard import ROUNDING
 from .given import KEY
 
 
@@ -19,6 +21,7 @@ class Shots:
         starts: the second at which each begins; a cell that ends later than that belongs to it.
         cuts: whether it begins with a cut.
         pictures: an IMAGE or None for each shot, to be put on the canvas at its first frame; empty when there are none, or no more.
+        seconds, fps: length of all shots, and the frames a second of which their borders were laid; 0 if nobody knows.
     """
 
     rows: tuple[Tensor, ...]
@@ -26,6 +29,8 @@ class Shots:
     starts: tuple[float, ...]
     cuts: tuple[bool, ...]
     pictures: tuple[Tensor | None, ...] = ()
+    seconds: float = 0.0
+    fps: float = 0.0
 
 
 def shots_of(conditioning) -> Shots | None:
@@ -49,6 +54,19 @@ def heard_in(rows: Tensor, extra: dict, shot: int) -> tuple[Tensor, dict]:
     others = {name: value for name, value in extra.items() if name not in shots.facts[0]}
     shot = min(shot, len(shots.rows) - 1)
     return shots.rows[shot], others | shots.facts[shot]
+
+
+def disagreement(canvas: Canvas | None, shots: Shots | None) -> list[str]:
+    """Where a storyboard and a canvas are not of one length or rate: sentences for the node."""
+    if canvas is None or shots is None or not shots.fps:
+        return []
+    shape, (begin, end), said = canvas.shape, canvas.told, []
+    if shape.fps != shots.fps:
+        said.append(f"the storyboard is for {shots.fps:g} frames a second, the canvas has {shape.fps:g}: connect its fps to the canvas")
+    if abs(end - begin - shots.seconds) > shape.strides.time / shape.fps + ROUNDING:
+        what = "its end is not made" if shots.seconds > end - begin else "its last shot goes on to the end"
+        said.append(f"the storyboard lasts {shots.seconds:g} s, what is made {end - begin:g} s: {what}; connect its seconds")
+    return said
 
 
 def has_pictures(conditioning) -> bool:

@@ -81,7 +81,7 @@ class SoraStoryboard(io.ComfyNode):
         words = note_on_words(clip, " ".join(board.texts))
         note = "\n".join(line for line in (describe(board, fps), words) if line)
         show_on_node(cls, note)
-        return io.NodeOutput(conditioning_of(clip, board, pictures), board.seconds, fps, ui=ui.PreviewText(note))
+        return io.NodeOutput(conditioning_of(clip, board, fps, pictures), board.seconds, fps, ui=ui.PreviewText(note))
 
 
 def shot_option(count: int):
@@ -116,7 +116,7 @@ def read(script: str, shots: dict) -> tuple[Storyboard, tuple[Tensor | None, ...
     return listed(script, fields), tuple(shots.get(f"picture_{k}") for k in numbers)
 
 
-def conditioning_of(clip, board: Storyboard, pictures: tuple[Tensor | None, ...] = ()) -> list:
+def conditioning_of(clip, board: Storyboard, fps: float, pictures: tuple[Tensor | None, ...] = ()) -> list:
     """CONDITIONING of the first shot's words, for whoever knows no shots, with those of all in its extra entry."""
     encoded = [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in board.texts]
     shots = Shots(
@@ -125,6 +125,8 @@ def conditioning_of(clip, board: Storyboard, pictures: tuple[Tensor | None, ...]
         tuple(shot.start for shot in board.shots),
         tuple(shot.cut for shot in board.shots),
         pictures if any(picture is not None for picture in pictures) else (),
+        board.seconds,
+        fps,
     )
     if len(encoded) == 1 and not shots.pictures:
         return encoded[0]

@@ -70,6 +70,10 @@ class Timeline:
             yield at, piece
             at += piece.count
 
+    def source_at(self, frame: int) -> int:
+        """The source of a frame of the result, or NEW. Raises StopIteration behind the end."""
+        return next(piece.source for at, piece in self.runs if frame < at + piece.count)
+
     def frame_of(self, source: int, frame: int) -> int | None:
         """Where a frame of a source stands in the result; None if it is not there."""
         places = (at + frame - piece.start for at, piece in self.runs if piece.source == source and 0 <= frame - piece.start < piece.count)
@@ -108,6 +112,7 @@ class Canvas:
         origin: the time of the lattice's frame 0, in frames of the first source (below 0 before its start).
         spans, guides: what is given.
         loops: whether the result is played over and over, so that its first frame follows its last one.
+        context: how many of its first cells only show what goes before: what a storyboard tells begins behind them.
     """
 
     shape: VideoShape
@@ -116,6 +121,15 @@ class Canvas:
     spans: tuple[Span, ...] = ()
     guides: tuple[Guide, ...] = ()
     loops: bool = False
+    context: int = 0
+
+    @property
+    def told(self) -> tuple[float, float]:
+        """Begin and end, in seconds from the lattice's frame 0, of what a storyboard tells: all, or what is made behind the context."""
+        last = self.shape.frames
+        if self.context:
+            last = max((piece.start + piece.count for piece in self.timeline.pieces if piece.source == NEW), default=last)
+        return max(0, self.shape.strides.time * (self.context - 1)) / self.shape.fps, (last - 1) / self.shape.fps
 
     @property
     def known(self) -> list[int]:

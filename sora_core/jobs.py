@@ -33,7 +33,7 @@ from .plan import Plan, picture, spans, summary
 FORMAT = 1
 """Part of every key: raised when the same settings no longer make the same latents."""
 
-SAVE_SECONDS = 30.0
+SAVE_SECONDS = float(os.environ.get("SORA_SAVE_SECONDS", 30))
 """Between two saves inside a pass: so much work, and a step, is lost at most."""
 
 POLL_SECONDS = 0.2
@@ -274,7 +274,8 @@ class Job:
 def _manifest(path: Path) -> dict:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        return found if isinstance(found, dict) and found.get("job") == path.stem else {}
+        ours = isinstance(found, dict) and found.get("job") == path.stem and {"about", "passes", "started"} <= found.keys()
+        return found if ours else {}
     except (OSError, ValueError):
         return {}
 

@@ -174,13 +174,15 @@ def make_plan(kind: str, lattice: Lattice, *, window: int, overlap: int = OVERLA
 
 @dataclass(frozen=True)
 class PlanSettings:
-    """What a user says of the plan: "auto" or a kind; `window` 0 is the model's; `seeds` of passes to make anew, (number, seed)."""
+    """What a user says of the plan: "auto" or a kind; `window` 0 is the model's; `seeds` of passes to make anew, (number, seed), which
+    were numbered on a lattice whose shots begin at `starts`."""
 
     kind: str = "auto"
     window: int = 0
     overlap: int = OVERLAP
     distance: int = DISTANCE
     seeds: tuple[tuple[int, int], ...] = ()
+    starts: tuple[float, ...] = ()
 
     def plan(self, lattice: Lattice, window: int, foresight: bool) -> Plan:
         """The plan for a lattice, on a model with a window of so many cells. Raises ValueError as make_plan and redo do."""
@@ -197,6 +199,8 @@ def single(lattice: Lattice) -> Plan:
 
 def rollout(lattice: Lattice, window: int, overlap: int = OVERLAP) -> Plan:
     """Windows from left to right; none crosses the border of a shot. Each sees what is given inside it and just behind it."""
+    if window < 2:
+        raise ValueError(f"window {window}: a rollout goes on from what is there, so its windows have 2 cells or more")
     if not 1 <= overlap < window:
         raise ValueError(f"overlap {overlap} does not fit a window of {window} cells: use 1 to {window - 1}")
     known, passes = lattice.known, []

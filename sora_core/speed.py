@@ -91,10 +91,16 @@ def mfu(flops: float, seconds: float, peak: float) -> float:
 PROBES = ((1, 2), (4, 16), (32, 16))
 """Cells, and side of the latent grid, of the forwards that are timed: of 1, 256 and 2,048 tokens."""
 
+PROBE_PARAMETERS = 200_000_000
+"""Most that the blocks of what is timed have: a second copy of a large model might not fit, so a few of its blocks tell."""
+
 
 @lru_cache(maxsize=8)
 def _rates(config: TransformerConfig, dtype: torch.dtype, device: str, clock: Clock) -> tuple[float, float, float]:
     """Seconds of a forward of next to nothing, and for each FLOP of the matrix products and of attention (some seconds to measure)."""
+    a_block = 8 * config.dim**2 + 2 * config.dim * config.ffn_dim
+    blocks = min(config.num_layers, max(2, PROBE_PARAMETERS // a_block))
+    whole, config = config, replace(config, num_layers=blocks)
     model = SpacetimeTransformer(config, dtype=dtype, device=device).eval()
     times, flops = [], []
     with torch.inference_mode():
@@ -108,7 +114,7 @@ def _rates(config: TransformerConfig, dtype: torch.dtype, device: str, clock: Cl
     (a, b), (c, d) = flops[1:]
     s, t = (max(seconds - least, 0.0) for seconds in times[1:])
     attention = max((t * a - s * c) / (d * a - b * c), 0.0)
-    return least, max((s - attention * b) / a, 0.0), attention
+    return least * whole.num_layers / blocks, max((s - attention * b) / a, 0.0), attention
 
 
 def seconds_a_step(

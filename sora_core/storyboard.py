@@ -22,8 +22,15 @@ from .plan import Lattice
 from .shapes import MAX_SECONDS, Strides, frames_for_seconds
 from .text import PromptError, encode_bytes
 
-TIMES = re.compile(r"(\d+(?:\.\d+)?)\s*(?:s|秒)?\s*(?:-|–|—|to)\s*(\d+(?:\.\d+)?)\s*(?:s|秒)?")
-TRANSITION = re.compile(r"(cut|continuous|切|连续)\s*(?:[.:,;。：，；]\s*|$)", re.IGNORECASE)
+SECONDS = r"\s*(?:s|secs?|seconds?|秒)?\s*"
+TIMES = re.compile(rf"(\d+(?:\.\d+)?){SECONDS}(?:-|–|—|to|到|至){SECONDS}(\d+(?:\.\d+)?){SECONDS}")
+BRACKET = re.compile(rf"\[\s*{TIMES.pattern}\]")
+# "cut. a ball", "hard cut: a ball", "- CUT - a ball", "cut to a ball", "切 球"; but no cut flowers, and no cut-out
+TRANSITION = re.compile(
+    r"(?:[-–—]\s*)?(?:hard\s+|硬)?(cut|continuous|切|连续)(?:\s*[.:,;!。：，；！]\s*|\s+[-–—]\s+|\s+to\s+|(?<=[切续])\s+|\s*$)",
+    re.IGNORECASE,
+)
+BRACKETS = str.maketrans("【】［］", "[][]")
 CUTS = ("cut", "切")
 
 ROUNDING = 1e-6
@@ -72,8 +79,10 @@ class Storyboard:
 def parse(script: str) -> Storyboard:
     """Reads a script. Raises ScriptError: the first thing that is wrong, with line and column."""
     words, shots = [], []
-    for number, line in enumerate(script.splitlines(), start=1):
+    for number, line in enumerate(script.removeprefix("\ufeff").translate(BRACKETS).splitlines(), start=1):
         text = line.strip()
+        if hidden := BRACKET.search(line, len(line) - len(line.lstrip()) + 1):
+            raise ScriptError(number, hidden.start() + 1, f"{hidden[0]} begins a shot: begin a line of its own with it")
         if text.startswith("["):
             shots.append(_shot(line, number, shots[-1] if shots else None))
         elif text and shots:
@@ -83,7 +92,7 @@ def parse(script: str) -> Storyboard:
     if not shots:
         last = max(1, len(script.splitlines()))
         raise ScriptError(last, 1, "there is no shot: begin a line with its seconds, such as [0-5 s] a red ball rolls")
-    return _checked(Storyboard(" ".join(words), tuple(shots)))
+    return _checked(Storyboard(" ".join(words), (_begun(shots[0], first=True), *map(_begun, shots[1:]))))
 
 
 def listed(words: str, fields: Sequence[tuple[float, str, bool]]) -> Storyboard:
@@ -152,11 +161,15 @@ def _shot(line: str, number: int, before: Shot | None) -> Shot:
         raise ScriptError(number, second, f"the shot ends at {end:g} s, not after it begins: use more than {start:g}")
     if end > MAX_SECONDS:
         raise ScriptError(number, second, f"the shot ends at {end:g} s: a video lasts at most {MAX_SECONDS:g}")
-    words = line[close_at + 1 :].strip()
-    transition = TRANSITION.match(words)
-    if transition:
-        words = words[transition.end() :]
-    return Shot(start, end, words, bool(transition) and before is not None and transition[1].lower() in CUTS, number)
+    return Shot(start, end, line[close_at + 1 :].strip(), line=number)
+
+
+def _begun(shot: Shot, first: bool = False) -> Shot:
+    """A shot without the transition in front of its words."""
+    transition = TRANSITION.match(shot.words)
+    if transition is None:
+        return shot
+    return replace(shot, words=shot.words[transition.end() :], cut=not first and transition[1].lower() in CUTS)
 
 
 # -- on the lattice ------------------------------------------------------------------------------------------------------------------

@@ -197,7 +197,8 @@ def _window(still: VideoShape, before: Piece | None, new: int, after: Piece | No
         spans, guides, cells = spans + more[0], more[1], strides.cells(end + seen)
     pieces = [p for p in (before, Piece(NEW, first, made), after) if p]
     origin = before.start + before.count - first if before else after.start - made
-    return Canvas(replace(still, cells=cells), Timeline(tuple(pieces)), origin, tuple(spans), tuple(guides))
+    shown = strides.cells(first) if before else 0
+    return Canvas(replace(still, cells=cells), Timeline(tuple(pieces)), origin, tuple(spans), tuple(guides), context=shown)
 
 
 # -- over a video --------------------------------------------------------------------------------------------------------------------

@@ -500,6 +500,37 @@ def test_pictures_that_cannot_be_placed_are_refused(graph):
         graph.run({**begin, **three, **canvas(SECONDS, width=32), **sample()}, ["sample", 0])
 
 
+@pytest.mark.usefixtures("clip_node")
+@pytest.mark.parametrize("name, first", [("forward", 14), ("fill", 4), ("loop", 14)])
+def test_a_storyboard_tells_what_is_made_behind_a_given_video(graph, name, first):
+    """Second 0 is the first made frame: shots are as long as they were told, and no picture of a shot takes the place of a given frame."""
+    verbs = {"forward": extend(seconds=1.0), "fill": fill(0.5, 1.5), "loop": verb("SoraLoop", seconds=1.0)}
+    two = fields((0.5, "a red ball", "", "red"), (0.5, "rolls", "cut", "blue"))
+    prompt = {**load(), **clip(width=32), **verbs[name], **two, **sample(seed=130), **frames()}
+    for color, number in (("red", 0xFF0000), ("blue", 0x0000FF)):
+        prompt |= picture(color, width=32, color=number)
+    result, given, red, blue = graph.run(prompt, ["frames", 0], ["clip", 0], ["red", 0], ["blue", 0])
+    assert torch.equal(result[:first], given[:first])
+    assert torch.equal(result[first], red[0]) and torch.equal(result[first + 4], blue[0])
+    assert "storyboard" not in shown(graph)
+
+
+def test_a_storyboard_of_another_length_or_rate_is_told(graph):
+    begin = {**load(), **storyboard(), **canvas(1.0, width=32)}  # the script lasts longer
+    graph.run({**begin, **plan("single", positive=["words", 0]), **sample("plan", seed=131)}, ["sample", 0])
+    for text_of in ("sample", "plan"):
+        assert "what is made 1 s: its end is not made; connect its seconds" in shown(graph, text_of)
+    graph.run({**begin, **canvas(SECONDS, fps=4.0, width=32), **sample(seed=131)}, ["sample", 0])
+    assert "the storyboard is for 8 frames a second, the canvas has 4" in shown(graph)
+
+
+def test_redo_counts_the_passes_of_the_same_shots(graph):
+    begin = {**load(), **storyboard(), **canvas(SECONDS, width=32)}
+    with pytest.raises(Failed, match="numbers the passes of other shots: connect the same CONDITIONING"):
+        graph.run({**begin, **plan("foresight", redo="1=5"), **sample("plan", seed=132)}, ["sample", 0])
+    graph.run({**begin, **plan("foresight", redo="1=5", positive=["words", 0]), **sample("plan", seed=132)}, ["sample", 0])
+
+
 @pytest.mark.parametrize(
     "board, says",
     [

@@ -26,6 +26,7 @@ from sora_pack.sora_core.canvas import (
 )
 from sora_pack.sora_core.config import LATENT_MEAN, VAEConfig
 from sora_pack.sora_core.shapes import Strides, VideoShape, size_for_aspect
+from sora_pack.sora_core.storyboard import first_frame
 from sora_pack.sora_core.verbs import extend, extend_backward, extend_both, fill, join, loop, place, remix
 
 STILL = VideoShape(32, 32, 1, 8.0)
@@ -480,3 +481,22 @@ def test_composed_keeps_what_the_mask_keeps():
     out = torch.cat(list(composed(iter(made.split(3)), iter(kept.split(2)), mask)))
     assert torch.equal(out[mask == 0], kept[mask == 0]) and torch.equal(out[mask == 1], made[mask == 1])
     assert torch.allclose(out[3, 1, 1], (made + kept)[3, 1, 1] / 2)
+
+
+@pytest.mark.parametrize(
+    "canvas, told",
+    [
+        (blank(VideoShape(32, 32, 6, 8.0)), (0.0, 2.5)),
+        (extend(STILL, 41, 16), (2.0, 4.0)),  # behind 17 frames of context
+        (extend(STILL, 6, 16), (0.5, 2.5)),
+        (extend_backward(STILL, 41, 16), (0.0, None)),
+        (fill(STILL, 41, 13, 29), (1.5, 3.5)),
+        (loop(STILL, 41, 16), (2.0, 4.0)),
+    ],
+)
+def test_a_storyboard_begins_behind_the_context(canvas, told):
+    begin, end = canvas.told
+    assert begin == told[0] and end == (told[1] or (canvas.shape.frames - 1) / 8)
+    if begin:
+        made = next(piece for piece in canvas.timeline.pieces if piece.source == NEW)
+        assert first_frame(begin, 8.0) == made.start, "the first shot begins with the first made frame"

@@ -316,7 +316,7 @@ def test_jobs_are_listed_and_deleted_only_by_name(tmp_path):
     other = plan.redo({1: 3})
     for p in (plan, other):
         run_plan(p, LATENTS, make, started(tmp_path, p))
-    (tmp_path / "notes.json").write_text('{"mine": 1}')
+    (tmp_path / "notes.json").write_text('{"job": "notes"}')
     listed = kept_jobs(tmp_path)
     assert [(j.done, j.passes) for j in listed] == [(len(plan.passes),) * 2] * 2 and all(j.bytes > 0 and j.age < 60 for j in listed)
     name = {job.name.split("-")[0]: job.name for job in listed}

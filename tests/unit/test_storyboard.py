@@ -37,22 +37,50 @@ def test_a_script_as_people_type_it():
     assert board.texts[2] == f"{board.words} from above: Mo stops beside a white lamp; the lamp lights up."
 
 
-@pytest.mark.parametrize("times", ["0-5 s", "0 s - 5 s", "0-5", "0.0–5.0s", " 0 to 5 ", "0-5秒"])
+@pytest.mark.parametrize("times", ["0-5 s", "0 s - 5 s", "0-5", "0.0–5.0s", " 0 to 5 ", "0-5秒", "0-5 sec", "0 to 5 seconds", "0到5秒"])
 def test_ways_to_write_seconds(times):
     assert parse(f"[{times}]a ball").shots == (Shot(0.0, 5.0, "a ball", False, 1),)
 
 
 @pytest.mark.parametrize(
-    "begin, cut", [("cut. ", True), ("Cut: ", True), ("切。", True), ("continuous. ", False), ("", False), ("cutting a cake ", False)]
+    "begin, cut",
+    [
+        ("cut. ", True),
+        ("Cut: ", True),
+        ("CUT - ", True),
+        ("- cut. ", True),
+        ("hard cut, ", True),
+        ("cut to ", True),
+        ("cut.\n", True),
+        ("\ncut. ", True),
+        ("切。", True),
+        ("切 ", True),
+        ("continuous. ", False),
+        ("", False),
+    ],
 )
 def test_transitions(begin, cut):
-    assert parse(f"[0-2 s] a\n[2-4 s] {begin}b").shots[1].cut is cut
+    shot = parse(f"[0-2 s] a\n[2-4 s] {begin}b").shots[1]
+    assert (shot.cut, shot.words) == (cut, "b")
+
+
+@pytest.mark.parametrize("words", ["cutting a cake", "cut flowers stand on a table", "cut-out figures", "切菜的人"])
+def test_words_that_only_look_like_a_transition(words):
+    shot = parse(f"[0-2 s] a\n[2-4 s] {words}").shots[1]
+    assert (shot.cut, shot.words) == (False, words)
+
+
+def test_the_brackets_of_a_chinese_keyboard_and_a_mark_of_the_byte_order():
+    board = parse("\ufeff【0-3 秒】一个红球\n［3-6 秒］切。红球弹跳")
+    assert [(shot.start, shot.end, shot.cut, shot.words) for shot in board.shots] == [(0, 3, False, "一个红球"), (3, 6, True, "红球弹跳")]
 
 
 @pytest.mark.parametrize(
     "script, line, column, says",
     [
         ("", 1, 1, "there is no shot"),
+        ("[0-3 s] a ball. [3-6 s] cut. a cube", 1, 17, "[3-6 s] begins a shot: begin a line of its own"),
+        ("a ball\nShot 1: [0-3 s] rolls", 2, 9, "[0-3 s] begins a shot"),
         ("a ball\nrolls", 2, 1, "there is no shot"),
         ("x\n  [0-5 s a ball", 2, 3, "not closed"),
         ("[zero-5] a", 1, 2, "'zero-5' are no seconds"),

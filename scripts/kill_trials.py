@@ -20,6 +20,7 @@ import environment
 from workflow_api import node
 
 MODEL = "sora_mini.safetensors"
+SAVE_SECONDS = "0.1"  # in a short pass too something is kept
 
 
 def main() -> int:
@@ -85,7 +86,8 @@ def trials(folder: Path, prompt: dict, count: int, tell, prepare=lambda base: No
             else:
                 when = f"killed {moment}, after {seconds:.1f} s"
                 hit.append(moment)
-            tell(f"trial {number}: {when}, {len(kept_in(base))} files were kept")
+            begun = len(list(base.glob("output/sora_jobs/passes/[!.]*.half.safetensors")))
+            tell(f"trial {number}: {when}, {len(kept_in(base))} passes were kept, and {begun} of which a part was made")
         with started(base) as server:
             server.queue(prompt)
         equal = made_in(base) == wanted
@@ -179,7 +181,8 @@ def new_base(base: Path, prepare) -> Path:
 def started(base: Path):
     from server import ComfyServer
 
-    return ComfyServer(environment.host_folder(), base, variables=environment.child_variables())
+    variables = {**environment.child_variables(), "SORA_SAVE_SECONDS": SAVE_SECONDS}
+    return ComfyServer(environment.host_folder(), base, variables=variables)
 
 
 def made_in(base: Path) -> list:

@@ -38,7 +38,7 @@ SAVE_SECONDS = float(os.environ.get("SORA_SAVE_SECONDS", 30))
 
 POLL_SECONDS = 0.2
 
-PASS = re.compile(r"\.?([0-9a-f]{32}).*\.(?:safetensors|part)")
+PASS = re.compile(r"\.?([0-9a-f]{32}).*\.(?:safetensors|part|lock)")
 """Names of the files of a pass; the key is in brackets."""
 
 
@@ -306,7 +306,7 @@ def kept_jobs(folder: Path) -> list[Kept]:
             files = _files(listed, manifest)
             stats = _stats([path, *files])
             age = time.time() - max((s.st_mtime for s in stats), default=time.time())
-            whole = {file.stem for file in files}
+            whole = {file.stem for file in files if file.suffix == ".safetensors"}
             done = sum(p["key"] in whole for p in manifest["passes"])
             size = sum(s.st_size for s in stats)
             found.append(Kept(_name(path, manifest), manifest["about"], done, len(manifest["passes"]), size, age))
@@ -324,7 +324,9 @@ def delete(folder: Path, name: str) -> int:
         raise ValueError(f"there is no job {name!r}; there are {', '.join(sorted(manifests)) or 'none'}")
     listed = _listed(folder)
     others = {f for other, m in manifests.items() if other != name for f in _files(listed, m)}
-    files = [Path(folder) / f"{manifests[name]['job']}.json", *(f for f in _files(listed, manifests[name]) if f not in others)]
+    manifest = Path(folder) / f"{manifests[name]['job']}.json"
+    lock = manifest.with_suffix(".lock")  # a kill may have left it
+    files = [manifest, *([] if _held(lock) else [lock]), *(f for f in _files(listed, manifests[name]) if f not in others)]
     size = sum(s.st_size for s in _stats(files))
     for file in files:
         file.unlink(missing_ok=True)
@@ -345,7 +347,7 @@ def _stats(files: list[Path]) -> list[os.stat_result]:
 
 
 def _listed(folder: Path) -> dict[str, list[Path]]:
-    """What is there of every pass, by its key: whole ones, half ones, and what a kill left of a writing. Not what somebody is at."""
+    """What is there of every pass, by its key: whole ones, half ones, and what a kill left. Not what somebody is at."""
     found: dict[str, list[Path]] = {}
     for path in (Path(folder) / "passes").glob("*"):
         if (named := PASS.fullmatch(path.name)) and not _held(path.with_name(f"{named[1]}.lock")):

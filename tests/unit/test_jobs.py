@@ -327,8 +327,11 @@ def test_jobs_are_listed_and_deleted_only_by_name(tmp_path):
     run_plan(plan, LATENTS, make, again)
     assert again.reused == len(plan.passes), "a pass of another job went too"
     (tmp_path / "passes" / f".{again.keys[0]}.safetensors.1.part").write_bytes(b"what a kill left")
+    for lock in (tmp_path / "passes" / f"{again.keys[0]}.lock", tmp_path / f"{again.name}.lock"):
+        lock.touch()
+    assert kept_jobs(tmp_path)[0].done == len(plan.passes)
     delete(tmp_path, name[again.name])
-    assert not list((tmp_path / "passes").iterdir()) and (tmp_path / "notes.json").exists()
+    assert not list((tmp_path / "passes").iterdir()) and [path.name for path in tmp_path.glob("*.*")] == ["notes.json"]
     with pytest.raises(ValueError, match="there is no job 'x'; there are none"):
         delete(tmp_path, "x")
 

@@ -38,6 +38,8 @@ def _arguments() -> argparse.Namespace:
     size.add_argument("--quick", action="store_true", help="a few clips of everything (default)")
     size.add_argument("--full", action="store_true", help="enough clips for narrow intervals")
     parser.add_argument("--model", default=str(SHIPPED), help="transformer file; its companions are found as the pack finds them")
+    parser.add_argument("--vae", default="", help="VAE file of a model that names none, such as a public Wan 2.1")
+    parser.add_argument("--text", default="", help="text encoder file of this pack, for a model that names none")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="default all")
     parser.add_argument("--prompts", type=int, help="of adherence; half of them also in Chinese, wide and tall; default 8, with --full 120")
@@ -78,13 +80,15 @@ def worst_sheets(bench: Bench, folder: Path) -> list[tuple[str, Path]]:
 
 def score(args: argparse.Namespace) -> list[Row]:
     """Measures the rows asked for and writes the scorecard."""
-    pipeline = Pipeline.load(args.model, device=args.device)
+    source = {"path": args.model, "vae": args.vae, "text": args.text, "device": args.device}
+    source = {name: value for name, value in source.items() if value}
+    pipeline = Pipeline.load(**source)
     studio = Studio(pipeline, Path(args.folder) / "latents", args.steps, args.guidance)
     budget = FULL if args.full else QUICK
     films = budget.films if args.videos is None else args.videos
     if args.prompts:
-        budget = replace(budget, prompts=args.prompts, paired=args.prompts // 2)
-    bench = Bench(studio, load_observer(), replace(budget, films=films, film_seconds=args.seconds), args.model, _say)
+        budget = replace(budget, prompts=args.prompts, paired=max(1, args.prompts // 2))
+    bench = Bench(studio, load_observer(), replace(budget, films=films, film_seconds=args.seconds), source, _say)
     rows, started = [], time.monotonic()
     for name in args.rows:
         rows += ROWS[name](bench)

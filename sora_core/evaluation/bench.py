@@ -54,11 +54,14 @@ FULL = Budget(prompts=120, paired=70, reconstructions=40, minutes=12, pictures=2
 
 @dataclass
 class Bench:
-    """What every row needs: the model, the observer, how much, and words for the terminal. `scores`: what rows share (adherence.py)."""
+    """What every row needs: the model, the observer, how much, and words for the terminal.
+
+    source: arguments of Pipeline.load, strings, for rows that open the model anew. scores: what rows share (adherence.py).
+    """
 
     studio: Studio
     observer: Observer
     budget: Budget
-    model_path: str = ""
+    source: dict[str, str] = field(default_factory=dict)
     say: Callable[[str], None] = lambda words: None
     scores: dict = field(default_factory=dict)

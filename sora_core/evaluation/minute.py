@@ -260,8 +260,7 @@ class _Killed(Exception):
 def exact_rows(bench: Bench) -> Iterator[Row]:
     """The same words and seed twice, and once stopped in the middle of a pass and begun again: the latents are equal bit for bit. Gaps
     that share forwards: they are equal but for rounding. All in float32."""
-    device = bench.studio.pipeline.text.device
-    studio = replace(bench.studio, pipeline=Pipeline.load(bench.model_path, torch.float32, device))
+    studio = replace(bench.studio, pipeline=Pipeline.load(**bench.source, dtype=torch.float32))
     shape = _shape(bench, EXACT_SECONDS)
     [scene] = scored_scenes(1, TAKES)
     board = listed("", [(shape.seconds, long_caption(scene, "en", shape.seconds), False)])
@@ -382,7 +381,7 @@ from sora_core.plan import Lattice, make_plan, window_of
 from sora_core.shapes import VideoShape, frames_for_seconds
 from sora_core.speed import peak_memory
 from sora_core.video_file import write_video
-pipeline, seconds, side = Pipeline.load(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
+pipeline, seconds, side = Pipeline.load(**json.loads(sys.argv[2])), float(sys.argv[3]), int(sys.argv[4])
 strides, fps, dtype = pipeline.vae.strides, pipeline.header.native_fps, pipeline.vae.conv2.weight.dtype
 shape = VideoShape(side, side, strides.cells(frames_for_seconds(seconds, fps, strides)), fps, strides)
 plan = make_plan(sys.argv[7], Lattice(shape.cells), window=window_of(pipeline.header, strides))
@@ -403,12 +402,13 @@ def minute_cost_rows(bench: Bench) -> Iterator[Row]:
     """
     if not bench.budget.films:
         return
-    root, whole = str(Path(__file__).parents[2]), bench.budget.film_seconds
+    command = [sys.executable, "-c", COST, str(Path(__file__).parents[2]), json.dumps(bench.source)]
+    whole = bench.budget.film_seconds
     for kind in KINDS:
         costs, memories, bar = [], [], "<= 1.1" if kind == KINDS[0] else None
         for seconds in (whole / 2, whole):
             settings = map(str, (seconds, bench.budget.minute_side, bench.studio.steps, bench.studio.guidance, kind))
-            work, wall, memory = json.loads(subprocess.check_output([sys.executable, "-c", COST, root, bench.model_path, *settings]))
+            work, wall, memory = json.loads(subprocess.check_output([*command, *settings]))
             costs.append(work / seconds)
             memories.append(memory)
             clock = f"{wall / seconds:.2g} on the clock"

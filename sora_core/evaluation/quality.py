@@ -141,7 +141,7 @@ import json, sys, time
 sys.path.insert(0, sys.argv[1])
 from sora_core.pipeline import Pipeline
 from sora_core.speed import peak_memory
-pipeline, started = Pipeline.load(sys.argv[2]), time.monotonic()
+pipeline, started = Pipeline.load(**json.loads(sys.argv[2])), time.monotonic()
 pipeline.video("a red ball", float(sys.argv[3]), steps=int(sys.argv[4]), guidance=float(sys.argv[5]))
 print(json.dumps([time.monotonic() - started, peak_memory() / 2**20]))
 """
@@ -152,7 +152,7 @@ def cost_rows(bench: Bench) -> Iterator[Row]:
     first = None
     for seconds in bench.budget.cost_seconds:
         settings = map(str, (seconds, bench.studio.steps, bench.studio.guidance))
-        command = [sys.executable, "-c", COST, str(Path(__file__).parents[2]), bench.model_path, *settings]
+        command = [sys.executable, "-c", COST, str(Path(__file__).parents[2]), json.dumps(bench.source), *settings]
         took, memory = json.loads(subprocess.check_output(command))
         yield Row(f"cost: seconds a second of video, {seconds:g} s", took / seconds, None, None, 1, None, first and first[0])
         yield Row(f"cost: peak memory in MiB, {seconds:g} s", memory, None, None, 1, None, first and first[1])

@@ -26,6 +26,8 @@ from .objective import SIGMA_MEAN
 from .transformer import Settings
 from .vae import VAESettings
 
+LEAST_AREA = 32 * 32  # pixels of a frame: two tokens along each side
+
 
 def _arguments() -> argparse.Namespace:
     plain = argparse.RawDescriptionHelpFormatter
@@ -77,7 +79,7 @@ def _arguments() -> argparse.Namespace:
     tune.add_argument("--steps", type=int, default=400)
     tune.add_argument("--tokens", type=int, default=5120, help="tokens a step")
     tune.add_argument("--rate", type=float, default=0.0, help="learning rate; default 1e-3 for a LoRA, 2e-4 for all weights")
-    tune.add_argument("--area", type=int, default=128 * 128, help="pixels of a frame; each video keeps its own shape")
+    tune.add_argument("--area", type=_area, default=128 * 128, help="pixels of a frame; each video keeps its own shape")
     tune.add_argument("--whole-files", action="store_true", help="every file is one shot: nothing is cut")
     tune.add_argument("--seed", type=int, default=0)
     for name, words in (("scaling", "loss against compute of three sizes"), ("recaptioning", "what long captions buy")):
@@ -90,6 +92,13 @@ def _arguments() -> argparse.Namespace:
         _add_settings(study, size="mini", tokens=16384, sheets=0)
     _add_tools(parts)
     return parser.parse_args()
+
+
+def _area(text: str) -> int:
+    area = int(text)
+    if area < LEAST_AREA:
+        raise argparse.ArgumentTypeError(f"{area} pixels are too few: use {LEAST_AREA} or more")
+    return area
 
 
 def _size(name: str) -> str:
@@ -123,6 +132,9 @@ def _add_settings(part: argparse.ArgumentParser, *, size: str, tokens: int, shee
         "--muon-lr", type=float, default=Settings.muon_lr, help="peak rate of learning of the matrices; half for a model that is trained"
     )
     part.add_argument("--adam-lr", type=float, default=Settings.adam_lr, help="that of all else")
+    part.add_argument(
+        "--optimizer", default=Settings.optimizer, choices=("muon", "adamw"), help="of the matrices; all else is AdamW's in any case"
+    )
     part.add_argument("--decay", type=float, default=Settings.decay, help="last share of the run that lowers the learning rate")
     part.add_argument("--sheets", type=int, default=sheets, help="sample sheets over the run")
     part.add_argument("--workers", type=int, default=-1, help="processes that write captions ahead; default by the machine")
@@ -177,7 +189,21 @@ def _bank(args: argparse.Namespace) -> None:
 def _settings(args: argparse.Namespace, **more):
     from .gpu import default_workers
 
-    names = ("size", "tokens", "asking", "muon_lr", "adam_lr", "reading_steps", "start", "vae", "text", "decay", "sheets", "seed")
+    names = (
+        "size",
+        "tokens",
+        "asking",
+        "muon_lr",
+        "adam_lr",
+        "reading_steps",
+        "start",
+        "vae",
+        "text",
+        "decay",
+        "sheets",
+        "optimizer",
+        "seed",
+    )
     chosen = {name: getattr(args, name) for name in names}
     curves = {name: tuple(getattr(args, name)) for name in ("still_share", "sigma_mean", "detail")}
     workers = default_workers() if args.workers < 0 else args.workers
@@ -190,6 +216,8 @@ def _transformer(args: argparse.Namespace) -> None:
     from .transformer import train_transformer
 
     group = Group.join()
+    if args.sheets and not args.vae:
+        raise SystemExit("sheets: they are drawn by a VAE: give --vae, or --sheets 0")
     vae = load_vae(args.vae, torch.bfloat16, group.device).channels_last() if args.vae else None
     train_transformer(args.folder, args.bank, _settings(args, **_length(args)), group=group, vae=vae)
 
@@ -263,7 +291,7 @@ def main() -> None:
     parts |= {"curve": _curve, "scaling": _study, "recaptioning": _study}
     try:
         parts[args.part](args)
-    except (FileNotFoundError, ModuleNotFoundError, CheckpointError) as error:  # what a user can mend, in one sentence
+    except (FileNotFoundError, ModuleNotFoundError, CheckpointError, ValueError) as error:  # what a user can mend, in one sentence
         missing = getattr(error, "filename", None)
         raise SystemExit(f"{missing}: there is no such file" if missing else str(error)) from error
 

@@ -26,6 +26,7 @@ from ..autoencoder import VideoVAE, normalise, pixels_of
 from ..canvas import encode_span
 from ..shapes import Strides
 from ..world import Scene, is_held_out, render_batch, sample_shots
+from .group import ALONE, Group
 
 SHARD = 32
 GUIDES = 2
@@ -245,14 +246,14 @@ def read_shard(path: Path) -> Shard:
 class Bank:
     """All shards of a folder, found anew by `refresh` while others are being made."""
 
-    def __init__(self, folder: str | Path):
-        self.folder, self.shards, self.seen = Path(folder), [], set()
+    def __init__(self, folder: str | Path, group: Group = ALONE):
+        self.folder, self.group, self.shards, self.seen = Path(folder), group, [], set()
         self.refresh()
         if not self.shards:
             raise FileNotFoundError(f"no latent bank in {folder}: make one with `python -m sora_core.training bank --folder {folder}`")
 
     def refresh(self, share: float = 0.0) -> None:
-        for path in sorted(self.folder.glob("*.safetensors")):
-            if path.name not in self.seen:
-                self.shards.append(read_shard(path))
-                self.seen.add(path.name)
+        names = sorted(path.name for path in self.folder.glob("*.safetensors") if path.name not in self.seen)
+        for name in self.group.tell(names):  # a process that looks later finds more
+            self.shards.append(read_shard(self.folder / name))
+            self.seen.add(name)

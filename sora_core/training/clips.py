@@ -86,7 +86,7 @@ def find_sources(folder: str | Path) -> tuple[list[Source], list[str]]:
     if not folder.is_dir():
         raise FileNotFoundError(f"videos: there is no folder {folder}")
     for path, captions in _listed(folder, broken):
-        captions = tuple(filter(None, (str(c).strip() for c in captions)))
+        captions = tuple(filter(None, (c.strip() for c in captions)))
         if not path.is_file():
             broken.append(f"{path.name}: there is no such file")
         elif not captions:
@@ -112,18 +112,31 @@ def _too_long(caption: str) -> str | None:
 def _listed(folder: Path, broken: list[str]) -> Iterator[tuple[Path, list[str]]]:
     lists = sorted(folder.glob("*.jsonl"))
     for file in lists:
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        for number, line in enumerate(_lines(file, broken), 1):
             if not line.strip():
                 continue
             try:
                 entry = json.loads(line)
-                yield folder / entry["file"], entry.get("captions") or [entry.get("caption", "")]
+                captions = entry["captions"] if "captions" in entry else [entry.get("caption", "")]
+                if not isinstance(captions, list) or not all(isinstance(text, str) for text in captions):
+                    raise TypeError
+                yield folder / entry["file"], captions
             except (ValueError, KeyError, TypeError, AttributeError):
-                broken.append(f'{file.name}, line {number}: must be {{"file": "name.mp4", "caption": "words"}}')
+                broken.append(
+                    f'{file.name}, line {number}: must be {{"file": "name.mp4", "caption": "words"}}, or "captions": ["words", ...]'
+                )
     for path in sorted(folder.iterdir()) if not lists else ():
         if path.suffix.lower() in VIDEOS:
             text = path.with_suffix(".txt")
-            yield path, text.read_text(encoding="utf-8").splitlines() if text.is_file() else []
+            yield path, _lines(text, broken) if text.is_file() else []
+
+
+def _lines(file: Path, broken: list[str]) -> list[str]:
+    try:
+        return file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        broken.append(f"{file.name}: its letters are not UTF-8: save it as UTF-8")
+        return []
 
 
 def find_shots(path: Path) -> list[tuple[float, float]]:
@@ -144,7 +157,7 @@ def find_shots(path: Path) -> list[tuple[float, float]]:
 def nearest_size(width: int, height: int, area: int) -> tuple[int, int]:
     """The legal size of about `area` pixels whose shape is nearest to width : height."""
     m = Strides().size_multiple
-    sides = range(m, 4 * math.isqrt(area), m)
+    sides = range(2 * m, 4 * math.isqrt(area), m)
     near = [(w, h) for w in sides for h in sides if 0.8 * area <= w * h <= 1.1 * area]
     return min(near, key=lambda size: (abs(math.log(size[0] * height / (size[1] * width))), -size[0] * size[1]))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -30,7 +31,8 @@ class Group:
             return cls()
         cuda = torch.cuda.is_available()
         if not dist.is_initialized():
-            dist.init_process_group("nccl" if cuda else "gloo")
+            # The first process may read a long folder of videos while the others wait.
+            dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(hours=12))
         if cuda:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         return cls(dist.get_rank(), dist.get_world_size(), cls.device)
@@ -75,6 +77,14 @@ class Group:
         x = torch.tensor(value, dtype=torch.float64, device=self.device)
         dist.broadcast(x, 0)
         return float(x)
+
+    def tell(self, value: list[str]) -> list[str]:
+        """The first process's list."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, 0)
+        return box[0]
 
     def bounds(self, count: int) -> tuple[int, int]:
         """Which of `count` things are this process's: from the first to before the second."""

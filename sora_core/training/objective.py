@@ -262,7 +262,7 @@ def tell(records: Sequence[Sequence[Scene | tuple[str, ...]]], spans: list[tuple
         for texts, shot, (first, last) in zip(told, shots, spans, strict=True):
             draw = int(rng.integers(2**31))
             if isinstance(shot, Scene):
-                text = caption(shot, length, language, draw, start=first, seconds=max(last - first, STILL_SECONDS),
+                text = caption(shot, length, language, draw, start=first, seconds=last - first or STILL_SECONDS,
                                typos=TYPOS, introduced=bool(who))  # fmt: skip
             else:
                 text = shot[draw % len(shot)]

@@ -36,15 +36,16 @@ class Run:
         save_every: seconds between two savings.
         group: of several processes the first one writes, and its clock counts.
         peak: FLOPs a second of the device, for the share of it that is used (speed.mfu); 0 if unknown.
+        facts: what the run is, by names of settings; it cannot be resumed as another.
     """
 
     def __init__(self, folder: str | Path, steps: int = 0, minutes: float = 0.0, *, save_every: float = 60.0, group: Group | None = None,
-                 peak: float = 0.0):  # fmt: skip
+                 peak: float = 0.0, facts: dict[str, str | int] | None = None):  # fmt: skip
         if not steps and not minutes:
             raise ValueError("steps: 0 with no minutes: give one of the two, the length of the run")
         self.folder, self.group = Path(folder), group or ALONE
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.steps, self.seconds, self.save_every, self.peak = steps, 60 * minutes, save_every, peak
+        self.steps, self.seconds, self.save_every, self.peak, self.facts = steps, 60 * minutes, save_every, peak, facts or {}
         self.started = self.saved = self.reported = time.monotonic()
         self.before, self.step, self.saved_step = 0.0, 0, -1
         self.clock, self.board = 0.0, None
@@ -74,11 +75,18 @@ class Run:
     # -- resume --------------------------------------------------------------------------------------------------------------
 
     def resume(self, model: nn.Module, optimizer: Optimizer, average: Average) -> int:
-        """Brings all three to where the run was saved last; returns the number of steps done, 0 at the first start."""
+        """Brings all three to where the run was saved last; returns the number of steps done, 0 at the first start.
+
+        Raises:
+            ValueError: the folder holds a run of something else.
+        """
         path = self.folder / "state.pt"
         if not path.exists():
             return 0
         state = torch.load(path, weights_only=True, map_location="cpu")
+        for name, value in self.facts.items():
+            if (before := state.get("facts", {}).get(name, value)) != value:
+                raise ValueError(f"folder: {self.folder} holds a run with {name} {before!r}, not {value!r}: choose another folder for it")
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         average.weights = [w.to(live.device) for w, live in zip(state["average"], average.live, strict=True)]
@@ -102,7 +110,7 @@ class Run:
         if not self.group.leads or step == self.saved_step or not last and time.monotonic() - self.saved < self.save_every:
             return
         state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average.weights}
-        atomic_save(state | {"step": step, "seconds": self.elapsed}, self.folder / "state.pt")
+        atomic_save(state | {"step": step, "seconds": self.elapsed, "facts": self.facts}, self.folder / "state.pt")
         self.saved, self.saved_step = time.monotonic(), step
 
     def finish(self, model: nn.Module, optimizer: Optimizer, average: Average) -> None:
@@ -153,7 +161,7 @@ class Run:
             except ImportError:  # an optional extra; log.jsonl has the same numbers
                 self.board = False
             else:
-                self.board = SummaryWriter(str(self.folder))
+                self.board = SummaryWriter(str(self.folder), purge_step=step)  # what a kill left of later steps is not shown
         if self.board:
             for name, value in means.items():
                 self.board.add_scalar(name, value, step)

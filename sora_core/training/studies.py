@@ -18,8 +18,11 @@ import numpy as np
 import torch
 
 from ..autoencoder import VideoVAE
+from ..evaluation.adherence import found, scored_scenes, told
+from ..evaluation.intervals import wilson
+from ..evaluation.observer import load_observer
 from ..video_file import contact_sheet
-from ..world import caption
+from ..world import caption, render
 from .curve import draw, read_log
 from .group import Group
 from .live import LiveBank
@@ -34,6 +37,8 @@ UNSEEN = 100_000  # first shard of scenes that no training of a study reaches
 UNSEEN_SHARDS = 12
 LESSONS = 16
 HIGH_NOISE = 0.97  # where only the words tell what to make
+PROMPTS, SECONDS = 24, 2.0  # whose adherence is measured
+SHORT_TELL = ("colour", "shape")
 
 
 def study_bank(vae: VideoVAE, tokens: int, shards: int, stage: str, first: int = 0) -> LiveBank:
@@ -69,14 +74,16 @@ def recaptioning(folder: str, vae: VideoVAE, settings: Settings, *, shards: int 
 
     Returns:
         recaptioning.json: for every model and kind of caption the loss at high noise on unseen scenes with the right words, with
-        another scene's, and with none. What words are worth is how much the first lies below the last.
+        another scene's, and with none (what words are worth is how much the first lies below the last); and the share of what held-out
+        prompts tell that the observer finds in videos of them, beside what it finds in renders.
     """
     bank, unseen = study_bank(vae, settings.tokens, shards, stage), study_bank(vae, settings.tokens, UNSEEN_SHARDS, stage, UNSEEN)
     rows = []
     for name, share in CAPTIONS.items():
         student = _train(f"{folder}/{name.split()[0]}", bank, replace(settings, long_captions=share))
         for length in ("long", "short"):
-            rows.append({"trained on": name, "asked with": f"{length} captions", **worth_of_words(student, unseen, length)})
+            shown = prompt_adherence(student, vae, settings.native_fps, length)
+            rows.append({"trained on": name, "asked with": f"{length} captions", **worth_of_words(student, unseen, length), **shown})
     return _write(Path(folder) / "recaptioning.json", rows)
 
 
@@ -101,6 +108,23 @@ def unseen_loss(student: Student, bank: LiveBank) -> float:
         made = lesson(shard, bank.tokens, 8.0, rng)
         losses.append(float(velocity_loss(student, made, draw_captions(shard, made, rng), i)))
     return sum(losses) / len(losses)
+
+
+def prompt_adherence(student: Student, vae: VideoVAE, native_fps: float, length: str) -> dict[str, float | int]:
+    """Share of the facts of PROMPTS held-out captions that the observer finds in what a model makes of them, with its 95 % interval, and
+    in renders. Of short captions the facts are those that all of them tell."""
+    observer, scenes, side = load_observer(), list(scored_scenes(PROMPTS)), round(128 * SCALE)
+    prompts = [caption(scene, length, "en", scene.seed, seconds=SECONDS) for scene in scenes]
+    made = videos(student, vae, prompts, SHIFT, native_fps, side)
+    hits, true, counts = 0, 0, 0
+    for scene, prompt, frames in zip(scenes, prompts, made, strict=True):
+        renders = render(scene, [k / native_fps for k in range(len(frames))], side, side)
+        readings = observer.read([frames.cpu(), renders])
+        facts = [fact for fact in told(scene, prompt, "en", SECONDS) if length == "long" or fact.kind in SHORT_TELL]
+        hits, true = (sum(found(fact, reading) for fact in facts) + before for reading, before in zip(readings, (hits, true), strict=True))
+        counts += len(facts)
+    low, high = wilson(hits, counts)
+    return {"adherence": hits / counts, "low": low, "high": high, "facts": counts, "of renders": true / counts}
 
 
 @torch.no_grad()

@@ -51,6 +51,7 @@ class Settings:
 
     `still_share`, `sigma_mean` and `detail` go linearly from their first to their second value over the run: pictures before clips; the
     words, which count at high noise, before outlines; bodies, which fill a tenth of a picture and most of a caption, more than all else.
+    With the `optimizer` "adamw" the matrices are AdamW's too, in place of Muon's, at `adam_lr`.
     `asking` is the weight of what the middle of the transformer answers about them (bodies.py).
     The last `decay` of the run lowers the learning rate. `start` is what to go on from: a model file with its companions, or the folder
     of an earlier run. Before anything else the text encoder reads for `reading_steps`. With a file, an empty `size` is that of the file;
@@ -72,6 +73,7 @@ class Settings:
     tokens: int = 5120
     muon_lr: float = 2e-3
     adam_lr: float = 1.5e-3
+    optimizer: str = "muon"
     still_share: tuple[float, float] = (0.6, 0.35)
     decay: float = 0.5
     sigma_mean: tuple[float, float] = (1.1, SIGMA_MEAN)
@@ -248,8 +250,9 @@ def train_transformer(folder: str, bank: str | Bank | LiveBank, settings: Settin
     device = group.device
     if device == "cuda":
         torch.backends.cuda.enable_cudnn_sdp(False)  # it plans every new shape anew: 500 ms a step in place of 130 (H200)
-    run = Run(folder, settings.steps, settings.minutes, group=group, peak=peak_flops(device))
-    bank = Bank(bank) if isinstance(bank, str) else bank
+    facts = {name: getattr(settings, name) for name in ("size", "lora", "start", "optimizer")}
+    run = Run(folder, settings.steps, settings.minutes, group=group, peak=peak_flops(device), facts=facts)
+    bank = Bank(bank, group) if isinstance(bank, str) else bank
     pool, ahead = workers(settings.workers), AHEAD * settings.workers
     torch.manual_seed(settings.seed)
     student = new_student(settings).to(device)
@@ -258,7 +261,7 @@ def train_transformer(folder: str, bank: str | Bank | LiveBank, settings: Settin
     adapter = Adapter(student, settings.lora) if settings.lora else None
     trained = adapter or student
     rates = {"muon_lr": settings.muon_lr, "adam_lr": settings.adam_lr}
-    adam_names = ("a.", "b.") if adapter else ADAM_NAMES
+    adam_names = ("",) if settings.optimizer == "adamw" else ("a.", "b.") if adapter else ADAM_NAMES  # "" is in every name
     optimizer = Optimizer(trained, **rates, warmup=settings.warmup, decay=settings.decay, adam_names=adam_names)
     average = Average(trained, 0.998)
     first = run.resume(trained, optimizer, average)
@@ -394,9 +397,10 @@ def hear_anew(student: Student) -> None:
 
 
 def averaged_student(folder: str | Path, settings: Settings) -> tuple[Student, int]:
-    """The averaged weights of a run as they were last saved, and the step; for sheets while the run goes on."""
+    """The averaged weights of a run as they were last saved, and the step; for sheets while the run goes on. Without a size it is that of
+    the file that the run began with."""
     state = torch.load(Path(folder) / "state.pt", weights_only=True, map_location="cpu")
-    student = Student(preset(settings.size), TextConfig())
+    student = new_student(replace(settings, start=settings.start or state.get("facts", {}).get("start", "")))
     student.load_state_dict(state["model"])
     with torch.no_grad():
         for p, average in zip(student.parameters(), state["average"], strict=True):

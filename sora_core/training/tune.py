@@ -39,6 +39,8 @@ def tune(videos: str, folder: str, settings: Settings, *, area: int, whole_files
     """
     facts, bank = model_header(settings.start), Path(folder) / "bank"
     if group.leads and not (Path(folder) / DONE).exists():
+        for left in bank.glob("*.safetensors"):  # of a try that was stopped, perhaps with other videos
+            left.unlink()
         vae = started_from(settings, torch.bfloat16, group.device).vae
         report = make_clip_bank(videos, bank, vae, fps=facts.native_fps, area=area, whole_files=whole_files)
         text = report.text(settings.tokens)

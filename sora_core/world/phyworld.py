@@ -2,12 +2,13 @@
 
 A world of 10 x 10 units beside the other one, simulated in steps of 0.01 s of which every tenth is kept: 32 frames of 0.1 s. White ground,
 ball 1 red, ball 2 blue, mass as the square of the radius, restitution 1, gravity -2.5 for the parabola only. Ranges are those of the
-released code's in-distribution sets. Pixels are drawn at their centres, (i + 0.5) / size: the released code draws i / (size - 1) and
-parses i / size, and that alone is nearly all of the floor that it reports on ground truth.
+released code's in-distribution sets, and of the paper's outside of them. Pixels are drawn at their centres, (i + 0.5) / size: the released
+code draws i / (size - 1) and parses i / size, and that alone is nearly all of the floor that it reports on ground truth.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 
@@ -21,9 +22,12 @@ MARGIN = 0.05 * WORLD  # kept free above and below
 GRAVITY = -2.5
 LEAST_IN_VIEW = 24  # frames, of a single ball
 LEAST_AROUND_CONTACT = 8  # frames before it, and after
+LEAST_SEEN_AFTER = 4  # frames with both balls whole in view
+SLOWEST = 0.3  # units a second at which two balls meet
 EDGE = 0.03  # soft edge of a ball, share of its squared radius
 COLOURS = ((255.0, 0.0, 0.0), (0.0, 0.0, 255.0))
 KINDS = ("uniform", "collision", "parabola")
+OUTSIDE = {"radius": ((0.3, 0.6), (1.5, 2.0)), "speed": ((0.0, 0.8), (4.5, 6.0))}
 
 
 @dataclass(frozen=True)
@@ -35,20 +39,43 @@ class Clip:
     paths: np.ndarray
 
 
-def sample(kind: str, seed: int) -> Clip:
-    """A clip of one of KINDS; an unknown kind raises ValueError."""
+def sample(kind: str, seed: int, outside: bool = False) -> Clip:
+    """A clip of one of KINDS, or with radii and speeds outside of what models are trained on; an unknown kind raises ValueError."""
     if kind not in KINDS:
         raise ValueError(f"kind={kind!r}: use one of {', '.join(KINDS)}")
-    rng = random.Random(f"phyworld-{kind}-{seed}")
+    rng = random.Random(f"phyworld-{kind}-{seed}" + "-outside" * outside)
     while True:
-        radii, start, speeds = _collision(rng) if kind == "collision" else _single(rng, kind)
+        radii, start, speeds = _collision(rng, outside) if kind == "collision" else _single(rng, kind, outside)
         paths, contact = simulate(radii, start, speeds, GRAVITY if kind == "parabola" else 0.0)
-        if kind != "collision" or LEAST_AROUND_CONTACT <= contact <= FRAMES - LEAST_AROUND_CONTACT:
-            return Clip(kind, radii, paths)
+        clip = Clip(kind, radii, paths)
+        if kind != "collision":
+            return clip
+        in_time = LEAST_AROUND_CONTACT <= contact <= FRAMES - LEAST_AROUND_CONTACT
+        if in_time and (not outside or _measurable(clip, contact)):
+            return clip
 
 
-def _single(rng: random.Random, kind: str) -> tuple[tuple[float, ...], list, list]:
-    radius, speed = rng.uniform(0.7, 1.4), rng.uniform(1.0, 4.0)
+def _measurable(clip: Clip, contact: float) -> bool:
+    """Fast balls are soon gone, and slow ones hardly turn."""
+    first, second = clip.paths[1, :, 0] - clip.paths[0, :, 0]
+    return whole(clip)[math.ceil(contact) + 1 :].sum() >= LEAST_SEEN_AFTER and first - second > SLOWEST * FRAME_SECONDS
+
+
+def whole(clip: Clip) -> np.ndarray:
+    """[FRAMES]: whether all balls are whole in view."""
+    radii = np.array(clip.radii)[:, None]
+    return ((clip.paths - radii >= 0) & (clip.paths + radii <= WORLD)).all((1, 2))
+
+
+def _drawn(rng: random.Random, name: str, usual: tuple[float, float], outside: bool) -> float:
+    """One of the usual ones, or of those outside, each as likely."""
+    if outside:
+        return rng.uniform(*rng.choices(OUTSIDE[name], [high - low for low, high in OUTSIDE[name]])[0])
+    return rng.uniform(*usual)
+
+
+def _single(rng: random.Random, kind: str, outside: bool) -> tuple[tuple[float, ...], list, list]:
+    radius, speed = _drawn(rng, "radius", (0.7, 1.4), outside), _drawn(rng, "speed", (1.0, 4.0), outside)
     last = WORLD - LEAST_IN_VIEW * speed * FRAME_SECONDS - radius
     x = rng.uniform(radius, last if last > radius else radius + rng.uniform(0.0, 0.5))
     top = WORLD - MARGIN - radius
@@ -56,9 +83,9 @@ def _single(rng: random.Random, kind: str) -> tuple[tuple[float, ...], list, lis
     return (radius,), [(x, y)], [(speed, 0.0)]
 
 
-def _collision(rng: random.Random) -> tuple[tuple[float, ...], list, list]:
-    radii = rng.uniform(0.5, 1.5), rng.uniform(0.5, 1.5)
-    speeds = rng.uniform(1.0, 4.0), rng.uniform(1.0, 4.0)
+def _collision(rng: random.Random, outside: bool) -> tuple[tuple[float, ...], list, list]:
+    radii = tuple(_drawn(rng, "radius", (0.5, 1.5), outside) for _ in range(2))
+    speeds = tuple(_drawn(rng, "speed", (1.0, 4.0), outside) for _ in range(2))
     closing, touch = sum(speeds) * FRAME_SECONDS, sum(radii)
     least = LEAST_AROUND_CONTACT * closing + touch
     apart = rng.uniform(least, max(least, min((FRAMES - LEAST_AROUND_CONTACT) * closing + touch, WORLD - touch)))

@@ -145,6 +145,17 @@ def test_a_recurring_scene_shows_in_second_60_what_it_did_in_second_1():
 
 
 @pytest.mark.parametrize("kind", phyworld.KINDS)
+def test_phyworld_outside_of_what_is_trained_on(kind):
+    for seed in range(20):
+        clip = phyworld.sample(kind, seed, outside=True)
+        assert all(0.3 <= r <= 0.6 or 1.5 <= r <= 2.0 for r in clip.radii)
+        speeds = np.abs(np.diff(clip.paths[:2, :, 0], axis=0)) / phyworld.FRAME_SECONDS
+        assert ((speeds <= 0.8 + 1e-9) | ((speeds >= 4.5 - 1e-9) & (speeds <= 6.0 + 1e-9))).all()
+        floor = physics.errors(clip, phyworld.draw(clip, 64))
+        assert floor["clip mean"] < 0.2 and floor["position"] < 0.1, floor
+
+
+@pytest.mark.parametrize("kind", phyworld.KINDS)
 def test_phyworld_has_a_low_floor_and_finds_a_frozen_world_wrong(kind):
     clip = phyworld.sample(kind, 1)
     frames = phyworld.draw(clip, 64)

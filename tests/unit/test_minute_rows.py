@@ -152,7 +152,7 @@ def bench(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bench")
     model = write_tiny_model(folder)
     studio = Studio(Pipeline.load(model, torch.float32), folder / "films", steps=2)
-    return Bench(studio, None, Budget(prompts=1, paired=1, minute_side=32, films=1), str(model))
+    return Bench(studio, None, Budget(prompts=1, paired=1, minute_side=32, films=1), {"path": str(model)})
 
 
 def test_a_killed_run_is_compared_with_one_that_nobody_disturbed(bench, monkeypatch):
@@ -192,7 +192,8 @@ files.write_video = lambda target, chunks, fps: write(target, (print(len(chunk))
 
 def test_what_is_timed_decodes_as_it_writes(bench, root):
     settings = ("4", "32", "1", "2.0", "rollout")
-    done = subprocess.run([sys.executable, "-c", SPY + minute.COST, str(root), bench.model_path, *settings], capture_output=True, text=True)
+    command = [sys.executable, "-c", SPY + minute.COST, str(root), json.dumps(bench.source), *settings]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     *lengths, last = done.stdout.splitlines()
     assert sum(map(int, lengths)) == 33 and len(lengths) > 1 and all(number > 0 for number in json.loads(last))

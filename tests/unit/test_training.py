@@ -20,6 +20,7 @@ from sora_pack.sora_core.autoencoder import VideoVAE
 from sora_pack.sora_core.checkpoint import model_header, read_layout
 from sora_pack.sora_core.config import LATENT_MEAN, LATENT_STD, TextConfig, VAEConfig, preset
 from sora_pack.sora_core.pipeline import SHIPPED, WEIGHTS, Pipeline
+from sora_pack.sora_core.training import objective
 from sora_pack.sora_core.training import ship as shipping
 from sora_pack.sora_core.training import transformer as trainer
 from sora_pack.sora_core.training import vae as vae_trainer
@@ -29,7 +30,7 @@ from sora_pack.sora_core.training.group import Group
 from sora_pack.sora_core.training.objective import Lesson, detail, draw_captions, lesson, moments, tell, to_tell
 from sora_pack.sora_core.training.optim import Muon, Optimizer, orthogonalise
 from sora_pack.sora_core.training.ship import half_precision
-from sora_pack.sora_core.world import is_held_out, render, scene_for
+from sora_pack.sora_core.world import is_held_out, render, sample_scene, scene_for
 from sora_pack.sora_core.world.captions import LENGTHS
 from sora_pack.tests.tiny_model import write_tiny_model
 
@@ -124,6 +125,14 @@ def test_bodies_weigh_by_what_the_student_sees_not_by_what_is_there(bank, monkey
     assert len(seen) == 2 and torch.equal(*seen) != tells and not seen[0].requires_grad
 
 
+def test_a_caption_tells_the_seconds_of_its_clip(monkeypatch):
+    told = []
+    monkeypatch.setattr(objective, "caption", lambda *a, start, seconds, **more: told.append((start, seconds)) or "")
+    scene = sample_scene(5)
+    trainer.tell([[scene, scene]], [(0.5, 1.5), (3.0, 3.0)], np.random.default_rng(0))
+    assert told == [(0.5, 1.0), (3.0, objective.STILL_SECONDS)], "a still is the beginning of its video"
+
+
 def test_nine_of_ten_captions_are_long_and_the_rest_medium_or_short(monkeypatch):
     monkeypatch.setattr("sora_pack.sora_core.training.objective.caption", lambda scene, length, *_, **__: length)
     told = tell([[scene_for([("red", "ball")])]] * 2000, [(0.0, 2.0)], np.random.default_rng(0))[0]
@@ -205,6 +214,13 @@ def test_muon_fits_a_linear_map():
         optimizer.step()
         optimizer.zero_grad()
     assert loss < 0.01
+
+
+def test_matrices_may_be_adamws_too(bank, tmp_path):
+    tiny = trainer.Settings(size="tiny", steps=1, tokens=128, reading_steps=0, optimizer="adamw")
+    trainer.train_transformer(str(tmp_path), str(bank.folder), tiny)
+    states = torch.load(tmp_path / "state.pt", weights_only=True)["optimizer"]
+    assert len(states) == 1 and "exp_avg_sq" in next(iter(states[0]["state"].values()))
 
 
 def test_a_broken_batch_leaves_the_weights_alone():
@@ -355,6 +371,9 @@ def test_two_processes_train_as_one(bank, tmp_path, root):
         def share_weights(self, module):
             pass
 
+        def tell(self, value):
+            return value
+
     half = trainer.train_transformer(str(tmp_path / "half"), str(bank.folder), settings, group=Deaf(0, 2))
     start = trainer.new_student(settings)
     trainer.begin(start, bank, settings)
@@ -470,7 +489,7 @@ def test_text_encoder_learns_to_read():
     """After some captions every row knows more of the scene than the average scene would tell."""
     from sora_pack.sora_core.text import ByteTextEncoder
     from sora_pack.sora_core.training import text
-    from sora_pack.sora_core.world import caption, sample_scene
+    from sora_pack.sora_core.world import caption
 
     scenes = [sample_scene(seed) for seed in range(24)]
     torch.manual_seed(0)

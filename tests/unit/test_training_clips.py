@@ -65,7 +65,25 @@ def test_captions_come_from_text_files_or_from_a_list(videos, tmp_path):
         clips.find_sources(tmp_path)
 
 
-SHAPES = [(1920, 1080, (176, 96)), (1080, 1920, (96, 176)), (512, 512, (128, 128)), (640, 480, (144, 112))]
+def test_captions_that_are_none_are_passed_over_and_named(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"")
+    wrong = ['{"file": "a.mp4", "caption": null}', '{"file": "a.mp4", "captions": "a dog"}', '{"file": "a.mp4", "captions": 5}', "[1]"]
+    (tmp_path / "list.jsonl").write_text("\n".join(["\ufeff" + '{"file": "a.mp4", "caption": "first"}', *wrong]), encoding="utf-8")
+    sources, broken = clips.find_sources(tmp_path)
+    assert [s.captions for s in sources] == [("first",)]
+    assert [reason.split(":")[0] for reason in broken] == [f"list.jsonl, line {k}" for k in (2, 3, 4, 5)]
+
+
+def test_a_caption_of_other_letters_costs_one_video(tmp_path):
+    for name, text in (("a", "a red ball".encode("utf-8-sig")), ("b", "une balle bleutée".encode("latin-1"))):
+        (tmp_path / f"{name}.mp4").write_bytes(b"")
+        (tmp_path / f"{name}.txt").write_bytes(text)
+    sources, broken = clips.find_sources(tmp_path)
+    assert [s.captions for s in sources] == [("a red ball",)]
+    assert broken[0] == "b.txt: its letters are not UTF-8: save it as UTF-8"
+
+
+SHAPES = [(3000, 200, (352, 32)), (1920, 1080, (176, 96)), (1080, 1920, (96, 176)), (512, 512, (128, 128)), (640, 480, (144, 112))]
 
 
 @pytest.mark.parametrize("width, height, size", SHAPES)
@@ -121,6 +139,15 @@ def test_all_weights_are_tuned_into_a_model_that_opens(videos, model, tmp_path):
     tuned, plain = (Pipeline.load(path, torch.float32).transformer.head.head.weight for path in (files[0], model))
     assert (tuned - plain).abs().max() > 1e-3
     assert json.loads((tmp_path / "log.jsonl").read_text())["step"] == 3
+    with pytest.raises(ValueError, match="holds a run with lora 0, not 2: choose another folder"):
+        tune(str(videos), str(tmp_path), settings_for(model, lora=2), area=AREA, whole_files=True)
+
+
+def test_a_bank_that_was_never_whole_is_made_anew(videos, model, tmp_path):
+    (tmp_path / "bank").mkdir()
+    (tmp_path / "bank" / "00099.safetensors").write_bytes(b"of a try that was stopped")
+    tune(str(videos), str(tmp_path), settings_for(model, lora=2), area=AREA, whole_files=True)
+    assert not (tmp_path / "bank" / "00099.safetensors").exists()
 
 
 @pytest.mark.parametrize("lora", [0, 2])

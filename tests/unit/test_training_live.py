@@ -184,6 +184,7 @@ def test_blocks_compile_for_all_shapes(small_world, vae, monkeypatch):
 def test_studies_at_tiny_size(small_world, vae, tmp_path, monkeypatch):
     monkeypatch.setattr(studies, "UNSEEN_SHARDS", 2)
     monkeypatch.setattr(studies, "LESSONS", 2)
+    monkeypatch.setattr(studies, "PROMPTS", 2)
     settings = replace(TINY, steps=2)
     path = studies.scaling(str(tmp_path), vae, settings, shards=2, sizes=("tiny", "scale-1x"))
     small, large = json.loads(path.read_text())["rows"]
@@ -192,6 +193,8 @@ def test_studies_at_tiny_size(small_world, vae, tmp_path, monkeypatch):
     rows = json.loads(studies.recaptioning(str(tmp_path), vae, settings, shards=2).read_text())["rows"]
     assert [row["trained on"] for row in rows] == ["long captions"] * 2 + ["short captions"] * 2
     assert all(row[kind] > 0 for row in rows for kind in ("right words", "another's", "no words"))
+    assert all(row["low"] <= row["adherence"] <= row["high"] and row["of renders"] > 0.5 for row in rows)
+    assert rows[0]["facts"] > rows[1]["facts"] > 0, "a short caption tells less"
 
 
 def test_worth_of_words_changes_nothing_but_the_words(small_world, vae):

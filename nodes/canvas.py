@@ -53,7 +53,6 @@ class SoraCanvas(io.ComfyNode):
             ],
             outputs=[io.Latent.Output(tooltip="The empty canvas, for Sora Place Image, Sora Place Video or a sampler.")],
             hidden=[io.Hidden.unique_id],
-            is_output_node=True,  # can be run alone, to see what it makes of its numbers
         )
 
     @classmethod

@@ -20,6 +20,7 @@ from torch import Tensor
 from ..sora_core.canvas import NEW, Canvas, blank, composed, result_frames
 from ..sora_core.config import ModelHeader
 from ..sora_core.files import unfinished
+from ..sora_core.passes import known_cells
 from ..sora_core.shapes import VideoShape
 from ..sora_core.sound import cut_sound
 from ..sora_core.video_file import write_video
@@ -92,8 +93,10 @@ class Clip:
         def read(source: int, start: int, count: int) -> Iterator[Tensor]:
             return self.given.sources[source].read(self.batch_index, start, count)
 
-        made = result_frames(self.canvas, decode, read, self.carry, self.start, self.end)
-        if self.given is not None and self.given.region is not None:
+        remixed = self.given is not None and self.given.region is not None
+        known = known_cells(self.given.mask) if remixed else None
+        made = result_frames(self.canvas, decode, read, self.carry, self.start, self.end, known)
+        if remixed:
             made = composed(made, read(0, self.start, self.count), self.given.region[self.start : self.end])
         yield from made
 

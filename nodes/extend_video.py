@@ -121,7 +121,9 @@ class SoraFill(io.ComfyNode):
         media, clip, still = take_in(cls, video, vae, size, fit, fps, image_fps)
         start, end = gap(from_second, to_second, clip)
         new = frames_in(length, still, "length") if length else None
-        canvas = verbs.fill(still, clip.frames, start, end, new, cells_of(context, still), clip.grid(start))
+        grid = clip.grid(start)
+        grid = clip.grid(min(end, clip.frames - 1)) if grid is None else grid  # a part of it may hold latents, the rest none
+        canvas = verbs.fill(still, clip.frames, start, end, new, cells_of(context, still), grid)
         at = next(p.start for p in canvas.timeline.pieces if p.source == NEW) + canvas.offset
         kept = sum(p.count for p in canvas.timeline.pieces if p.source != NEW)
         gone = f"made anew: {at / still.fps:g} to {(at + clip.frames - kept) / still.fps:g} s of the given video"

@@ -67,6 +67,7 @@ def latent_of(vae, given: Given, latent: dict | None = None) -> dict:
     def read(source: int, start: int, count: int) -> Tensor:
         return frames_as_pixels(given.sources[source], start, count)
 
+    made_with = given.mask
     latents, guides = encode_given(coder, canvas, read, batch, lambda source, *which: given.sources[source].cells(*which))
     held = (encode_held(coder, read(g.source, g.start, 1)).float().cpu() for g in canvas.guides)
     given = replace(
@@ -77,17 +78,19 @@ def latent_of(vae, given: Given, latent: dict | None = None) -> dict:
     )
     samples = latent["samples"] if latent else to_host(torch.zeros(batch, *canvas.shape.latent))
     mask = canvas.mask().view(1, 1, -1, 1, 1)
-    if not canvas.known:
-        return {**(latent or {}), "samples": samples, KEY: replace(given, samples=samples, mask=mask)}
-    # An empty latent is all zero to the host, a partly filled one is not: there the unknown cells are what the model sees as zero.
-    samples = samples.clone() if samples.any() else latents.to(samples)
-    samples[:, :, canvas.known] = latents[:, :, canvas.known].to(samples)
+    bare = {name: value for name, value in (latent or {}).items() if name != "noise_mask"}
     other = (latent or {}).get("noise_mask")
-    if other is not None and other is not given.mask:  # somebody's own, not that of an earlier verb
+    if other is not None and other is not made_with:  # somebody's own, not that of an earlier verb
         given = replace(given, own_mask=comfy.utils.reshape_mask(other, samples[:, :1].shape))
     if given.own_mask is not None:
         mask = mask * given.own_mask
-    return {**(latent or {}), "samples": samples, "noise_mask": mask, KEY: replace(given, samples=samples.clone(), mask=mask)}
+    if canvas.known:
+        # An empty latent is all zero to the host, a partly filled one is not: there the unknown cells are what the model sees as zero.
+        samples = samples.clone() if samples.any() else latents.to(samples)
+        samples[:, :, canvas.known] = latents[:, :, canvas.known].to(samples)
+    elif given.own_mask is None:
+        return {**bare, "samples": samples, KEY: replace(given, samples=samples, mask=mask)}
+    return {**bare, "samples": samples, "noise_mask": mask, KEY: replace(given, samples=samples.clone(), mask=mask)}
 
 
 def remix_latent(given: Given, samples: Tensor | None = None) -> dict:
@@ -135,8 +138,11 @@ def enlarged(latent: dict) -> dict:
     space = shape.strides.space
     canvas = replace(given.canvas, shape=replace(shape, width=width * space, height=height * space))
     given = replace(given, canvas=canvas, sources=tuple(_at_size(media, canvas.shape) for media in given.sources))
+    if given.own_mask is not None:
+        given = replace(given, own_mask=comfy.utils.reshape_mask(given.own_mask, samples[:, :1].shape))
     if given.region is None:
-        return latent_of(given.vae, given, {"samples": samples})
+        numbers = {name: latent[name] for name in ("batch_index",) if name in latent}
+        return latent_of(given.vae, given, {**numbers, "samples": samples})
     region = fitted(given.region.unsqueeze(-1), canvas.shape.width, canvas.shape.height, "stretch", "area")[..., 0]
     return remix_latent(replace(given, region=region), samples)
 

@@ -11,7 +11,7 @@ from ..sora_core.shapes import MAX_SECONDS
 from ..sora_core.storyboard import ROUNDING, first_frame
 from ..sora_core.verbs import place
 from .canvas import made_and_kept
-from .given import KEY, Given, given_of
+from .given import KEY, Given, given_of, restored
 from .host_vae import same_vae, strides_of
 from .known import latent_of
 from .media import FIT_TOOLTIP, FITS, Still, changes, conformed, image_fps_input, media_input, media_of, rgb
@@ -40,11 +40,12 @@ class SoraPlaceImage(io.ComfyNode):
                 io.Combo.Input("fit", options=list(FITS), default="cover", tooltip=FIT_TOOLTIP),
             ],
             outputs=[io.Latent.Output(tooltip="The canvas with the picture on it.")],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(cls, vae, latent, image, second, fit) -> io.NodeOutput:
+        latent = restored(latent, cls.hidden)
         given, shape = canvas_of(latent, vae)
         frame = frame_at(second, given)
         given = with_picture(given, image, frame, fit, len(latent["samples"]))
@@ -77,6 +78,7 @@ class SoraPlaceVideo(io.ComfyNode):
 
     @classmethod
     def execute(cls, vae, latent, video, second, fit, image_fps=8.0) -> io.NodeOutput:
+        latent = restored(latent, cls.hidden)
         given, shape = canvas_of(latent, vae)
         media = media_of(video, vae, image_fps, hidden=cls.hidden)
         clip, batch = conformed(media, shape, fit), len(latent["samples"])

@@ -10,7 +10,7 @@ Words: s stride in time, known = given and clean, source = index of a given vide
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -295,7 +295,13 @@ Frames = Callable[[int, int, int], Iterator[Tensor]]
 
 
 def result_frames(
-    canvas: Canvas, decode: Callable[[], Iterator[Tensor]], read: Frames, carry: bool = True, start: int = 0, end: int | None = None
+    canvas: Canvas,
+    decode: Callable[[], Iterator[Tensor]],
+    read: Frames,
+    carry: bool = True,
+    start: int = 0,
+    end: int | None = None,
+    known: Iterable[int] | None = None,
 ) -> Iterator[Tensor]:
     """The frames start..end-1 of a result (all by default), chunk by chunk: given ones as they are, made ones decoded.
 
@@ -304,9 +310,10 @@ def result_frames(
         read: the given frames.
         carry: made frames beside given ones carry what the codec lost of those, fading out (rule 6), if the lattice knows them: the
             difference to a cell that was made is one of content. Otherwise the cut is hard.
+        known: numbers of the cells that the lattice knows; default those of the canvas. A remix keeps others, by its mask.
     """
     pieces, at, lattice = canvas.timeline.pieces, 0, _Walk(decode)
-    known, strides = set(canvas.known), canvas.shape.strides
+    known, strides = set(canvas.known if known is None else known), canvas.shape.strides
     end = canvas.timeline.frames if end is None else end
     last = None  # the frame before this piece
     for number, piece in enumerate(pieces):

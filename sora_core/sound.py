@@ -101,6 +101,8 @@ def _conform(sound: dict, rate: int, channels: int) -> Tensor:
 
 
 def _resample(channel: Tensor, rate: int, to_rate: int) -> Tensor:
+    if not len(channel):
+        return channel
     frame = av.AudioFrame.from_ndarray(channel[None].numpy(), "fltp", "mono")
     frame.sample_rate = rate
     resampler = av.AudioResampler(format="fltp", layout="mono", rate=to_rate)

@@ -31,14 +31,16 @@ def place(canvas: Canvas, frame: int, source: int, count: int = 1) -> Canvas:
     last = canvas.timeline.frames - count
     if not 0 <= frame <= last:
         raise ValueError(f"frame {frame} is not on the canvas: use 0 to {last}" if last >= 0 else f"{count} frames are too many")
-    first = frame - canvas.offset  # in the lattice, which may be a part of the result only
-    start, end = max(first, 0), min(first + count, canvas.shape.frames)
     spans, guides = list(canvas.spans), list(canvas.guides)
-    if start < end:
-        spans = [part for span in spans for part in _cut(span, start, end, canvas.shape.strides)]
-        guides = [guide for guide in guides if not start <= guide.frame < end]
-        more = _cells(canvas.shape.strides, start, end - start, source, start - first)
-        spans, guides = spans + more[0], guides + more[1]
+    # In the lattice, which may be a part of the result only. That of a loop ends with frames with which the result begins.
+    for first in (frame - canvas.offset, *([frame - canvas.offset + canvas.timeline.frames] if canvas.loops else [])):
+        start, end = max(first, 0), min(first + count, canvas.shape.frames)
+        if start < end:
+            guides = [guide for guide in guides if not start <= guide.frame < end]
+            guides += [guide for span in spans for guide in _left(span, start, end, canvas.shape.strides)]
+            spans = [part for span in spans for part in _cut(span, start, end, canvas.shape.strides)]
+            more = _cells(canvas.shape.strides, start, end - start, source, start - first)
+            spans, guides = spans + more[0], guides + more[1]
     before, behind = _part(canvas.timeline, 0, frame), _part(canvas.timeline, frame + count, canvas.timeline.frames)
     pieces = (*before, Piece(source, 0, count), *behind)
     return replace(
@@ -66,6 +68,15 @@ def _cut(span: Span, start: int, end: int, strides: Strides):
         gone = max(0, last + 1 - span.cell)
         skipped = strides.first_frame(span.cell + gone) - strides.first_frame(span.cell)
         yield Span(span.cell + gone, min(span.cells, left), span.source, span.start + skipped)
+
+
+def _left(span: Span, start: int, end: int, strides: Strides):
+    """The frames of a span that are left beside start..end-1 in cells which are cut: the model sees them as guides."""
+    first, last = strides.cell_of_frame(start), strides.cell_of_frame(end - 1)
+    for cell in range(max(first, span.cell), min(last + 1, span.cell + span.cells)):
+        for frame in range(strides.first_frame(cell), strides.first_frame(cell + 1)):
+            if not start <= frame < end:
+                yield Guide(frame, span.source, span.start + frame - strides.first_frame(span.cell))
 
 
 def _cells(strides: Strides, frame: int, count: int, source: int, start: int) -> tuple[list[Span], list[Guide]]:

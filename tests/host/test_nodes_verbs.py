@@ -342,6 +342,50 @@ def test_a_second_pass_at_twice_the_size_keeps_the_given_frames(graph, method):
     assert not torch.equal(graph.run({**flipped, **frames("again")}, ["frames", 0])[:LENGTH], given)
 
 
+def test_a_second_pass_keeps_somebodys_own_mask(graph):
+    """Their mask lay on the canvas before the picture did, and grows with it."""
+    left = {"half": node("SolidMask", value=0.0, width=32, height=32)}
+    prompt = {**BEGIN, **canvas(1.0, **SIZE, name="empty"), **clip("picture", 1), **left}
+    prompt["masked"] = node("SetLatentNoiseMask", samples=["empty", 0], mask=["half", 0])
+    prompt |= {**place(0.0, latent="masked", name="canvas"), **sample(steps=1)}
+    prompt["large"] = node("LatentUpscaleBy", samples=["sample", 0], upscale_method="bilinear", scale_by=2.0)
+    prompt["again"] = sample("large", steps=1, denoise=0.4, seed=3)["sample"]
+    large, again = graph.run(prompt, ["large", 0], ["again", 0])
+    assert not again["noise_mask"].any() and again["samples"].shape == large["samples"].shape
+
+
+@pytest.mark.usefixtures("host_sources")
+@pytest.mark.parametrize("name", ["wan_t2v", "ltxv"])
+def test_a_second_pass_of_a_model_of_the_host(graph, host_files, name):
+    size = {"size": "custom", "size.width": 64, "size.height": 64}
+    run = sample(steps=1, model=("unet", 0))
+    prompt = vae_first({**clip(width=128, height=128), **extend(**size), **run, **frames("again")})
+    prompt["large"] = node("LatentUpscaleBy", samples=["sample", 0], upscale_method="bilinear", scale_by=2.0)
+    prompt["again"] = sample("large", steps=2, denoise=0.4, seed=3, model=("unet", 0))["sample"]
+    given, images = graph.run(prompt | begin(host_files, name), ["clip", 0], ["frames", 0])
+    assert images.shape[1:] == (128, 128, 3) and torch.equal(images[:LENGTH], given)
+
+
+def test_a_picture_over_all_that_was_known(graph):
+    """Nothing of the mask of the verb before is left, which held a cell that is to be made now."""
+    prompt = {**BEGIN, **clip(count=4), **extend("backward", seconds=1.0), **clip("picture", 1, seed=9)}
+    prompt |= {**place(10 / 8, latent="canvas", name="placed"), **sample("placed", steps=1), **frames()}
+    placed, images, picture, given = graph.run(prompt, ["placed", 0], ["frames", 0], ["picture", 0], ["clip", 0])
+    assert "noise_mask" not in placed and torch.equal(images[10], picture[0]) and torch.equal(images[9], given[0])
+
+
+def test_a_remix_masked_over_time_goes_on_from_what_is_kept(graph, clip_node):
+    """The made frames beside kept ones carry what the codec lost of those."""
+    graph.nodes.NODE_CLASS_MAPPINGS["Times"] = type(
+        "Times", (), {"INPUT_TYPES": classmethod(lambda cls: {"required": {}}), "RETURN_TYPES": ("MASK",), "FUNCTION": "make",
+                      "make": lambda self: (torch.cat([torch.zeros(5, 32, 32), torch.ones(9, 32, 32)]),)},
+    )  # fmt: skip
+    prompt = {**BEGIN, **clip(), "times": node("Times"), **remix("subtle", mask=["times", 0]), **sample(steps=1), **frames()}
+    prompt["hard"] = frames(seam="hard")["frames"]
+    given, soft, hard = graph.run(prompt, ["clip", 0], ["frames", 0], ["hard", 0])
+    assert torch.equal(soft[:5], given[:5]) and torch.equal(hard[:5], given[:5])
+
+
 @pytest.mark.usefixtures("host_sources")
 def test_solvers_of_the_host_that_leave_noise_in_known_cells(graph, host_files):
     """On a MODEL of the host nothing restores them: uni_pc ends at a noise level of 0.001, dpm_fast at that of its last step but one."""

@@ -500,3 +500,38 @@ def test_a_storyboard_begins_behind_the_context(canvas, told):
     if begin:
         made = next(piece for piece in canvas.timeline.pieces if piece.source == NEW)
         assert first_frame(begin, 8.0) == made.start, "the first shot begins with the first made frame"
+
+
+def test_what_a_codec_shows_elsewhere_is_not_carried():
+    """A frame stands still; its given one has fine detail on the left, which is carried, and on the right a body that the codec moved."""
+    canvas = Canvas(VideoShape(32, 32, 4, 8.0), Timeline((Piece(0, 0, 5), Piece(NEW, 5, 8))), spans=(Span(0, 2, 0, 0),))
+    decoded = torch.full((13, 12, 40, 3), 0.5)
+    given = decoded[:5].clone()
+    given[:, :, :12:2] += 0.1
+    given[:, :, 1:12:2] -= 0.1
+    given[:, :, 28:] += 0.3
+    read = lambda source, start, count: iter([given[start : start + count]])  # noqa: E731
+    added = torch.cat(list(result_frames(canvas, lambda: iter([decoded]), read)))[5] - 0.5
+    assert torch.allclose(added[:, :8], given[4, :, :8] - 0.5, atol=1e-6)
+    assert not added[:, 32:].any(), "a body would stand there as a ghost"
+
+
+def test_a_picture_on_a_known_cell_leaves_its_other_frames_as_guides():
+    canvas = place(extend(STILL, 17, 16), 16, 1)
+    assert canvas.known == [0, 1, 2, 3]
+    assert [(guide.frame, guide.source, guide.start) for guide in canvas.guides] == [(13, 0, 13), (14, 0, 14), (15, 0, 15), (16, 1, 0)]
+
+
+def test_a_picture_at_the_beginning_of_a_loop_is_where_it_ends_too():
+    canvas = place(loop(STILL, 41, 16), 0, 1)
+    again = canvas.timeline.frames - canvas.offset  # in the lattice
+    assert [guide.frame for guide in canvas.guides if guide.source == 1] == [again]
+    assert all(span.source != 0 or canvas.shape.strides.first_frame(span.cell) != again for span in canvas.spans)
+    assert [guide.start for guide in canvas.guides if guide.source == 0] == [1, 2, 3], "the rest of that cell is seen"
+
+
+def test_a_remix_carries_beside_cells_that_its_mask_keeps():
+    canvas = remix(STILL, [True] * 5 + [False] * 12)
+    plain, carried = (result(canvas, known=known) for known in (None, [0, 1]))
+    assert torch.equal(plain, result(canvas, carry=False))
+    assert carried[5] > plain[5] and torch.equal(carried[:5], plain[:5])

@@ -57,6 +57,12 @@ def test_other_rates_and_channels_are_brought_to_the_first_ones():
     assert frames_heard(sound)[5:] == [1, 2, 3, 4, 5, 6]
 
 
+def test_a_track_without_a_sample_is_silence():
+    empty = {"waveform": torch.zeros(1, 2, 0), "sample_rate": 2 * RATE}
+    joined = soundtrack(Timeline((Piece(0, 0, 4), Piece(1, 0, 4))), 8.0, [ramp(4), empty])
+    assert frames_heard(joined) == [-1, 1, 2, 3, -1, -1, -1, -1]
+
+
 def test_cut_is_padded_with_silence():
     part = cut_sound(ramp(4), 0.25, 1.0)
     assert frames_heard(part) == [2, 3, -1, -1, -1, -1]

@@ -27,7 +27,7 @@ from sora_pack.tests.host.prompts import (
     verb,
     words,
 )
-from sora_pack.tests.host.tiny_host_models import STRIDES, write_host_model
+from sora_pack.tests.host.tiny_host_models import STRIDES, host_vae_state, write_host_model
 
 pytestmark = pytest.mark.usefixtures("clip_node", "host_sources")
 
@@ -426,3 +426,22 @@ def test_rates_of_the_host_models(graph, host_files):
         assert options.get("rope_options", {}).get("scale_t") == scale
         told = conditions(model, given_of(latent)).get("frame_rate")
         assert told == (8.0 if isinstance(model.model, comfy.model_base.LTXV) else None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["wan22_5b", "ltxv", "hunyuan"])
+def test_the_hosts_own_vaes(graph, name):
+    """Of full size, because they come in no other: opened by the host, encoded and decoded as the nodes do it."""
+    import comfy.sd
+
+    from sora_pack.nodes.host_vae import VideoCoder
+
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        coder, strides = VideoCoder(comfy.sd.VAE(sd=host_vae_state(name))), STRIDES[name]
+        assert coder.strides == strides
+        frames, side = strides.frames(3), 2 * strides.space
+        latents = coder.encode(torch.rand(1, 3, frames, side, side) * 2 - 1)
+        assert latents.shape == (1, strides.channels, 3, 2, 2)
+        decoded = torch.cat(list(coder.decode_chunks(latents, 0)))
+    assert decoded.shape == (frames, side, side, 3) and 0 <= decoded.min() < decoded.max() <= 1

@@ -47,6 +47,28 @@ def write_host_model(folder: Path, name: str, seed: int = 0) -> str:
     return file
 
 
+def host_vae_state(name: str) -> dict[str, torch.Tensor]:
+    """Random weights of a VAE of the host as its published file has them: these come in one size."""
+    import comfy.ldm.lightricks.vae.causal_video_autoencoder
+    import comfy.ldm.models.autoencoder
+    import comfy.ldm.wan.vae2_2
+
+    wan = {"dim": 160, "z_dim": 48, "dim_mult": [1, 2, 4, 4], "num_res_blocks": 2, "temperal_downsample": [False, True, True]}
+    hunyuan = {"double_z": True, "z_channels": 16, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 128, "ch_mult": [1, 2, 4, 4]}
+    hunyuan |= {"num_res_blocks": 2, "attn_resolutions": [], "conv3d": True, "time_compress": 4}
+    with torch.device("meta"):
+        if name == "wan22_5b":
+            model = comfy.ldm.wan.vae2_2.WanVAE(**wan)
+        elif name == "ltxv":
+            model = comfy.ldm.lightricks.vae.causal_video_autoencoder.VideoVAE(version=0)
+        else:
+            model = comfy.ldm.models.autoencoder.AutoencoderKL(ddconfig=hunyuan, embed_dim=16)
+    made = {}
+    for key, tensor in model.state_dict().items():
+        made[key] = torch.randn(tensor.shape) * 0.02 if tensor.is_floating_point() else torch.zeros(tensor.shape, dtype=tensor.dtype)
+    return made
+
+
 def tiny_vae(strides: Strides):
     """A host VAE object of any strides: cells are means of pixels, spread over the channels by a fixed random map."""
     import comfy.model_management

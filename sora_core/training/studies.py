@@ -36,6 +36,7 @@ CAPTIONS = {"long captions": 1.0, "short captions": 0.0}
 UNSEEN = 100_000  # first shard of scenes that no training of a study reaches
 UNSEEN_SHARDS = 12
 LESSONS = 16
+FALL = 0.25  # of a run, which is not drawn
 HIGH_NOISE = 0.97  # where only the words tell what to make
 PROMPTS, SECONDS = 24, 2.0  # whose adherence is measured
 SHORT_TELL = ("colour", "shape")
@@ -59,8 +60,7 @@ def scaling(folder: str, vae: VideoVAE, settings: Settings, *, shards: int = 48,
     for size in sizes:
         student = _train(f"{folder}/{size}", bank, replace(settings, size=size))
         spent = list(itertools.accumulate(flops for _, flops in read_log(f"{folder}/{size}", "flops")))
-        losses = [loss for _, loss in read_log(f"{folder}/{size}", "loss")]
-        curves[size] = [(float(np.log10(flops)), loss) for flops, loss in zip(spent, losses)]
+        curves[size] = later([(float(np.log10(flops)), loss) for flops, (_, loss) in zip(spent, read_log(f"{folder}/{size}", "loss"))])
         parameters = sum(p.numel() for p in student.transformer.parameters())
         rows.append({"size": size, "parameters": parameters, "flops": spent[-1], "loss": unseen_loss(student, unseen)})
         shown += [video[-1] for video in videos(student, vae, prompts, SHIFT, settings.native_fps, round(128 * SCALE))]
@@ -85,6 +85,11 @@ def recaptioning(folder: str, vae: VideoVAE, settings: Settings, *, shards: int 
             shown = prompt_adherence(student, vae, settings.native_fps, length)
             rows.append({"trained on": name, "asked with": f"{length} captions", **worth_of_words(student, unseen, length), **shown})
     return _write(Path(folder) / "recaptioning.json", rows)
+
+
+def later(curve: list) -> list:
+    """A curve without its first fall, which would hide all else."""
+    return curve[min(len(curve) - 1, round(FALL * len(curve))) :]
 
 
 def _train(folder: str, bank: LiveBank, settings: Settings) -> Student:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from sora_pack.sora_core.checkpoint import load_transformer, save_model
 from sora_pack.sora_core.evaluation import __main__ as program
 from sora_pack.sora_core.evaluation import (
     adherence,
@@ -476,6 +477,7 @@ def test_a_scorecard_says_of_how_much_it_is(model, observer, tmp_path, monkeypat
     monkeypatch.setattr(program, "load_observer", lambda: observer)
     monkeypatch.setattr(program, "ROWS", {"films": lambda bench: [report.Row("films", bench.budget.films, None, None, 1)]})
     arguments = {"model": str(model), "device": "cpu", "full": False, "rows": ["films"], "videos": 3, "seconds": 12.0, "steps": 4}
+    arguments |= {"vae": "", "text": ""}
     program.score(Namespace(**arguments, prompts=None, guidance=2.0, folder=str(tmp_path), out=str(tmp_path)))
     said = json.loads((tmp_path / "scorecard.json").read_text())
     assert said["rows"][0]["value"] == said["model"]["films"] == 3
@@ -484,6 +486,19 @@ def test_a_scorecard_says_of_how_much_it_is(model, observer, tmp_path, monkeypat
     program.score(Namespace(**arguments, prompts=24, guidance=2.0, folder=str(tmp_path), out=str(tmp_path)))
     said = json.loads((tmp_path / "scorecard.json").read_text())["model"]
     assert (said["prompts"], said["paired"]) == (24, 12)
+
+
+def test_a_model_that_names_no_companions_is_measured_with_those_given(model, observer, tmp_path, monkeypatch):
+    public = tmp_path / "wan.safetensors"
+    save_model(public, load_transformer(model)[0].state_dict())
+    opened = {}
+    monkeypatch.setattr(program, "load_observer", lambda: observer)
+    monkeypatch.setattr(program, "ROWS", {"films": lambda bench: opened.update(bench.source) or []})
+    files = {"vae": model.parent.parent / "vae/tiny_vae.safetensors", "text": model.parent.parent / "text_encoders/tiny_text.safetensors"}
+    arguments = {"device": "cpu", "full": False, "rows": ["films"], "videos": 0, "seconds": 12.0, "steps": 4, "prompts": None}
+    arguments |= {"model": str(public), "guidance": 2.0, "folder": str(tmp_path), "out": str(tmp_path)}
+    program.score(Namespace(**arguments, **{name: str(path) for name, path in files.items()}))
+    Pipeline.load(**opened)  # rows that open it anew, and their processes, get the same files
 
 
 def test_the_scorecard_of_a_tiny_model(model, observer, tmp_path, monkeypatch, capsys):

@@ -205,16 +205,18 @@ def test_words_to_a_long_video_take_the_plan_that_suits_the_model(tmp_path):
 
 
 def test_a_first_picture_comes_back_and_what_follows_carries_what_the_codec_lost(tmp_path, monkeypatch):
-    """A codec that loses a picture whole is made good for in the frames beside it, less and less."""
+    """A codec that loses all detail of a picture is made good for in the frames beside it, less and less."""
     from sora_pack.sora_core.pipeline import Pipeline
     from sora_pack.tests.tiny_model import write_tiny_model
 
     pipeline = Pipeline.load(write_tiny_model(tmp_path), torch.float32)
-    picture = torch.full((32, 32, 3), 200, dtype=torch.uint8)
+    picture = torch.zeros(32, 32, 3, dtype=torch.uint8)
+    picture[:, ::2] = 30
     monkeypatch.setattr(Pipeline, "_decoded", lambda *_: iter(torch.full((1, 3, 17, 32, 32), -1.0).split(4, 2)))
     frames = pipeline.video("a red ball", 2.0, 32, 32, picture=picture, steps=1, guidance=1.0)
-    assert torch.equal(frames[0], picture)
-    assert (frames[1:].amax((1, 2, 3)).int().diff() <= 0).all() and 150 < frames[1].amin() < 200 and not frames[10:].any()
+    assert torch.equal(frames[0], picture) and torch.equal(frames[1], picture)
+    left = frames[1:].amax((1, 2, 3)).int()
+    assert (left.diff() < 0).all() and left[-1] < 5
 
 
 def test_a_model_without_our_header_needs_its_companions(tmp_path):

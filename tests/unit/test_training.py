@@ -84,7 +84,7 @@ def test_a_clip_that_begins_later_shows_and_tells_its_own_seconds(monkeypatch, t
     assert moments(shard, made) == [(0, 6.0), (0, 6.0 + 2.5 / 8), (0, 6.0 + 6.5 / 8)]
     monkeypatch.setattr("sora_pack.sora_core.training.objective.caption", lambda *_, start, seconds, **__: f"{start} {seconds}")
     monkeypatch.setattr("sora_pack.sora_core.training.objective.TEXT_DROPOUT", 0.0)
-    assert tell(*to_tell(shard, made), np.random.default_rng(0)) == [["6.0 2.0"]]
+    assert tell(*to_tell(shard, made), np.random.default_rng(0)) == [["6.0 1.0"]]
 
 
 def test_the_second_shot_has_the_same_characters_elsewhere(bank):

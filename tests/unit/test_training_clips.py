@@ -83,7 +83,7 @@ def test_a_caption_of_other_letters_costs_one_video(tmp_path):
     assert broken[0] == "b.txt: its letters are not UTF-8: save it as UTF-8"
 
 
-SHAPES = [(3000, 200, (352, 32)), (1920, 1080, (176, 96)), (1080, 1920, (96, 176)), (512, 512, (128, 128)), (640, 480, (144, 112))]
+SHAPES = [(3000, 200, (480, 32)), (1920, 1080, (176, 96)), (1080, 1920, (96, 176)), (512, 512, (128, 128)), (640, 480, (144, 112))]
 
 
 @pytest.mark.parametrize("width, height, size", SHAPES)

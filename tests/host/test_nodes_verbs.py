@@ -402,6 +402,15 @@ def test_solvers_of_the_host_that_leave_noise_in_known_cells(graph, host_files):
 
 
 PICTURE = {**canvas(1.0, **SIZE, name="empty"), **clip("picture", 1), **place(0.5, latent="empty", name="canvas")}
+
+
+def test_a_picture_is_placed_on_what_a_sampler_of_the_host_made(graph):
+    """Its canvas has no known cell to be told by; the graph says that only a sampler stands between."""
+    prompt = {**BEGIN, **PICTURE, **ksample(steps=1), **clip("more", 1, seed=8), **place(0.25, image="more", latent="sample", name="again")}
+    first, second, images = graph.run({**prompt, **frames("again")}, ["picture", 0], ["more", 0], ["frames", 0])
+    assert torch.equal(images[4], first[0]) and torch.equal(images[2], second[0])
+
+
 """One picture at frame 4, so that no cell is known."""
 
 EDITS = {

@@ -67,7 +67,6 @@ def latent_of(vae, given: Given, latent: dict | None = None) -> dict:
     def read(source: int, start: int, count: int) -> Tensor:
         return frames_as_pixels(given.sources[source], start, count)
 
-    made_with = given.mask
     latents, guides = encode_given(coder, canvas, read, batch, lambda source, *which: given.sources[source].cells(*which))
     held = (encode_held(coder, read(g.source, g.start, 1)).float().cpu() for g in canvas.guides)
     given = replace(
@@ -80,7 +79,7 @@ def latent_of(vae, given: Given, latent: dict | None = None) -> dict:
     mask = canvas.mask().view(1, 1, -1, 1, 1)
     bare = {name: value for name, value in (latent or {}).items() if name != "noise_mask"}
     other = (latent or {}).get("noise_mask")
-    if other is not None and other is not made_with:  # somebody's own, not that of an earlier verb
+    if other is not None and other is not given.mask:  # somebody's own, not that of an earlier verb
         given = replace(given, own_mask=comfy.utils.reshape_mask(other, samples[:, :1].shape))
     if given.own_mask is not None:
         mask = mask * given.own_mask
@@ -141,8 +140,8 @@ def enlarged(latent: dict) -> dict:
     if given.own_mask is not None:
         given = replace(given, own_mask=comfy.utils.reshape_mask(given.own_mask, samples[:, :1].shape))
     if given.region is None:
-        numbers = {name: latent[name] for name in ("batch_index",) if name in latent}
-        return latent_of(given.vae, given, {**numbers, "samples": samples})
+        bare = {name: value for name, value in latent.items() if name != "noise_mask"}  # that of the smaller size
+        return latent_of(given.vae, given, bare)
     region = fitted(given.region.unsqueeze(-1), canvas.shape.width, canvas.shape.height, "stretch", "area")[..., 0]
     return remix_latent(replace(given, region=region), samples)
 

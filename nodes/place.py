@@ -128,10 +128,10 @@ def with_picture(given: Given, image, frame: int, fit: str, batch: int, name: st
 def with_shots(latent: dict, positive: list | None) -> tuple[dict, list | None]:
     """A canvas with the pictures of a storyboard at the beginnings of their shots, and the CONDITIONING without them, its shots where they
     are on the canvas. Raises ValueError."""
-    given, positive = given_of(latent), shots_on(latent, positive)
+    positive = shots_on(latent, positive)
     if not has_pictures(positive):
         return latent, positive
-    shots = shots_of(positive)
+    shots, given = shots_of(positive), given_of(latent)
     given, shape = canvas_of(latent, given and given.vae)
     begin, end = given.canvas.told
     for number, (picture, start) in enumerate(zip(shots.pictures, (begin, *shots.starts[1:])), start=1):
@@ -151,8 +151,9 @@ def with_shots(latent: dict, positive: list | None) -> tuple[dict, list | None]:
 
 def shots_on(latent: dict, conditioning: list | None) -> list | None:
     """A CONDITIONING whose shots count their seconds from where the canvas begins to be told: behind the video that it goes on from."""
-    given, shots = given_of(latent), shots_of(conditioning)
-    if given is None or shots is None or not (begin := given.canvas.told[0]):
+    shots = shots_of(conditioning)
+    given = shots and given_of(latent)
+    if given is None or not (begin := given.canvas.told[0]):
         return conditioning
     later = replace(shots, starts=(shots.starts[0], *(start + begin for start in shots.starts[1:])))
     return [[rows, {**extra, KEY: later} if KEY in extra else extra] for rows, extra in conditioning]

@@ -94,9 +94,8 @@ class SoraPlan(io.ComfyNode):
         planned, given = {**latent, KEY: replace(given, plan=settings)}, replace(given_of(seen), plan=settings)
         made = plan_for(model, positive, given, prepare(model, seen, NoNoise).known)
         check_memory(model, given, made, batch)
-        note = "\n".join(
-            [summary(made), *disagreement(given.canvas, shots), *costs(model, made, given, batch), picture(made, len(made.passes))]
-        )
+        lines = [summary(made), *disagreement(given.canvas, shots), *costs(model, made, given, batch)]
+        note = "\n".join([*lines, picture(made, len(made.passes))])
         show_on_node(cls, note)
         return io.NodeOutput(planned, ui=ui.PreviewText(note))
 

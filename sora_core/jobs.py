@@ -34,7 +34,7 @@ FORMAT = 1
 """Part of every key: raised when the same settings no longer make the same latents."""
 
 SAVE_SECONDS = float(os.environ.get("SORA_SAVE_SECONDS", 30))
-"""Between two saves inside a pass: so much work, and a step, is lost at most."""
+"""Between two saves inside a pass: so much work, and a step, is lost at most. scripts/kill_trials.py makes it shorter."""
 
 POLL_SECONDS = 0.2
 

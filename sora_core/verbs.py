@@ -32,8 +32,10 @@ def place(canvas: Canvas, frame: int, source: int, count: int = 1) -> Canvas:
     if not 0 <= frame <= last:
         raise ValueError(f"frame {frame} is not on the canvas: use 0 to {last}" if last >= 0 else f"{count} frames are too many")
     spans, guides = list(canvas.spans), list(canvas.guides)
-    # In the lattice, which may be a part of the result only. That of a loop ends with frames with which the result begins.
-    for first in (frame - canvas.offset, *([frame - canvas.offset + canvas.timeline.frames] if canvas.loops else [])):
+    firsts = [frame - canvas.offset]  # in the lattice, which may be a part of the result only
+    if canvas.loops:  # it ends with frames with which the result begins
+        firsts.append(firsts[0] + canvas.timeline.frames)
+    for first in firsts:
         start, end = max(first, 0), min(first + count, canvas.shape.frames)
         if start < end:
             guides = [guide for guide in guides if not start <= guide.frame < end]

@@ -189,22 +189,8 @@ def _bank(args: argparse.Namespace) -> None:
 def _settings(args: argparse.Namespace, **more):
     from .gpu import default_workers
 
-    names = (
-        "size",
-        "tokens",
-        "asking",
-        "muon_lr",
-        "adam_lr",
-        "reading_steps",
-        "start",
-        "vae",
-        "text",
-        "decay",
-        "sheets",
-        "optimizer",
-        "seed",
-    )
-    chosen = {name: getattr(args, name) for name in names}
+    names = ["size", "tokens", "asking", "optimizer", "muon_lr", "adam_lr", "decay", "reading_steps", "start", "vae", "text"]
+    chosen = {name: getattr(args, name) for name in [*names, "sheets", "seed"]}
     curves = {name: tuple(getattr(args, name)) for name in ("still_share", "sigma_mean", "detail")}
     workers = default_workers() if args.workers < 0 else args.workers
     return Settings(**chosen, **curves, workers=workers, compile=args.compile, **more)

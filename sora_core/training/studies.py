@@ -121,15 +121,15 @@ def prompt_adherence(student: Student, vae: VideoVAE, native_fps: float, length:
     observer, scenes, side = load_observer(), list(scored_scenes(PROMPTS)), round(128 * SCALE)
     prompts = [caption(scene, length, "en", scene.seed, seconds=SECONDS) for scene in scenes]
     made = videos(student, vae, prompts, SHIFT, native_fps, side)
-    hits, true, counts = 0, 0, 0
+    hits, true = [], []
     for scene, prompt, frames in zip(scenes, prompts, made, strict=True):
         renders = render(scene, [k / native_fps for k in range(len(frames))], side, side)
-        readings = observer.read([frames.cpu(), renders])
+        seen, shown = observer.read([frames.cpu(), renders])
         facts = [fact for fact in told(scene, prompt, "en", SECONDS) if length == "long" or fact.kind in SHORT_TELL]
-        hits, true = (sum(found(fact, reading) for fact in facts) + before for reading, before in zip(readings, (hits, true), strict=True))
-        counts += len(facts)
-    low, high = wilson(hits, counts)
-    return {"adherence": hits / counts, "low": low, "high": high, "facts": counts, "of renders": true / counts}
+        hits += [found(fact, seen) for fact in facts]
+        true += [found(fact, shown) for fact in facts]
+    low, high = wilson(sum(hits), len(hits))
+    return {"adherence": sum(hits) / len(hits), "low": low, "high": high, "facts": len(hits), "of renders": sum(true) / len(true)}
 
 
 @torch.no_grad()

@@ -5,7 +5,8 @@ A *pass* makes some cells and sees others, which are given or were made by passe
     single      everything in one pass
     rollout     window after window, each seeing the last cells of the one before; every model can do it
     foresight   first a sketch of the whole length, at most `distance` cells apart, so that the beginning knows the end; then each gap,
-                seeing sketched cells on both sides. No gap sees another, so errors do not pile up and any gap can be made again alone
+                seeing sketched cells on both sides. No gap sees another, so errors do not pile up and any gap can be made again alone.
+                Where nothing is given, the sketch goes on from an opening that is made before it
 
 A *take* is a run of shots without a cut. Each take has a sketch of its own, and those after the first see some cells of the first, where
 the characters come in: so a change of one shot leaves the passes of all other takes as they are, unless it is in the first.
@@ -30,6 +31,10 @@ OVERLAP = 3
 
 BESIDE = 2
 """Sketched cells that a gap sees on each side."""
+
+OPENING = 9
+"""Most cells of the opening of a foresight. A model tells the one-frame cell 0 by the cells around it: among cells far apart it makes it as
+one of several frames, of another light than what follows (frame 1 then differs from frame 0 by 4 times as much)."""
 
 SMALLEST_PASS = 2 * BESIDE + DISTANCE
 """Cells that are enough for the gaps of a foresight, whatever the length: the least that a long video needs at once."""
@@ -226,12 +231,15 @@ def _window(known: frozenset[int], first: int, room: int, stop: int, overlap: in
 
 
 def foresight(lattice: Lattice, distance: int = DISTANCE) -> Plan:
-    """A sketch of every take, then every gap between sketched cells."""
+    """An opening where nothing is given; a sketch of every take, then every gap between sketched cells."""
     if distance < 1:
         raise ValueError(f"distance {distance} is too small: use 1 or more cells")
-    known, sketch = lattice.known, sketched(lattice, distance)
+    first = range(min(OPENING, distance + 1, lattice.cells))
+    opening = () if lattice.known else tuple(k for k in first if lattice.take_of(k) == lattice.take_of(0))
+    begun = replace(lattice, known=lattice.known.union(opening))
+    known, sketch = begun.known, sketched(begun, distance)
     takes = [list(cells) for _, cells in itertools.groupby(sketch, lattice.take_of)]
-    sketches, gaps = [], []
+    sketches, gaps = [Pass("opening", opening)] if opening else [], []
     for take in takes:
         make = tuple(k for k in take if k not in known)
         references = spread(takes[0], REFERENCES) if take is not takes[0] else []
@@ -265,10 +273,9 @@ def outline(known: Iterable[int], distance: int) -> list[int]:
 
 
 def spread(cells: list[int], count: int) -> list[int]:
-    """At most `count` of the cells, evenly, the first and the last among them."""
-    if len(cells) <= count:
-        return cells
-    return [cells[i * (len(cells) - 1) // (count - 1)] for i in range(count)]
+    """At most `count` of the cells, evenly in time, the first and the last among them."""
+    step = (cells[-1] - cells[0]) / (count - 1)
+    return sorted({min(cells, key=lambda k: abs(k - cells[0] - i * step)) for i in range(count)})
 
 
 # -- what a plan must be -------------------------------------------------------------------------------------------------------------
@@ -299,9 +306,10 @@ MADE, SEEN, ABSENT = "#", "o", "."
 def picture(plan: Plan, rows: int = 24) -> str:
     """The plan as text: a row a pass, a sign a cell (# made, o seen, . not there), at most so many rows.
 
-    0 sketch #.......#.......#
-    1 gap    o#######o.......o
-    2 gap    o.......o#######o
+    0 opening #####........
+    1 sketch  oo.oo...#...#
+    2 gap     ...oo###o...o
+    3 gap     ....o...o###o
     """
     lines = list(itertools.islice(_rows(plan), rows))
     if len(plan.passes) > rows:

@@ -28,7 +28,7 @@ from torch import Tensor
 from ..checkpoint import save_model
 from ..config import TEXT_DIM, TEXT_ROW_MULTIPLE
 from ..generate import beginning, generate
-from ..jobs import content_hash
+from ..jobs import FORMAT, content_hash
 from ..pipeline import Pipeline
 from ..plan import Lattice, Plan, make_plan, window_of
 from ..shapes import Strides, VideoShape, frames_for_seconds
@@ -74,7 +74,7 @@ def make_film(studio: Studio, board: Storyboard, shape: VideoShape, seed: int, k
     starts, cuts = [shot.start for shot in board.shots], [shot.cut for shot in board.shots]
     lattice = lattice_of(shape.seconds_of_cells, frozenset(range(count)), starts, cuts)
     plan = make_plan(kind, lattice, window=window_of(pipeline.header, shape.strides))
-    facts = [studio.model, studio.steps, studio.guidance, SOLVER, board.texts, starts, cuts]
+    facts = [FORMAT, studio.model, studio.steps, studio.guidance, SOLVER, board.texts, starts, cuts]
     facts += [list(shape.latent), shape.fps, seed, repr(plan.passes), known]
     path = studio.folder / f"film-{content_hash(facts)[:24]}.safetensors"
     if not path.is_file():

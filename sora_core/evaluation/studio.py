@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,13 +15,14 @@ from torch import Tensor
 from ..autoencoder import denormalise, frames_of, normalise, pixels_of
 from ..checkpoint import save_model
 from ..generate import GUIDANCE, SOLVER, STEPS
+from ..jobs import FORMAT
 from ..pipeline import Pipeline, noise_of
 from ..shapes import VideoShape
 
 
 def digest(pipeline: Pipeline) -> str:
-    """Twelve letters that name a model: its weights, and its header, which says how it is sampled."""
-    total = hashlib.sha256(repr(pipeline.header).encode())
+    """Twelve letters that name a model: its weights, and its header, which says how it is sampled; by which plan is said apart."""
+    total = hashlib.sha256(repr(replace(pipeline.header, foresight=False)).encode())
     for module in (pipeline.transformer, pipeline.text, pipeline.vae):
         for name, tensor in sorted(module.state_dict().items()):
             total.update(name.encode())
@@ -69,6 +70,7 @@ class Studio:
         guides, shots = guides or {}, shots or {}
         given = torch.cat([known, *guides.values()], 2)
         name = {"model": self.model, "steps": self.steps, "guidance": self.guidance, "solver": SOLVER, "prompt": prompt, "seed": seed}
+        name["format"] = FORMAT
         name |= {"shape": [*shape.latent, shape.fps], "known": known.shape[2], "guides": list(guides)}
         name["given"] = hashlib.sha256(given.numpy().tobytes()).hexdigest()
         if shots:

@@ -31,6 +31,7 @@ from ..canvas import NEW, Canvas, Latents, result_frames
 from ..checkpoint import CheckpointError
 from ..files import atomic_path
 from ..generate import GIVEN_GUIDANCE, STEPS
+from ..jobs import FORMAT
 from ..pipeline import SHIPPED, Pipeline
 from ..shapes import VideoShape
 from ..world import PLACES, TIMES_OF_DAY, caption, is_held_out, render, scene_for
@@ -336,7 +337,7 @@ def main() -> None:
         raise SystemExit(str(error)) from error
     options = {"steps": args.steps, "guidance": args.guidance}
     model = {"hash": digest(pipeline), **options}
-    name = "-".join(map(str, model.values()))
+    name = "-".join(map(str, [*model.values(), FORMAT]))
     rows = rows_of(measure_all(pipeline, args.scenes, Path(args.folder) / name, **options))
     Path(args.out).write_text(to_json(rows, {"file": Path(args.model).name, **model}), encoding="utf-8")
     print(table(rows))

@@ -146,15 +146,26 @@ def test_passes_of_a_group_need_not_one_another(plan, cells):
 
 
 def test_gaps_of_a_minute_are_made_together():
-    assert [len(group) for group in foresight(Lattice(121)).groups(1000)] == [1, 1, 13, 1]
+    assert [len(group) for group in foresight(Lattice(121)).groups(1000)] == [1, 1, 1, 12, 1]
     assert [len(group) for group in rollout(Lattice(121), 11).groups(1000)] == [1] * len(rollout(Lattice(121), 11).passes)
 
 
 def test_a_minute_by_foresight():
-    plan = foresight(Lattice(121))
-    assert plan.passes[0] == Pass("sketch", tuple(range(0, 121, 8)))
-    assert [len(p.make) for p in plan.passes[1:]] == [7] * 15
-    assert plan.passes[3].see == (8, 16, 24, 32) and plan.largest == 16
+    """The opening, which is whole, in place of the first gap."""
+    opening, sketch, *gaps = foresight(Lattice(121)).passes
+    assert opening == Pass("opening", tuple(range(9))) and sketch == Pass("sketch", tuple(range(16, 121, 8)), (0, 1, 7, 8))
+    assert [len(p.make) for p in gaps] == [7] * 14
+    assert gaps[0].see == (7, 8, 16, 24) and gaps[2].see == (16, 24, 32, 40) and foresight(Lattice(121)).largest == 18
+
+
+def test_no_opening_where_something_is_given():
+    assert [p.name for p in foresight(Lattice(20, frozenset({19}))).passes] == ["sketch", "gap", "gap", "gap"]
+
+
+def test_an_opening_ends_with_its_take_and_is_no_larger_than_a_gap():
+    takes = (0,) * 5 + (1,) * 10
+    assert foresight(Lattice(15, frozenset(), takes, takes)).passes[0].make == tuple(range(5))
+    assert foresight(Lattice(15), 3).passes[0].make == tuple(range(4))
 
 
 def test_takes_after_the_first_see_its_characters_and_nothing_of_each_other():
@@ -217,10 +228,11 @@ def test_errors_name_the_right_value(make, says):
 
 
 def test_the_picture():
-    assert picture(foresight(Lattice(9), 4).redo({2: 5})).splitlines() == [
-        "0 sketch #...#...#",
-        "1 gap    o###o...o",
-        "2 gap    o...o###o  seed 5",
+    assert picture(foresight(Lattice(13), 4).redo({2: 5})).splitlines() == [
+        "0 opening #####........",
+        "1 sketch  oo.oo...#...#",
+        "2 gap     ...oo###o...o  seed 5",
+        "3 gap     ....o...o###o",
     ]
     assert picture(single(Lattice(3, frozenset({0})))) == "0 whole o##"
     assert picture(foresight(Lattice(121)), rows=2).splitlines()[-1] == "... and 14 more passes"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .canvas import check_whole_tokens
@@ -43,6 +46,8 @@ def generate(
     jobs: Path | None = None,
     save_seconds: float = SAVE_SECONDS,
     at_once: int | None = None,
+    guides: Sequence[tuple[int, Tensor]] = (),
+    seconds: list[float] | None = None,
 ) -> Tensor:
     """Latents of a video of `shape`.
 
@@ -63,6 +68,8 @@ def generate(
         jobs: a folder that keeps what every pass made, and inside a pass how far it came every `save_seconds`.
         at_once: see run_plan; default what suits the device. Of more than one video passes are made one by one. Together they make the
             same but for rounding (below 1e-4 in float32).
+        guides: (frame, normalised latents [1, C, 1, H, W]) of pictures that steer the passes around them and are not part of the result.
+        seconds: when each cell ends, for its noise; default counted from cell 0.
 
     Returns:
         normalised latents [B, C, F, H, W], float32.
@@ -75,19 +82,23 @@ def generate(
         raise ValueError("mask: it says what to keep, so `known` must be given too")
     if known is not None and len(known) == 1:
         known = known.expand(len(words), -1, -1, -1, -1)
+    if guides and mask is None:
+        mask = torch.ones(1, 1, shape.cells, 1, 1)
     plan = plan or single(Lattice(shape.cells, known_cells(mask)))
     _check_fit(shape, len(words), known, mask, plan)
     shots = set(plan.lattice.shots)
     if shot_words and not (shots and shots <= set(range(len(shot_words)))):
         raise ValueError(f"shot_words: {len(shot_words)} texts, and the plan has the shots {sorted(shots)}: give one text for each shot")
+    beside = [frame / shape.strides.time * (header.native_fps / shape.fps) for frame, _ in guides]
     away = words.new_zeros(1, TEXT_ROW_MULTIPLE, words.shape[-1]) if negative is None else negative.to(words.dtype)
     passes = CorePasses(
         transformer=transformer,
         text=transformer.prepare_text(words, shot_words),
         empty=transformer.prepare_text(away) if guidance != 1 else None,
         guidance=guidance,
-        shape=shape,
-        positions=torch.tensor(shape.positions(header.native_fps), device=words.device),
+        positions=torch.tensor(shape.positions(header.native_fps) + beside, device=words.device),
+        seconds=seconds or shape.seconds_of_cells,
+        guides=[(frame / shape.strides.time, latents.to(words.device)) for frame, latents in guides],
         sigmas=schedule(steps, header.shift, denoise),
         solve=solve,
         seed=seed,
@@ -102,9 +113,13 @@ def generate(
         # Not the length: the first passes of a longer video are the same.
         form = [shape.latent[0], *shape.latent[2:], shape.fps, str(shape.strides)]
         facts = [content_hash(transformer.state_dict()), str(header), form, words, away, guidance, passes.sigmas, solver, seed]
+        if guides or seconds:
+            facts.append([guides, seconds])
         each = [passes.facts(p) for p in plan.passes]
         job = Job(jobs, plan, facts, each, start, f"{shape.width}x{shape.height}, {shape.seconds:g} s, seed {seed}", every=save_seconds)
-    if at_once is None or len(words) > 1:
+    if guides:
+        at_once = 0  # passes around a guide look like no others
+    elif at_once is None or len(words) > 1:
         at_once = at_once_on(words.device, shape.tokens_per_cell, len(words))
     return run_plan(plan, start, passes.make, job, at_once=at_once)
 
@@ -141,8 +156,9 @@ class CorePasses:
     text: PreparedText
     empty: PreparedText | None
     guidance: float
-    shape: VideoShape
     positions: Tensor
+    seconds: list[float]
+    guides: list[tuple[float, Tensor]]  # in cells from cell 0
     sigmas: list[float]
     solve: Solver
     seed: int
@@ -153,15 +169,19 @@ class CorePasses:
 
     def make(self, group: list[Pass], cells: list[Tensor], progress: Progress | None) -> list[Tensor]:
         first, batch = group[0], len(cells[0])  # all others look as the first does
+        guides = [i for i, (at, _) in enumerate(self.guides) if first.cells[0] - 1 < at <= first.cells[-1]]
+        start = torch.cat([torch.cat(cells), *(self.guides[i][1].expand(batch, -1, -1, -1, -1) for i in guides)], 2)
+        behind = (0, 0, 0, 0, 0, len(guides))  # guides stand behind the cells, without noise
 
         def noise(level: float) -> Tensor:
-            return torch.cat([self._noise(p, batch, level) for p in group])
+            return F.pad(torch.cat([self._noise(p, cells[0].shape, level) for p in group]), behind)
 
         kept = stacked([mask_of(p, self.mask) for p in group], batch)
-        start = torch.cat(cells)
+        kept = F.pad(kept, behind) if guides else kept
         x = renoise(start, noise(1.0).to(start), self.sigmas[0], kept)
-        shots = [self.shots[k] for k in first.cells] if self.shots else None
-        velocity = guided(self.transformer, self.text, self.empty, self.guidance, positions=self.positions[first.cells], shots=shots)
+        positions = self.positions[first.cells + [len(self.seconds) + i for i in guides]]
+        shots = [self.shots[k] for k in first.cells + [math.ceil(self.guides[i][0]) for i in guides]] if self.shots else None
+        velocity = guided(self.transformer, self.text, self.empty, self.guidance, positions=positions, shots=shots)
         saved = progress and progress.load()
         state = State(int(saved["done"]), saved["x"], saved["velocity"]) if saved else None
 
@@ -173,16 +193,15 @@ class CorePasses:
                 self.callback(done)
 
         told = after_step if self.callback or progress else None
-        return list(self.solve(velocity, x, self.sigmas, kept, told, state, noise).split(batch))
+        return list(self.solve(velocity, x, self.sigmas, kept, told, state, noise)[:, :, : len(first.cells)].split(batch))
 
     def facts(self, p: Pass) -> list:
         """What determines a pass beside the latents of its cells and what all passes have in common."""
         shots = [self.shots[k] for k in p.cells] if self.shots else []
         return [shots, [self.shot_words[i] for i in sorted(set(shots))], mask_of(p, self.mask)]
 
-    def _noise(self, p: Pass, batch: int, level: float) -> Tensor:
+    def _noise(self, p: Pass, size: tuple[int, ...], level: float) -> Tensor:
         """[B, C, f, h, w]."""
-        c, _, h, w = self.shape.latent
-        seconds, seed = self.shape.seconds_of_cells, self.seed if p.seed is None else p.seed
-        times = [seconds[k] for k in p.cells]
+        batch, c, _, h, w = size
+        seed, times = self.seed if p.seed is None else p.seed, [self.seconds[k] for k in p.cells]
         return torch.stack([cell_noise(seed, b, times, (c, h, w), level) for b in range(batch)])

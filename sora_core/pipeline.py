@@ -12,10 +12,9 @@ from torch import Tensor
 from .autoencoder import VideoVAE, denormalise, frames_of, normalise, pixels_of
 from .canvas import Canvas, Latents, blank, check_whole_tokens, encode_given, result_frames
 from .checkpoint import CheckpointError, load_text, load_transformer, load_vae, model_header
-from .config import TEXT_ROW_MULTIPLE, ModelHeader
-from .denoise import Noise, guided, renoise, solver_of
-from .flow import cell_noise, schedule
-from .generate import GIVEN_GUIDANCE, SOLVER, STEPS, beginning, generate
+from .config import ModelHeader
+from .denoise import solver_of
+from .generate import GIVEN_GUIDANCE, GUIDANCE, SOLVER, STEPS, beginning, generate
 from .passes import known_cells
 from .plan import Lattice, PlanSettings, window_of
 from .shapes import VideoShape, check_size, frames_for_seconds
@@ -88,7 +87,9 @@ class Pipeline:
         if options.get("plan") is None:
             lattice = Lattice(shape.cells, known_cells(options.get("mask")))
             options["plan"] = PlanSettings().plan(lattice, window_of(self.header, shape.strides), self.header.foresight)
-        check_fits(shape, config=self.transformer.config, dtype=dtype, at_once=options["plan"].largest, device=self.text.device)
+        sizes = {"config": self.transformer.config, "vae": self.vae.config, "text": self.text.config}
+        guidance = options.get("guidance", GUIDANCE)
+        check_fits(shape, **sizes, dtype=dtype, at_once=options["plan"].largest, device=self.text.device, guidance=guidance)
         words = self.text.encode([prompt]).to(dtype)
         z = generate(self.transformer, self.header, words, shape, **options)
         if picture is None:
@@ -97,10 +98,10 @@ class Pipeline:
         chunks = result_frames(place(blank(shape), 0, 0), lambda: made, lambda *_: iter([first]))
         return (chunk.mul(255).round().byte() for chunk in chunks)
 
+    @torch.inference_mode()  # not a block inside: that would stay on in the caller from chunk to chunk
     def _decoded(self, z: Tensor) -> Iterator[Tensor]:
         """Chunks [1, 3, n, H, W] in -1..1 of normalised latents."""
-        with torch.inference_mode():
-            yield from self.vae.decode_chunks(denormalise(z).to(self.vae.conv2.weight.dtype))
+        yield from self.vae.decode_chunks(denormalise(z).to(self.vae.conv2.weight.dtype))
 
     @torch.inference_mode()
     def complete(self, canvas: Canvas, sources: Sequence[Tensor], prompt: str = "", *, seed: int = 0, steps: int = STEPS,
@@ -121,43 +122,23 @@ class Pipeline:
         solver_of(solver)  # refused before anything is encoded
         if mask is not None:
             check_whole_tokens(mask)
-        f = canvas.shape.cells
         latents, guides = self.encode_given(canvas, sources, latents_of)
         known = canvas.mask().view(1, 1, -1, 1, 1)
         if start is not None:
             latents = torch.where(known == 0, latents, start.float().cpu())
-        given = normalise(torch.cat([latents, *guides], 2))
         mask = known if mask is None else mask
-        mask = torch.cat([mask, mask.new_zeros(1, 1, len(guides), *mask.shape[3:])], 2)
-        positions = canvas.positions(self.header.native_fps)
-        options = {"steps": steps, "guidance": guidance, "solver": solver, "denoise": denoise}
-        made = self.make_cells(given, mask, noise_of(seed, canvas.seconds_of_cells, given), positions, prompt, **options)
-        return torch.where(mask[:, :, :f] == 0, latents, denormalise(made[:, :, :f]))
+        given = {"known": normalise(latents), "mask": mask, "seconds": canvas.seconds_of_cells}
+        given["guides"] = [(guide.frame, normalise(z)) for guide, z in zip(canvas.guides, guides, strict=True)]
+        made = self.cells(prompt, canvas.shape, seed=seed, steps=steps, guidance=guidance, solver=solver, denoise=denoise, **given)
+        return torch.where(mask == 0, latents, denormalise(made))
 
     @torch.inference_mode()
-    def make_cells(self, given: Tensor, mask: Tensor, noise: Noise, positions: list[float], prompt: str, *, steps: int,
-                   guidance: float, solver: str, denoise: float = 1.0, shot_prompts: Sequence[str] = (),
-                   shots: list[int] | None = None) -> Tensor:  # fmt: skip
-        """Normalised latents [1, C, F, h, w], float32 on the CPU, of cells in any places: `given` where `mask` is 0, the others made.
-
-        Without any words it is made without guidance, which would lead away from the same.
-
-        Args:
-            given: normalised latents.
-            noise: of every cell (`noise_of`).
-            mask: [1, 1, F, 1, 1], or with h, w in place of 1: 0 = keep.
-            positions: of the cells, guides among them.
-            shot_prompts, shots: words of each shot, and which of them each cell hears beside `prompt`.
-        """
-        weight, sigmas = self.vae.conv2.weight, schedule(steps, self.header.shift, denoise)
-        words, *of_shots = (self.text.encode([text]).to(weight.dtype) for text in (prompt, *shot_prompts))
-        text, empty = self.transformer.prepare_text(words, of_shots), None
-        if guidance != 1 and any((prompt, *shot_prompts)):
-            empty = self.transformer.prepare_text(words.new_zeros(1, TEXT_ROW_MULTIPLE, words.shape[-1]))
-        where = torch.tensor(positions, device=weight.device)
-        velocity = guided(self.transformer, text, empty, guidance, positions=where, shots=shots)
-        x = renoise(given, noise(1.0), sigmas[0], mask).to(weight.device)
-        return solver_of(solver)(velocity, x, sigmas, mask.to(weight.device), noise=noise).float().cpu()
+    def cells(self, prompt: str, shape: VideoShape, shot_prompts: Sequence[str] = (), *, guidance: float, **options) -> Tensor:
+        """`generate` with prompts in place of text states, on the CPU; without any words there is no guidance, which would lead away from
+        the same."""
+        dtype, guidance = self.vae.conv2.weight.dtype, guidance if any((prompt, *shot_prompts)) else 1.0
+        words, *of_shots = (self.text.encode([text]).to(dtype) for text in (prompt, *shot_prompts))
+        return generate(self.transformer, self.header, words, shape, guidance=guidance, shot_words=of_shots, **options).cpu()
 
     @torch.inference_mode()
     def encode(self, frames: Tensor) -> Tensor:
@@ -193,17 +174,6 @@ class Pipeline:
             raise ValueError(f"picture: it is {tuple(picture.shape)} of {picture.dtype}, must be {wanted}")
         x = pixels_of(picture[None])[None].to(self.vae.conv2.weight)
         return beginning(normalise(self.vae.encode(x).float()), shape)
-
-
-def noise_of(seed: int, seconds: list[float], cells: Tensor) -> Noise:
-    """The noise of some cells [1, C, F, h, w], the first of which end at these seconds; guides behind them have none."""
-
-    def noise(level: float) -> Tensor:
-        made = torch.zeros_like(cells)
-        made[:, :, : len(seconds)] = cell_noise(seed, 0, seconds, (cells.shape[1], *cells.shape[3:]), level)
-        return made
-
-    return noise
 
 
 def _companions(path: Path, given: dict[str, str | Path | None]) -> dict[str, Path]:

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from ..autoencoder import denormalise, frames_of, normalise, pixels_of
 from ..checkpoint import save_model
-from ..generate import GUIDANCE, SOLVER, STEPS
+from ..generate import GUIDANCE, SOLVER, STEPS, beginning
 from ..jobs import FORMAT
-from ..pipeline import Pipeline, noise_of
+from ..pipeline import Pipeline
+from ..plan import Lattice, single
 from ..shapes import VideoShape
 
 
@@ -81,17 +82,9 @@ class Studio:
         return self.decode(load_file(path)["latents"])
 
     def _make(self, prompt: str, shape: VideoShape, seed: int, known: Tensor, guides: dict[int, Tensor], shots: dict[int, str]) -> Tensor:
-        """Latents of all cells; the guides stand beside them and are left out at the end."""
-        (c, f, h, w), native_fps = shape.latent, self.pipeline.header.native_fps
-        first = known.shape[2]
-        given = torch.cat([known, torch.zeros(1, c, f - first, h, w), *guides.values()], 2)
-        mask = torch.zeros(1, 1, given.shape[2], 1, 1)
-        mask[:, :, first:f] = 1
-        noise = noise_of(seed, shape.seconds_of_cells, given)
-        positions = shape.positions(native_fps) + [frame / shape.strides.time * native_fps / shape.fps for frame in guides]
-        options = {"steps": self.steps, "guidance": self.guidance, "solver": SOLVER}
-        if shots:
-            cells = [*range(f), *map(shape.strides.cell_of_frame, guides)]
-            options["shot_prompts"] = list(shots.values())
-            options["shots"] = [bisect.bisect_right(list(shots), cell) - 1 for cell in cells]
-        return self.pipeline.make_cells(given, mask, noise, positions, prompt, **options)[:, :, :f]
+        """Latents of all cells, in one pass; arguments as for `video`."""
+        firsts = list(shots)
+        numbers = tuple(bisect.bisect_right(firsts, cell) - 1 for cell in range(shape.cells)) if shots else ()
+        plan = single(Lattice(shape.cells, frozenset(range(known.shape[2])), numbers))
+        options = {"seed": seed, "steps": self.steps, "guidance": self.guidance, "solver": SOLVER, "plan": plan}
+        return self.pipeline.cells(prompt, shape, list(shots.values()), guides=list(guides.items()), **beginning(known, shape), **options)

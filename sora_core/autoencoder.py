@@ -309,7 +309,7 @@ class VideoVAE(nn.Module):
         s, device = self.strides, device or x.device
         frames = s.frames(s.whole_cells(x.shape[2]))
         if not chunk or frames <= s.frames(1 + chunk):
-            return self.moments(_channels_last(x[:, :, :frames].to(device)))[0]  # one piece needs no memory
+            return self.moments(_channels_last(x[:, :, :frames].to(device)))[0]  # one piece needs no cache
         return torch.cat(list(self.encode_chunks(part.to(device) for part in _slices(x, frames, 1, s.time * chunk))), 2)
 
     def encode_chunks(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:

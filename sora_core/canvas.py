@@ -26,14 +26,13 @@ SEAM = 16
 """Frames over which what the codec lost of a given frame fades out of the made ones beside it."""
 
 MOVED = 0.1
-"""Mean difference of decoded frames, of 1, from which on a place does not show any more what it did, and carries nothing; half of it may
-be noise."""
+"""Mean difference of decoded frames, of 1, from which on a place counts as changed and carries nothing; half of it may be noise."""
 
 CONTENT = 0.2
-"""Mean of what a codec lost at a place, of 1, that is no detail but a body that it shows elsewhere; half of it may be colour."""
+"""Mean residual of a place, of 1, that is not detail but a body that the codec shows elsewhere; half of it may be colour."""
 
 REACH = 3
-"""Pixels that a place looks around: a codec blurs an edge over about half a latent cell to either side."""
+"""Radius of those means in pixels: a codec blurs an edge over about half a latent cell to either side."""
 
 HISTORY_CELLS = 2
 """Cells of false history shown to a causal encoder before a span from the middle of a video. Nothing true can stand there: what the
@@ -312,7 +311,7 @@ def result_frames(
             difference to a cell that was made is one of content. Otherwise the cut is hard.
         known: numbers of the cells that the lattice knows; default those of the canvas. A remix keeps others, by its mask.
     """
-    pieces, at, lattice = canvas.timeline.pieces, 0, _Walk(decode)
+    pieces, at, lattice = canvas.timeline.pieces, 0, _LatticeFrames(decode)
     known, strides = set(canvas.known if known is None else known), canvas.shape.strides
     end = canvas.timeline.frames if end is None else end
     last = None  # the frame before this piece
@@ -340,7 +339,7 @@ def result_frames(
         yield from take(_carried(run, piece.count, last if before else None, behind), first, count)
 
 
-class _Walk:
+class _LatticeFrames:
     """One pass over the frames of a lattice; a run may begin with the last frame of the one before it."""
 
     def __init__(self, decode: Callable[[], Iterator[Tensor]]):
@@ -389,8 +388,8 @@ def _fading(count: int, both: bool) -> list[float]:
 
 
 class _Loss:
-    """What the codec lost of a given frame, for the frames beside it, which are asked for from the nearest on: as far as it is detail,
-    and as a place has looked the same since. Anything else would stay behind as a ghost."""
+    """The codec's residual of a given frame, for the frames beside it, which are asked for from the nearest on: only where it is detail,
+    and where the picture has not changed since. Anything else would stay behind as a ghost."""
 
     def __init__(self, given: Tensor, decoded: Tensor):
         self.decoded, self.lost = decoded, given.to(decoded) - decoded

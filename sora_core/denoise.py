@@ -26,8 +26,8 @@ from where a solver can go on. What it raises ends the run, so cancelling is an 
 
 
 Noise = Callable[[float], Tensor]
-"""Noise [B, C, F, H, W] to put on at a level: at 1 that of the start. The same level gives the same noise, so a solver that goes on
-draws what it would have drawn."""
+"""Noise [B, C, F, H, W] to add at a level; level 1 is that of the start. It is a function of the level, so that a resumed solver draws
+what it would have drawn."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Solver(Protocol):
                 The model sees kept tokens at noise level 0, and what is kept comes back bit for bit.
             callback: called after each step.
             state: goes on from there, bit for bit as if it had never stopped; all else is as it was at the start.
-            noise: for solvers that put on more on the way.
+            noise: for solvers that add more on the way.
         """
         ...
 
@@ -114,14 +114,14 @@ def second_order(velocity, x, sigmas, mask=None, callback=None, state=None, nois
 
 
 def ancestral(velocity, x, sigmas, mask=None, callback=None, state=None, noise=None) -> Tensor:
-    """Euler's method with a part of the noise renewed at every step: a straight path keeps what it got wrong at high noise, this one
-    looks again. Arguments as Solver says; see `renewed`.
+    """Euler ancestral: a part of the noise is renewed at every step (`renewed`), so that errors made at high noise can be corrected, where
+    a straight path keeps them. Arguments as Solver says.
 
     Raises:
         ValueError: no `noise`.
     """
     if noise is None:
-        raise ValueError("noise: ancestral sampling puts on more on the way: say which")
+        raise ValueError("noise: ancestral sampling adds more on the way: say which")
 
     def step(i: int, x: Tensor, v: Tensor, before: Tensor | None) -> Tensor:
         sigma, to = sigmas[i : i + 2]
@@ -131,10 +131,10 @@ def ancestral(velocity, x, sigmas, mask=None, callback=None, state=None, noise=N
 
 
 def renewed(x0: Tensor, old: Tensor, sigma: float, to: float, noise: Noise) -> Tensor:
-    """The point at level `to` on the way from a point at `sigma`, whose clean latents are x0 and whose noise is `old`.
+    """One ancestral step from `sigma` to `to`, given the predicted clean latents x0 and the current noise `old`.
 
-    As ancestral sampling of the host goes (k-diffusion, for rectified flow): below the goal, to to^2 / sigma, and up again with new
-    noise, which leaves this share of the old; the smaller the step, the more.
+    As the host's ancestral sampling for rectified flow (after k-diffusion): down to to^2 / sigma, then up again with new noise. `kept` is
+    the share of the old noise that this leaves; the smaller the step, the more.
     """
     if to == 0:
         return x0

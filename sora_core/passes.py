@@ -1,4 +1,4 @@
-"""Runs a plan: pass by pass or some at once, whoever does the work, with what was made kept in a job."""
+"""Runs a plan, one pass or one batch of passes at a time, whoever does the work; results are kept in a job."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Make = Callable[[list[Pass], list[Tensor], Progress | None], list[Tensor]]
 their cells, the seen ones untouched."""
 
 TOKENS_AT_ONCE = 8_192
-"""Of one forward of several passes: fills a GPU, and takes a small model 300 MB."""
+"""Tokens of one batched forward of several passes: they fill a GPU, and take about 300 MB with a small model."""
 
 
 def run_plan(

@@ -177,7 +177,7 @@ class Pipeline:
 
 
 def _companions(path: Path, given: dict[str, str | Path | None]) -> dict[str, Path]:
-    """The files of a model beside its transformer: those given, or what its header names. Another model's would be no error, but noise."""
+    """The files of a model beside its transformer: those given, or what its header names. Another model's would load, and make noise."""
     header = model_header(path)
     unnamed = [kind for kind, file in given.items() if not (file or getattr(header, kind))]
     if unnamed:

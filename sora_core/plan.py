@@ -111,9 +111,9 @@ class Plan:
         return max((len(p.cells) for p in self.passes), default=0)
 
     def groups(self, cells: int) -> list[list[int]]:
-        """Numbers of the passes, in groups that one forward of at most so many cells may make, and in an order in which these can run,
-        which is not always that of the plan. The passes of a group see nothing of each other, and look alike to a model: it is told
-        distances, and no places. One that is made anew stands alone."""
+        """Numbers of the passes, in groups that one forward of at most so many cells may make, in an order in which these can run, which
+        is not always that of the plan. The passes of a group are independent and have the same relative layout, which is all that the
+        model sees. One that is made anew stands alone."""
         groups: list[list[int]] = []
         for number, p in enumerate(self.passes):
             after, home = set(), None  # after: what that group and those behind it make
@@ -291,7 +291,7 @@ def check(plan: Plan) -> None:
         if missing := set(p.see) - there:
             raise ValueError(f"{where} sees cell {min(missing)}, which nothing before it has made")
         if p.cells[0] != 0 and p.cells[0] not in p.see:
-            # A one-frame cell 0 looks like no other, so what a model sees first is cell 0 or no question.
+            # Cell 0 holds one frame, every other one several: a pass must start with cell 0 or with a known cell.
             raise ValueError(f"{where} begins with cell {p.cells[0]}: the first cell of a pass must be cell 0 or known")
         there.update(p.make)
     if left := set(range(plan.lattice.cells)) - there:

@@ -24,7 +24,7 @@ from .adherence import MOMENTS, described
 from .bench import FULL, QUICK, Bench
 from .metrics import DRIFT_SECONDS
 from .observer import load_observer
-from .report import Row, table, write
+from .report import Row, earlier, merged, table, write
 from .rows import ROWS
 from .studio import Studio
 
@@ -48,7 +48,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=STEPS, help="of sampling, default %(default)s")
     parser.add_argument("--guidance", type=float, default=GUIDANCE, help="default %(default)s")
     parser.add_argument("--folder", default="runs/evaluation", help="keeps latents, so that a killed run goes on")
-    parser.add_argument("--out", default="runs/evaluation", help="gets scorecard.json, .md, .svg and the worst clips")
+    out = "gets scorecard.json, .md, .svg and the worst clips; a part of the rows is added to those that are there"
+    parser.add_argument("--out", default="runs/evaluation", help=out)
     parts = parser.add_subparsers(dest="part")
     observer = parts.add_parser("observer", help="train the observer, measure it on renders it never saw, and write its weights")
     observer.add_argument("--folder", dest="observer_folder", default="runs/observer")
@@ -89,14 +90,16 @@ def score(args: argparse.Namespace) -> list[Row]:
     if args.prompts:
         budget = replace(budget, prompts=args.prompts, paired=max(1, args.prompts // 2))
     bench = Bench(studio, load_observer(), replace(budget, films=films, film_seconds=args.seconds), source, _say)
+    model, out = {"file": Path(args.model).name, "hash": studio.model, "steps": args.steps, "guidance": args.guidance}, Path(args.out)
+    before = earlier(out, model) if set(args.rows) < set(ROWS) else []  # a part of the rows is added to those of the same model
     rows, started = [], time.monotonic()
     for name in args.rows:
         rows += ROWS[name](bench)
         _say(f"{name}: {time.monotonic() - started:.0f} s")
-    model = {"file": Path(args.model).name, "hash": studio.model, "steps": args.steps, "guidance": args.guidance}
-    model |= {"size": "full" if args.full else "quick", **asdict(bench.budget)}
-    out = Path(args.out)
-    write(out, rows, model, worst_sheets(bench, out / "scorecard"))
+    model |= (
+        {"size": "measured in parts, n says of how many"} if before else {"size": "full" if args.full else "quick", **asdict(bench.budget)}
+    )
+    write(out, merged(before, rows), model, worst_sheets(bench, out / "scorecard"))
     return rows
 
 

@@ -12,6 +12,8 @@ import numpy as np
 
 from .intervals import bootstrap, mean, wilson
 
+WORST = "## The worst clips"
+OF_ONE_MODEL = ("hash", "steps", "guidance")  # of a scorecard: rows with others do not belong in one table
 SHARES = ("prompt adherence", "surprise", "returns", "shots")  # how the names of rows begin that the plot shows
 WIDTH, LEFT, RIGHT, STEP, TOP = 640, 250, 40, 22, 44
 
@@ -104,8 +106,31 @@ def plot(rows: Sequence[Row], title: str) -> str:
     return "\n".join([*parts, "</svg>"])
 
 
+def earlier(folder: Path, model: dict) -> list[Row]:
+    """Rows of the scorecard in a folder, to which some are to be added; none where there is no scorecard.
+
+    Raises:
+        ValueError: it is of another model, or of other settings than `model` says.
+    """
+    path = folder / "scorecard.json"
+    if not path.is_file():
+        return []
+    data = json.loads(path.read_text(encoding="utf-8"))
+    if other := [name for name in OF_ONE_MODEL if data["model"].get(name) != model[name]]:
+        was = ", ".join(f"{name} {data['model'].get(name)}" for name in other)
+        raise ValueError(f"out: {folder} holds the scorecard of another model or settings ({was}): give another folder, or all rows")
+    return [Row(**row) for row in data["rows"]]
+
+
+def merged(before: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
+    """Rows in place of those of the same names before them; new ones at the end."""
+    named = {row.name: row for row in before} | {row.name: row for row in rows}
+    return list(named.values())
+
+
 def write(folder: Path, rows: Sequence[Row], model: dict, sheets: Sequence[tuple[str, Path]] = ()) -> None:
-    """scorecard.json, .svg and .md in `folder`; `sheets` are words and pictures of the worst clips, in a folder beside."""
+    """scorecard.json, .svg and .md in `folder`; `sheets` are words and pictures of the worst clips, in a folder beside. Without any, those
+    that the page has stay."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "scorecard.json").write_text(to_json(rows, model), encoding="utf-8")
     shares = [row for row in rows if row.low is not None and row.name.startswith(SHARES)]
@@ -114,8 +139,11 @@ def write(folder: Path, rows: Sequence[Row], model: dict, sheets: Sequence[tuple
         (folder / "scorecard.svg").write_text(plot(shares, "shares; grey: on renders, red: bar"), encoding="utf-8")
         lines += ["![shares](scorecard.svg)", ""]
     lines.append(table(rows))
+    page = folder / "scorecard.md"
     if sheets:
-        lines += ["## The worst clips", "", "What was made, and below it a render of what was told. The observer missed what is named.", ""]
+        lines += [WORST, "", "What was made, and below it a render of what was told. The observer missed what is named.", ""]
         for words, path in sheets:
             lines += [words, "", f"![clip]({path.relative_to(folder).as_posix()})", ""]
-    (folder / "scorecard.md").write_text("\n".join(lines), encoding="utf-8")
+    elif page.is_file() and (found := page.read_text(encoding="utf-8").partition(WORST))[1]:
+        lines += [found[1] + found[2]]
+    page.write_text("\n".join(lines), encoding="utf-8")

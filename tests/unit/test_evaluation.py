@@ -464,6 +464,20 @@ def test_report_has_the_agreed_fields_and_says_what_is_not_met(tmp_path):
     assert len([e for e in svg.iter() if e.tag.endswith("circle")]) == 1
 
 
+def test_a_part_of_the_rows_is_added_to_those_of_the_same_model(tmp_path):
+    model = {"file": "m.safetensors", "hash": "abc", "steps": 20, "guidance": 3.5}
+    first, second = (report.Row(name, 0.5, 0.4, 0.6, 9) for name in ("one", "two"))
+    report.write(tmp_path, [first, second], model, [("words", tmp_path / "scorecard" / "worst0.png")])
+    better = report.Row("two", 0.7, 0.6, 0.8, 90)
+    rows = report.merged(report.earlier(tmp_path, model), [better, report.Row("three", 1, 1, 1, 1)])
+    assert [row.name for row in rows] == ["one", "two", "three"] and rows[1] == better and rows[0] == first
+    report.write(tmp_path, rows, model)
+    assert "worst0.png" in (tmp_path / "scorecard.md").read_text(), "the worst clips stay"
+    assert report.earlier(tmp_path / "nowhere", model) == []
+    with pytest.raises(ValueError, match="another model or settings .hash abc.: give another folder"):
+        report.earlier(tmp_path, {**model, "hash": "xyz"})
+
+
 def test_frames_that_lead_to_a_picture_are_told_from_those_that_do_not():
     ball = scene_for([("red", "ball", "slide right")])
     frames = render(ball, [k / 8 for k in range(17)], 64, 64)

@@ -39,9 +39,9 @@ class SoraPlan(io.ComfyNode):
                     options=["auto", *KINDS],
                     default="auto",
                     tooltip=(
-                        "single: all at once. rollout: window after window. foresight: first some cells of the whole length, then the gaps "
-                        "between them, so that the beginning knows the end. auto: single while it fits the model, then what it was "
-                        "trained for."
+                        "single: all at once. rollout: window after window. foresight: an opening, then some cells of the whole length, "
+                        "then the gaps between them, each of which knows what comes after it. auto: single while it fits the model, then "
+                        "what it was trained for."
                     ),
                 ),
                 io.Int.Input(
@@ -60,7 +60,7 @@ class SoraPlan(io.ComfyNode):
                     advanced=True,
                     tooltip=(
                         "Passes to make anew with another seed, by their number in the picture: 3=17, 5=2. In a foresight plan a gap "
-                        "changes alone; a window of a rollout, or the sketch, changes what is made behind it too."
+                        "changes alone; a window of a rollout, the opening or the sketch changes what is made behind it too."
                     ),
                 ),
                 io.Conditioning.Input(

@@ -4,9 +4,9 @@ A *pass* makes some cells and sees others, which are given or were made by passe
 
     single      everything in one pass
     rollout     window after window, each seeing the last cells of the one before; every model can do it
-    foresight   first a sketch of the whole length, at most `distance` cells apart, so that the beginning knows the end; then each gap,
-                seeing sketched cells on both sides. No gap sees another, so errors do not pile up and any gap can be made again alone.
-                Where nothing is given, the sketch goes on from an opening that is made before it
+    foresight   first a sketch of the whole length, at most `distance` cells apart; then each gap, seeing sketched cells on both sides,
+                so that it knows what comes. No gap sees another, so errors do not pile up and any gap can be made again alone. Where
+                nothing is given, the sketch goes on from an opening that is made before it
 
 A *take* is a run of shots without a cut. Each take has a sketch of its own, and those after the first see some cells of the first, where
 the characters come in: so a change of one shot leaves the passes of all other takes as they are, unless it is in the first.

@@ -43,6 +43,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="default all")
     parser.add_argument("--prompts", type=int, help="of adherence; half of them also in Chinese, wide and tall; default 8, with --full 120")
+    parser.add_argument("--clips", type=int, help="of each of the other rows, at most: --full --clips 12 lies between quick and full")
     parser.add_argument("--videos", type=int, help="of the rows of a minute; default 20 with --full, else none")
     parser.add_argument("--seconds", type=float, default=60.0, help="length of those videos, 10 or more")
     parser.add_argument("--steps", type=int, default=STEPS, help="of sampling, default %(default)s")
@@ -87,6 +88,8 @@ def score(args: argparse.Namespace) -> list[Row]:
     studio = Studio(pipeline, Path(args.folder) / "latents", args.steps, args.guidance)
     budget = FULL if args.full else QUICK
     films = budget.films if args.videos is None else args.videos
+    if args.clips:
+        budget = budget.at_most(args.clips)
     if args.prompts:
         budget = replace(budget, prompts=args.prompts, paired=max(1, args.prompts // 2))
     bench = Bench(studio, load_observer(), replace(budget, films=films, film_seconds=args.seconds), source, _say)

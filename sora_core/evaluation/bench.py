@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .observer import Observer
 from .studio import Studio
@@ -46,7 +46,12 @@ class Budget:
     films: int = 0
     film_seconds: float = 60.0
 
+    def at_most(self, clips: int) -> Budget:
+        """No more clips of any row than so many; prompts and films stay."""
+        return replace(self, **{name: min(getattr(self, name), clips) for name in CLIPS})
 
+
+CLIPS = ("reconstructions", "minutes", "pictures", "physics", "surprise", "heard", "hidden", "stories", "filmed", "orbits", "shots", "long")
 QUICK = Budget(prompts=8, paired=4)
 FULL = Budget(prompts=120, paired=70, reconstructions=40, minutes=12, pictures=24, physics=40, surprise=25, heard=100, hidden=24,
               stories=60, filmed=24, orbits=24, shots=40, long=20, films=20)  # fmt: skip

@@ -31,6 +31,7 @@ from sora_pack.sora_core.evaluation import (
     surprise,
 )
 from sora_pack.sora_core.evaluation import observer as eyes
+from sora_pack.sora_core.evaluation.bench import FULL, QUICK
 from sora_pack.sora_core.evaluation.intervals import bootstrap, geometric_mean, wilson
 from sora_pack.sora_core.evaluation.studio import Studio, digest
 from sora_pack.sora_core.generate import generate
@@ -464,6 +465,12 @@ def test_report_has_the_agreed_fields_and_says_what_is_not_met(tmp_path):
     assert len([e for e in svg.iter() if e.tag.endswith("circle")]) == 1
 
 
+def test_a_budget_between_quick_and_full():
+    some = FULL.at_most(12)
+    assert (some.stories, some.physics, some.shots) == (12, 12, 12) and (some.prompts, some.films) == (FULL.prompts, FULL.films)
+    assert QUICK.at_most(12) == QUICK
+
+
 def test_a_part_of_the_rows_is_added_to_those_of_the_same_model(tmp_path):
     model = {"file": "m.safetensors", "hash": "abc", "steps": 20, "guidance": 3.5}
     first, second = (report.Row(name, 0.5, 0.4, 0.6, 9) for name in ("one", "two"))
@@ -485,6 +492,9 @@ def test_frames_that_lead_to_a_picture_are_told_from_those_that_do_not():
     assert quality.leads_to(torch.cat([frames[:16].flip(0), frames[16:]]), 16) < -0.95
     others = torch.randint(0, 255, (16, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     assert abs(quality.leads_to(torch.cat([others, frames[16:]]), 16)) < 0.6
+    assert quality.leads_to(frames[:1].expand(17, -1, -1, -1), 16) == 0, "what stands still leads nowhere"
+    steps = torch.tensor([6, 6, 4, 4, 0], dtype=torch.uint8).view(5, 1, 1, 1).expand(-1, 4, 4, 3)
+    assert quality.leads_to(steps, 4) == pytest.approx(0.8**0.5), "equal ones share their rank"
 
 
 def test_a_scorecard_says_of_how_much_it_is(model, observer, tmp_path, monkeypatch):

@@ -239,4 +239,4 @@ def test_plan_tells_the_costs_before_anything_is_made(page, picture):
     assert "SoraPlan" in kinds and "SoraSampler" not in kinds, kinds
     shown = page.evaluate("() => app.graph.nodes.find(node => node.type === 'SoraPlan').widgets.map(widget => String(widget.value)).join()")
     picture(page, "plan_alone")
-    assert "15 passes" in shown and "GB" in shown and "for each step" in shown, shown
+    assert "foresight: 16 passes" in shown and "GB" in shown and "for each step" in shown, shown

@@ -122,7 +122,7 @@ def test_a_guide_is_seen_by_the_passes_around_it(graph, steps):
     assert plain["samples"].shape[2] == 20
     with_guide, without = steps[: len(steps) // 2], steps[len(steps) // 2 :]
     more = [a - b for a, b in zip(with_guide, without)]
-    assert more[0] == 1 and 1 <= sum(more) < len(more), more
+    assert more[:2] == [0, 1] and sum(more) < len(more) - 1, f"{more}: the opening ends before it, the sketch sees it"
 
 
 def test_what_is_kept_is_not_made_again(graph, steps):
@@ -146,11 +146,12 @@ def test_what_is_kept_is_not_made_again(graph, steps):
 def test_gaps_that_share_a_forward_are_those_made_alone(graph, steps, monkeypatch):
     from sora_pack.nodes import sample_video
 
-    alone = graph.run({**BEGIN, **plan("foresight", redo="2=9"), **sample("plan", seed=115)}, ["sample", 0])["samples"]
+    longer = canvas(10.0, width=32)  # 21 cells: two gaps look alike
+    alone = graph.run({**BEGIN, **longer, **plan("foresight", redo="2=9"), **sample("plan", seed=115)}, ["sample", 0])["samples"]
     count = len(steps)
     monkeypatch.setattr(sample_video, "at_once_on", lambda device, tokens, batch: 1000)
     monkeypatch.setattr(sample_video, "job_for", lambda *a: (None, ""))
-    together = graph.run({**BEGIN, **plan("foresight", redo="2=9 "), **sample("plan", seed=115)}, ["sample", 0])["samples"]
+    together = graph.run({**BEGIN, **longer, **plan("foresight", redo="2=9 "), **sample("plan", seed=115)}, ["sample", 0])["samples"]
     assert (together - alone).abs().max() < 1e-4
     assert len(steps) - count < count, "fewer forwards"
 
@@ -496,7 +497,7 @@ def test_pictures_that_cannot_be_placed_are_refused(graph):
             {**begin, "canvas": node("EmptyHunyuanLatentVideo", width=32, height=32, length=17, batch_size=1), **sample()}, ["sample", 0]
         )
     three = {"third": node("EmptyImage", width=32, height=32, batch_size=3, color=0)}
-    with pytest.raises(Failed, match="picture_3: 3 pictures for 1 videos"):
+    with pytest.raises(Failed, match="picture_3: 3 pictures for 1 video: give 1"):
         graph.run({**begin, **three, **canvas(SECONDS, width=32), **sample()}, ["sample", 0])
 
 

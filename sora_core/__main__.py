@@ -10,6 +10,8 @@ import os
 import sys
 from pathlib import Path
 
+from .config import UserError
+from .files import unfinished
 from .generate import GUIDANCE, STEPS
 from .pipeline import SHIPPED, Pipeline
 from .video_file import CODECS, write_video
@@ -51,9 +53,12 @@ def main() -> None:
     try:
         pipeline = Pipeline.load(args.model, vae=args.vae, text=args.text)
         frames = pipeline.frames(args.prompt, args.seconds, args.width, args.height, **options)
-        write_video(args.out, frames, pipeline.header.native_fps, codec=codec)
-    except (ValueError, OSError) as error:  # of words, sizes and files, and a full disk; each is a sentence
+        with unfinished(Path(args.out)) as made:
+            write_video(made.part, frames, pipeline.header.native_fps, codec=codec)
+    except (UserError, FileNotFoundError, ModuleNotFoundError) as error:  # of words, sizes, files and a full disk; each is a sentence
         sys.exit(str(error))
+    if made.path != Path(args.out):
+        sys.stderr.write(f"there is a {args.out} by now: this is {made.path}\n")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .config import ModelHeader, TextConfig, TransformerConfig, VAEConfig
+from .config import ModelHeader, TextConfig, TransformerConfig, UserError, VAEConfig
 from .files import atomic_path
 from .text import OVERLAP, ByteTextEncoder
 from .transformer import SpacetimeTransformer
@@ -60,7 +60,7 @@ FOREIGN_TRANSFORMERS = (
 )
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """What is wrong with a file, in one sentence for the user."""
 
 

@@ -9,6 +9,14 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field, fields
 
+
+class UserError(ValueError):
+    """What a person can mend: a size, a name, words, a file, a folder. The message says how, in one sentence.
+
+    A command shows the sentence of this kind alone; every other error is a mistake of ours and shows where it happened.
+    """
+
+
 HEAD_DIM = 128
 """Fixed by the public format: a file stores the width only, and every loader divides it by 128 to find the heads."""
 
@@ -150,7 +158,7 @@ PRESETS = {
 
 
 def preset(name: str) -> TransformerConfig:
-    """The named sizes; an unknown name raises ValueError listing the known ones."""
+    """The named sizes; an unknown name raises UserError listing the known ones."""
     if name not in PRESETS:
-        raise ValueError(f"unknown model size {name!r}: known are {', '.join(PRESETS)}")
+        raise UserError(f"unknown model size {name!r}: known are {', '.join(PRESETS)}")
     return PRESETS[name]

@@ -11,7 +11,14 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 from uuid import uuid4
+
+from .config import UserError
+
+
+class FullDisk(OSError, UserError):
+    """A file that was not written, and where space is missing."""
 
 
 @contextlib.contextmanager
@@ -78,4 +85,22 @@ def naming_full_disk(path: Path) -> Iterator[None]:
         if error.errno != errno.ENOSPC:
             raise
         sentence = f"The disk is full: {path.name} was not written; free some space for {path.parent}"
-        raise OSError(errno.ENOSPC, sentence) from error
+        raise FullDisk(errno.ENOSPC, sentence) from error
+
+
+def try_lock(file: BinaryIO) -> bool:
+    """Locks an open file unless somebody has; says whether it did. The system releases it when its holder ends, in whatever way."""
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:
+        return True  # a file system without locks: two may do the same work, and rename the same result
+    return True

@@ -11,6 +11,8 @@ import struct
 import torch
 from torch import Tensor
 
+from .config import UserError
+
 TICKS_PER_SECOND = 50400
 """Times are rounded to this grid before they seed noise. It divides evenly by every usual frame rate (8, 16, 24, 25, 30, 48, 50, 60,
 100, 120), so a frame's time never falls between two ticks, where a rounding error would decide."""
@@ -28,7 +30,7 @@ def schedule(steps: int, shift: float, denoise: float = 1.0) -> list[float]:
         ValueError: steps below 1, denoise outside 0..1, or shift not above 0.
     """
     if steps < 1:
-        raise ValueError(f"steps={steps}: must be 1 or more")
+        raise UserError(f"steps={steps}: must be 1 or more")
     if not 0 < denoise <= 1:
         raise ValueError(f"denoise={denoise:g}: must be above 0 and at most 1")
     if shift <= 0:

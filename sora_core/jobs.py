@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from .checkpoint import CheckpointError, read_layout
-from .files import atomic_path
+from .files import atomic_path, try_lock
 from .plan import Plan, picture, spans, summary
 
 FORMAT = 1
@@ -105,7 +105,7 @@ def locked(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[N
     while True:
         file = path.open("a+b")
         try:
-            while not _try_lock(file):
+            while not try_lock(file):
                 waiting()
                 time.sleep(POLL_SECONDS)
             if _is_there(file, path):
@@ -127,23 +127,6 @@ def _is_there(file, path: Path) -> bool:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
         return False
-
-
-def _try_lock(file) -> bool:
-    try:
-        if os.name == "nt":
-            import msvcrt
-
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    except OSError:
-        return True  # a file system without locks: two may do the same work, and rename the same result
-    return True
 
 
 # -- one job -------------------------------------------------------------------------------------------------------------------------
@@ -357,7 +340,7 @@ def _listed(folder: Path) -> dict[str, list[Path]]:
 
 def _held(lock: Path) -> bool:
     with contextlib.suppress(FileNotFoundError), lock.open("r+b") as file:
-        return not _try_lock(file)
+        return not try_lock(file)
     return False
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from .config import UserError
+
 PATCH = 2
 """Latent cells on one side of a token of Wan and of our models: sizes in pixels are therefore multiples of `space * PATCH`."""
 
@@ -85,7 +87,7 @@ class VideoShape:
     @property
     def tokens_per_cell(self) -> int:
         _, _, h, w = self.latent
-        return (h // PATCH) * (w // PATCH)
+        return (h // self.strides.patch) * (w // self.strides.patch)
 
     @property
     def tokens(self) -> int:
@@ -103,9 +105,9 @@ def frames_for_seconds(seconds: float, fps: float, strides: Strides = Strides())
         ValueError: seconds outside 0..600, or fps outside 1..120.
     """
     if not math.isfinite(seconds) or seconds < 0 or seconds > MAX_SECONDS:
-        raise ValueError(f"seconds={seconds:g}: must be from 0 (a still picture) to {MAX_SECONDS:g}")
+        raise UserError(f"seconds={seconds:g}: must be from 0 (a still picture) to {MAX_SECONDS:g}")
     if not math.isfinite(fps) or fps < 1 or fps > 120:
-        raise ValueError(f"fps={fps:g}: must be from 1 to 120 frames a second")
+        raise UserError(f"fps={fps:g}: must be from 1 to 120 frames a second")
     # 1e-6 keeps 5 s at 8 fps at 41 frames in spite of binary fractions such as 0.7 * 10
     return strides.frames(strides.cells(1 + math.ceil(seconds * fps - 1e-6)))
 
@@ -124,10 +126,10 @@ def check_size(width: int, height: int, strides: Strides = Strides()) -> None:
     m = strides.size_multiple
     for name, value in (("width", width), ("height", height)):
         if value < m:
-            raise ValueError(f"{name} {value} is too small: use {m} or more, in steps of {m}")
+            raise UserError(f"{name} {value} is too small: use {m} or more, in steps of {m}")
         if value % m:
             low = value // m * m
-            raise ValueError(f"{name} {value} is not a multiple of {m}: use {low} or {low + m}")
+            raise UserError(f"{name} {value} is not a multiple of {m}: use {low} or {low + m}")
 
 
 def size_for_aspect(aspect: str, area: int, strides: Strides = Strides()) -> tuple[int, int]:

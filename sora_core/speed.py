@@ -19,7 +19,7 @@ import torch
 
 from .attention import cpu_bfloat16
 from .autoencoder import DEFAULT_CHUNK, VideoVAE
-from .config import TEXT_ROW_MULTIPLE, TextConfig, TransformerConfig, VAEConfig, preset
+from .config import TEXT_ROW_MULTIPLE, TextConfig, TransformerConfig, UserError, VAEConfig, preset
 from .shapes import PATCH, VideoShape
 from .text import ByteTextEncoder
 from .transformer import SpacetimeTransformer
@@ -261,7 +261,7 @@ def check_fits(
     what = f"{shape.width}x{shape.height} and {shape.seconds:g} s" + (f", {batch} at once," if batch > 1 else "")
     what = f"{what} need about {_gigabytes(needed(shape))}"
     fix = "at most " + ", or ".join(fixes) if fixes else "a machine with more memory, or a smaller model"
-    raise ValueError(f"{what}, there are {_gigabytes(memory)}: use {fix}")
+    raise UserError(f"{what}, there are {_gigabytes(memory)}: use {fix}")
 
 
 def _scaled(shape: VideoShape, scale: float) -> VideoShape:

@@ -18,6 +18,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from .config import UserError
 from .plan import Lattice
 from .shapes import MAX_SECONDS, Strides, frames_for_seconds
 from .text import PromptError, encode_bytes
@@ -37,7 +38,7 @@ ROUNDING = 1e-6
 """Of times in seconds: far below a frame, far above what binary fractions lose."""
 
 
-class ScriptError(ValueError):
+class ScriptError(UserError):
     """What is wrong with a script, and where."""
 
     def __init__(self, line: int, column: int, says: str):
@@ -99,7 +100,7 @@ def listed(words: str, fields: Sequence[tuple[float, str, bool]]) -> Storyboard:
     """A storyboard from fields: the words for all shots; seconds, own words and whether it begins with a cut, for each shot.
 
     Raises:
-        ValueError: a shot without words or length, or too much of either. ScriptError: shots in the words for all.
+        UserError: a shot without words or length, or too much of either. ScriptError: shots in the words for all.
     """
     for number, line in enumerate(words.splitlines(), start=1):
         if line.strip().startswith("["):
@@ -111,9 +112,9 @@ def listed(words: str, fields: Sequence[tuple[float, str, bool]]) -> Storyboard:
         start = shots[-1].end if shots else 0.0
         shots.append(Shot(start, start + seconds, " ".join(own.split()), cut and bool(shots)))
         if not seconds > 0:
-            raise ValueError(f"shot {len(shots)}: {seconds:g} s are no length: use more than 0")
+            raise UserError(f"shot {len(shots)}: {seconds:g} s are no length: use more than 0")
         if shots[-1].end > MAX_SECONDS + ROUNDING:
-            raise ValueError(f"shot {len(shots)} ends at {shots[-1].end:g} s: a video lasts at most {MAX_SECONDS:g}")
+            raise UserError(f"shot {len(shots)} ends at {shots[-1].end:g} s: a video lasts at most {MAX_SECONDS:g}")
     return _checked(Storyboard(" ".join(words.split()), tuple(shots)))
 
 
@@ -128,7 +129,7 @@ def check_length(board: Storyboard) -> None:
     """For the text encoder of this pack; others have limits of their own.
 
     Raises:
-        ValueError: a shot whose words, with those for all, are too long; ScriptError if it is in a script.
+        UserError: a shot whose words, with those for all, are too long; ScriptError if it is in a script.
     """
     for number, (shot, text) in enumerate(zip(board.shots, board.texts), start=1):
         try:
@@ -137,9 +138,9 @@ def check_length(board: Storyboard) -> None:
             raise _wrong(shot, number, f"with the words for all, {error}") from error
 
 
-def _wrong(shot: Shot, number: int, says: str) -> ValueError:
+def _wrong(shot: Shot, number: int, says: str) -> UserError:
     """What is wrong with a shot: where it stands in the script, or which one it is."""
-    return ScriptError(shot.line, 1, says) if shot.line else ValueError(f"shot {number}: {says}")
+    return ScriptError(shot.line, 1, says) if shot.line else UserError(f"shot {number}: {says}")
 
 
 def _shot(line: str, number: int, before: Shot | None) -> Shot:
@@ -179,7 +180,7 @@ def snap(board: Storyboard, fps: float, strides: Strides) -> Storyboard:
     """The storyboard with its borders where cells end, at frame s k; the last end rounded up, as a canvas does it.
 
     Raises:
-        ValueError: a shot that is left without a cell; ScriptError if it is in a script.
+        UserError: a shot that is left without a cell; ScriptError if it is in a script.
     """
     cell = strides.time / fps
     last = (frames_for_seconds(board.seconds, fps, strides) - 1) // strides.time

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import rotate, turns
-from .config import TEXT_DIM, TEXT_ROW_MULTIPLE, TextConfig
+from .config import TEXT_DIM, TEXT_ROW_MULTIPLE, TextConfig, UserError
 from .layers import GELU
 
 PAD = 256
@@ -30,7 +30,7 @@ OVERLAP = 2
 HASH_BASES = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F)
 
 
-class PromptError(ValueError):
+class PromptError(UserError):
     """A prompt that cannot be encoded; the message is for the user."""
 
 

@@ -53,6 +53,9 @@ BT709_TO_CODE = {"dst_colorspace": "ITU709", "dst_color_range": "MPEG"}
 EXACT = 0x2 | 0x40000 | 0x2000
 """FFmpeg's BILINEAR | ACCURATE_RND | FULL_CHR_H_INT. Its default way back to RGB is 1 level too dark in every channel."""
 
+BACK = (0, 32, 128, 512)
+"""Frames by which a seek that landed behind what was asked for is tried again further back."""
+
 
 @dataclass(frozen=True)
 class VideoFacts:
@@ -248,11 +251,50 @@ def frame_times(source, start: float = 0.0, duration: float = 0.0) -> tuple[list
     Returns:
         times in order, and the unit of them in seconds. Raises ValueError if the file is no video.
     """
+    times, _, unit = shown_times(source, start, duration)
+    return times, unit
+
+
+def shown_times(source, start: float = 0.0, duration: float = 0.0) -> tuple[list[int], int, Fraction]:
+    """As `frame_times`, with the time at which the last frame ends between them; 0 if there is none."""
     with _open_video(source) as (file, stream):
         unit = stream.time_base
         first, last = int(start / unit), int((start + duration) / unit)
         packets = (p for p in file.demux(stream) if p.pts is not None and not p.is_discard)
-        return sorted(p.pts for p in packets if p.pts >= first and (not duration or p.pts < last)), unit
+        shown = sorted((p.pts, p.duration or 0) for p in packets if p.pts >= first and (not duration or p.pts < last))
+        end = sum(shown[-1]) if shown else 0
+        return [time for time, _ in shown], min(end, last) if duration else end, unit
+
+
+@contextlib.contextmanager
+def frames_from(source, times: Sequence[int], start: int):
+    """An open file (PyAV) and its frames from number `start` on, as they are decoded, one by one and none twice.
+
+    They end before a frame that the file does not give. A seek may land behind what was asked for, as in MPEG transport streams; what it
+    finds is told by its time.
+
+    Args:
+        times: those of all frames (`frame_times`).
+
+    Raises:
+        ValueError: the file is no video.
+    """
+    for seek in dict.fromkeys([*(times[max(0, start - back)] for back in BACK), None]):  # the last way is from the beginning
+        with _open_video(source) as (file, stream):
+            if seek is not None and seek != stream.start_time:  # there it stands already
+                file.seek(seek, stream=stream)
+            frames = (frame for frame in _decoded(file, stream) if frame.pts >= times[start])
+            first = next(frames, None)
+            if seek is None or (first is not None and first.pts == times[start]):
+                there = itertools.chain([first] if first else [], frames)
+                yield file, (frame for frame, _ in itertools.takewhile(lambda pair: pair[0].pts == pair[1], zip(there, times[start:])))
+                return
+
+
+def _decoded(file, stream) -> Iterator[av.VideoFrame]:
+    for packet in file.demux(stream):
+        with contextlib.suppress(av.error.InvalidDataError):  # of a damaged packet; the next ones may be whole
+            yield from packet.decode()
 
 
 def read_frames(path: str | Path, start: int = 0, end: int | None = None, chunk: int = 16,
@@ -288,6 +330,8 @@ def read_frames(path: str | Path, start: int = 0, end: int | None = None, chunk:
 def _open_video(source: str | Path | BinaryIO):
     named = isinstance(source, str | Path)
     name = Path(source).name if named else "the video"
+    if not named:
+        source.seek(0)
     try:
         file = av.open(str(source) if named else source)
     except av.error.InvalidDataError as error:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from ..checkpoint import CheckpointError
+from ..config import UserError
 from ..generate import GUIDANCE, STEPS
 from ..pipeline import SHIPPED, Pipeline
 from ..video_file import contact_sheet
@@ -116,7 +116,7 @@ def main() -> None:
         return
     try:
         rows = score(args)
-    except (CheckpointError, FileNotFoundError) as error:  # what a user can mend, in one sentence
+    except (UserError, FileNotFoundError) as error:  # what a user can mend, in one sentence
         raise SystemExit(str(error)) from error
     sys.stderr.write("\n")
     print(table(rows))

@@ -17,9 +17,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
+from ..files import atomic_path
 from ..video_file import evenly
 from ..world import COLOURS, MOTIONS, PLACES, SHAPES, SIZES, TIMES_OF_DAY
 
@@ -194,7 +195,8 @@ def _reading(answers: dict[str, Tensor]) -> Reading:
 def save_observer(observer: Observer, path: Path = WEIGHTS) -> None:
     """bfloat16, about 1.4 MB, with what it was measured at."""
     state = {name: t.to(torch.bfloat16).contiguous() for name, t in observer.state_dict().items()}
-    save_file(state, path, {"held_out": json.dumps(observer.held_out)})
+    with atomic_path(path) as part:
+        part.write_bytes(save(state, {"held_out": json.dumps(observer.held_out)}))
 
 
 def load_observer(path: Path = WEIGHTS) -> Observer:

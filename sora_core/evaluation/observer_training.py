@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
+from ..files import atomic_path
 from ..training.optim import Average, Optimizer
 from ..training.run import Run
 from ..world import COLOURS, Scene, facts, render, render_batch, sample_scene
@@ -85,9 +86,9 @@ def make_pool(folder: Path, shards: int, device: str = "cpu") -> None:
         frames = render_batch([scene for scene, _, _ in clips], [moments(*when) for _, *when in clips], SIDE, SIDE, device)
         answers = [targets(*clip) for clip in clips]
         tensors = {name: torch.stack([a[name] for a in answers]) for name in answers[0]} | {"frames": torch.stack(frames).cpu()}
-        part = path.with_suffix(".part")
-        save_file(tensors, part)
-        part.replace(path)
+        data = save(tensors)
+        with atomic_path(path) as part:
+            part.write_bytes(data)
         made += SHARD
         print(f"clips {index + 1}/{shards} of {SHARD}  {made / (time.monotonic() - started):.0f} a second", flush=True)
 

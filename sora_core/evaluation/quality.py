@@ -115,9 +115,11 @@ def _seam_row(name: str, videos: list[tuple[Tensor, Tensor]], border: int, bar: 
 
 def leads_to(frames: Tensor, at: int) -> float:
     """Rank correlation (Spearman's) of the frames before frame `at` of how late and how like to it they are: 1 if each is more like it than
-    the one before, 0 if they know nothing of it."""
-    apart = (frames[:at].float() - frames[at].float()).abs().mean((1, 2, 3))
-    return -float(np.corrcoef(np.arange(at), apart.argsort().argsort().numpy())[0, 1])
+    the one before, 0 if they know nothing of it, or if nothing moves."""
+    apart = (frames[:at].float() - frames[at].float()).abs().mean((1, 2, 3)).numpy()
+    ordered = np.sort(apart)
+    ranks = np.searchsorted(ordered, apart) + np.searchsorted(ordered, apart, "right")  # twice the mean rank of equal ones
+    return -float(np.corrcoef(np.arange(at), ranks)[0, 1]) if np.ptp(ranks) else 0.0
 
 
 def drift_rows(bench: Bench) -> Iterator[Row]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..config import UserError
 from .intervals import bootstrap, mean, wilson
 
 WORST = "## The worst clips"
@@ -110,7 +111,7 @@ def earlier(folder: Path, model: dict) -> list[Row]:
     """Rows of the scorecard in a folder, to which some are to be added; none where there is no scorecard.
 
     Raises:
-        ValueError: it is of another model, or of other settings than `model` says.
+        UserError: it is of another model, or of other settings than `model` says.
     """
     path = folder / "scorecard.json"
     if not path.is_file():
@@ -118,7 +119,7 @@ def earlier(folder: Path, model: dict) -> list[Row]:
     data = json.loads(path.read_text(encoding="utf-8"))
     if other := [name for name in OF_ONE_MODEL if data["model"].get(name) != model[name]]:
         was = ", ".join(f"{name} {data['model'].get(name)}" for name in other)
-        raise ValueError(f"out: {folder} holds the scorecard of another model or settings ({was}): give another folder, or all rows")
+        raise UserError(f"out: {folder} holds the scorecard of another model or settings ({was}): give another folder, or all rows")
     return [Row(**row) for row in data["rows"]]
 
 

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from .. import verbs
 from ..canvas import NEW, Canvas, Latents, result_frames
-from ..checkpoint import CheckpointError
+from ..config import UserError
 from ..files import atomic_path
 from ..generate import GIVEN_GUIDANCE, STEPS
 from ..jobs import FORMAT
@@ -331,9 +331,10 @@ def main() -> None:
     parser.add_argument("--out", default="docs/verbs.json", help="file for the rows, default %(default)s")
     args = parser.parse_args()
     torch.set_flush_denormal(True)  # denormal numbers slow AVX code tenfold
+    Path(args.out).parent.mkdir(parents=True, exist_ok=True)  # measuring takes hours
     try:
         pipeline = Pipeline.load(args.model, device=args.device)
-    except (CheckpointError, FileNotFoundError) as error:  # what a user can mend, in one sentence
+    except (UserError, FileNotFoundError) as error:  # what a user can mend, in one sentence
         raise SystemExit(str(error)) from error
     options = {"steps": args.steps, "guidance": args.guidance}
     model = {"hash": digest(pipeline), **options}

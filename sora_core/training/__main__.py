@@ -7,7 +7,7 @@
     python -m sora_core.training run --folder runs/gpu --minutes 9 --vae-minutes 2 --out made      # all of it at once, on a GPU
     python -m sora_core.training tune --videos my_videos --folder runs/mine --lora 16              # your own videos
 
-The same command again resumes. All parts run on the CPU or on one GPU; vae, transformer, run and tune also on several, by
+The same command again resumes. What takes long runs on the CPU or on one GPU; vae, transformer, run and tune also on several, by
 `torchrun --nproc-per-node 8 -m -- sora_core.training ...`.
 """
 
@@ -18,10 +18,9 @@ from pathlib import Path
 
 import torch
 
-from ..checkpoint import CheckpointError
-from ..config import preset
+from ..config import UserError, preset
 from ..pipeline import SHIPPED
-from .bank import STAGES
+from .bank import SHAPES, STAGES, Recipe
 from .objective import SIGMA_MEAN
 from .transformer import Settings
 from .vae import VAESettings
@@ -32,30 +31,37 @@ LEAST_AREA = 32 * 32  # pixels of a frame: two tokens along each side
 def _arguments() -> argparse.Namespace:
     plain = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="python -m sora_core.training", description=__doc__, formatter_class=plain)
-    parser.add_argument("--threads", type=int, default=0, help="processor threads, 0 for torch's choice")
+    parser.add_argument("--threads", type=_count, default=0, help="processor threads, 0 for torch's choice")
     parts = parser.add_subparsers(dest="part", required=True)
     vae = parts.add_parser("vae", help="train the video VAE on rendered frames and write vae.safetensors")
     vae.add_argument("--folder", required=True, help="of the run: its log, and what it resumes from")
-    vae.add_argument("--steps", type=int, default=2400)
+    vae.add_argument("--steps", type=_count, default=2400)
     vae.add_argument("--minutes", type=float, default=0.0, help="in place of steps: of training, over all starts")
-    vae.add_argument("--seed", type=int, default=0)
+    vae.add_argument("--seed", type=_count, default=0)
     vae.add_argument("--start", default="", help="vae.safetensors of an earlier training to go on from")
     vae.add_argument("--decoder-only", action="store_true", help="leave the latents of --start as they are: its transformer stays good")
     vae.add_argument(
         "--muon-lr", type=float, default=VAESettings.muon_lr, help="peak rate of learning of the kernels; less for a VAE that is trained"
     )
     vae.add_argument("--adam-lr", type=float, default=VAESettings.adam_lr, help="that of all else")
-    vae.add_argument("--batch", type=int, default=1, help="times as many clips a step; 8 suits a GPU")
-    vae.add_argument("--workers", type=int, default=0, help="processes that sample scenes, where a GPU renders them")
+    vae.add_argument("--batch", type=_count, default=1, help="times as many clips a step; 8 suits a GPU")
+    vae.add_argument("--workers", type=_count, default=0, help="processes that sample scenes, where a GPU renders them")
     bank = parts.add_parser("bank", help="render and encode clips once")
     bank.add_argument("--folder", required=True, help="of the bank")
     bank.add_argument("--vae", required=True, help="vae.safetensors of the VAE training")
-    bank.add_argument("--shards", type=int, default=200, help="of 32 clips each")
+    bank.add_argument("--shards", type=_count, default=200, help="how many, of 32 clips each")
+    bank.add_argument("--first", type=_count, default=0, help="number of the first one: each has its own scenes, so kinds share a folder")
+    turns = f"in place of the stage's plan, one shape of each in turn: {', '.join(SHAPES)}"
+    bank.add_argument("--shapes", nargs="+", default=[], metavar="NAME", help=turns)
+    words = "names of sora_core.world, such as"
+    bank.add_argument("--cameras", nargs="+", default=[], metavar="NAME", help=f"only scenes that are filmed so; {words} orbit")
+    moving = f"only scenes with a body that moves so; {words} 'slide left'"
+    bank.add_argument("--motions", nargs="+", default=[], metavar="NAME", help=moving)
     _add_stage(bank)
     transformer = parts.add_parser("transformer", help="train text encoder and transformer on a latent bank")
     transformer.add_argument("--folder", required=True, help="of the run: its log, and what it resumes from")
     transformer.add_argument("--bank", required=True, help="folder of a bank, which may still be growing")
-    transformer.add_argument("--steps", type=int, default=8000)
+    transformer.add_argument("--steps", type=_count, default=8000)
     transformer.add_argument("--minutes", type=float, default=0.0, help="in place of steps: of training, over all starts")
     transformer.add_argument("--vae", default="", help="file of the VAE, for sample sheets")
     _add_settings(transformer, size="mini", tokens=5120, sheets=0)
@@ -75,23 +81,29 @@ def _arguments() -> argparse.Namespace:
     tune.add_argument("--model", default=str(SHIPPED), help="model file to tune")
     tune.add_argument("--vae", default="", help="VAE file of a model that names none, such as a public Wan 2.1")
     tune.add_argument("--text", default="", help="text encoder file of this pack, for a model that names none")
-    tune.add_argument("--lora", type=int, default=0, help="rank of a LoRA; 0 tunes all weights")
-    tune.add_argument("--steps", type=int, default=400)
-    tune.add_argument("--tokens", type=int, default=5120, help="tokens a step")
+    tune.add_argument("--lora", type=_count, default=0, help="rank of a LoRA; 0 tunes all weights")
+    tune.add_argument("--steps", type=_count, default=400)
+    tune.add_argument("--tokens", type=_count, default=5120, help="tokens a step")
     tune.add_argument("--rate", type=float, default=0.0, help="learning rate; default 1e-3 for a LoRA, 2e-4 for all weights")
     tune.add_argument("--area", type=_area, default=128 * 128, help="pixels of a frame; each video keeps its own shape")
     tune.add_argument("--whole-files", action="store_true", help="every file is one shot: nothing is cut")
-    tune.add_argument("--seed", type=int, default=0)
+    tune.add_argument("--seed", type=_count, default=0)
     for name, words in (("scaling", "loss against compute of three sizes"), ("recaptioning", "what long captions buy")):
         study = parts.add_parser(name, help=f"a study: {words}, on equal data at 64 pixels")
         study.add_argument("--folder", required=True, help="of the run: its log, and what it resumes from")
         study.add_argument("--vae", required=True, help="vae.safetensors of the VAE training")
-        study.add_argument("--steps", type=int, default=4000)
-        study.add_argument("--shards", type=int, default=48, help="how many batches' worth of clips to render")
+        study.add_argument("--steps", type=_count, default=4000)
+        study.add_argument("--shards", type=_count, default=48, help="how many batches' worth of clips to render")
         _add_stage(study)
         _add_settings(study, size="mini", tokens=16384, sheets=0)
     _add_tools(parts)
     return parser.parse_args()
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} is no count: use a whole number, 0 or more")
+    return int(text)
 
 
 def _area(text: str) -> int:
@@ -104,7 +116,7 @@ def _area(text: str) -> int:
 def _size(name: str) -> str:
     try:
         preset(name or "mini")
-    except ValueError as error:
+    except UserError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     return name
 
@@ -116,14 +128,14 @@ def _add_stage(part: argparse.ArgumentParser) -> None:
 
 def _add_settings(part: argparse.ArgumentParser, *, size: str, tokens: int, sheets: int) -> None:
     part.add_argument("--size", type=_size, default=size, help="a name in config.PRESETS; '' for that of the file to start from")
-    part.add_argument("--tokens", type=int, default=tokens, help="tokens a step")
+    part.add_argument("--tokens", type=_count, default=tokens, help="tokens a step")
     levels = "mean of the noise levels' logit at the start and at the end; high ones teach the words, low ones the details"
     part.add_argument("--sigma-mean", type=float, nargs=2, default=Settings.sigma_mean, help=levels)
     weights = "extra weight of places with something to see at the start and at the end"
     part.add_argument("--detail", type=float, nargs=2, default=Settings.detail, help=weights)
     part.add_argument("--asking", type=float, default=Settings.asking, help="weight of naming the bodies in the middle of the transformer")
     part.add_argument("--still-share", type=float, nargs=2, default=Settings.still_share, help="share of stills, likewise")
-    part.add_argument("--reading-steps", type=int, default=Settings.reading_steps, help="of the text encoder alone, before all else")
+    part.add_argument("--reading-steps", type=_count, default=Settings.reading_steps, help="of the text encoder alone, before all else")
     part.add_argument("--start", default="", help="model file, or folder of an earlier run, to go on from")
     part.add_argument(
         "--text", default="", help="text encoder file of this pack, for a --start that names none, as --vae; with no --start, to begin with"
@@ -136,21 +148,21 @@ def _add_settings(part: argparse.ArgumentParser, *, size: str, tokens: int, shee
         "--optimizer", default=Settings.optimizer, choices=("muon", "adamw"), help="of the matrices; all else is AdamW's in any case"
     )
     part.add_argument("--decay", type=float, default=Settings.decay, help="last share of the run that lowers the learning rate")
-    part.add_argument("--sheets", type=int, default=sheets, help="sample sheets over the run")
-    part.add_argument("--workers", type=int, default=-1, help="processes that write captions ahead; default by the machine")
+    part.add_argument("--sheets", type=_count, default=sheets, help="sample sheets over the run")
+    part.add_argument("--workers", type=_count, default=-1, help="processes that write captions ahead; default by the machine")
     part.add_argument("--compile", action="store_true", help="compile the blocks: takes a minute or more, pays in long runs on a GPU")
-    part.add_argument("--seed", type=int, default=0)
+    part.add_argument("--seed", type=_count, default=0)
 
 
 def _add_tools(parts: argparse._SubParsersAction) -> None:
     ship = parts.add_parser("ship", help="write the averaged weights of a run, with VAE and text encoder, as files of the pack")
     ship.add_argument("--folder", required=True, help="of the run")
     ship.add_argument("--vae", required=True, help="vae.safetensors of the VAE training")
-    ship.add_argument("--size", type=_size, default="mini", help="of the run's model")
     ship.add_argument("--name", default="sora_mini")
     ship.add_argument("--out", required=True, help="folder that gets diffusion_models/, vae/ and text_encoders/")
     ship.add_argument("--earlier", default="", help="model file from which it was trained, to blend with")
     ship.add_argument("--share", type=float, default=0.7, help="of its own weights in the blend, default %(default)s")
+    ship.add_argument("--foresight", action="store_true", help="it has seen parts of a minute and foresees long videos; always in stage S4")
     _add_stage(ship)
     probe = parts.add_parser("probe", help="measure this machine before sizes are fixed")
     probe.add_argument("--size", type=_size, default="mini", help="of the transformer")
@@ -168,10 +180,7 @@ def _vae(args: argparse.Namespace) -> None:
 
     group = Group.join()
     names = ("start", "decoder_only", "muon_lr", "adam_lr", "batch", "workers", "seed")
-    try:
-        settings = VAESettings(**_length(args), **{name: getattr(args, name) for name in names})
-    except ValueError as error:
-        raise SystemExit(str(error)) from error
+    settings = VAESettings(**_length(args), **{name: getattr(args, name) for name in names})
     vae = train_vae(args.folder, settings, group)
     if group.leads:
         path = Path(args.folder) / "vae.safetensors"
@@ -182,8 +191,11 @@ def _vae(args: argparse.Namespace) -> None:
 def _bank(args: argparse.Namespace) -> None:
     from ..checkpoint import load_vae
     from .bank import make_bank
+    from .group import Group
 
-    make_bank(args.folder, load_vae(args.vae).channels_last().to(torch.bfloat16), args.shards, args.stage)
+    recipe = Recipe(args.stage, *(tuple(names) for names in (args.shapes, args.cameras, args.motions)))
+    vae = load_vae(args.vae, torch.bfloat16, Group().device).channels_last()
+    make_bank(args.folder, vae, args.shards, recipe, args.first)
 
 
 def _settings(args: argparse.Namespace, **more):
@@ -215,10 +227,7 @@ def _length(args: argparse.Namespace) -> dict[str, float]:
 def _run(args: argparse.Namespace) -> None:
     from .gpu import RunSettings, run_all
 
-    try:
-        run = RunSettings(args.minutes, args.vae_minutes, args.vae, args.bank_share, args.stage, args.out, args.name)
-    except ValueError as error:
-        raise SystemExit(str(error)) from error
+    run = RunSettings(args.minutes, args.vae_minutes, args.vae, args.bank_share, args.stage, args.out, args.name)
     _print_files(run_all(args.folder, run, _settings(args)))
 
 
@@ -253,7 +262,8 @@ def _print_files(paths: list[Path]) -> None:
 def _ship(args: argparse.Namespace) -> None:
     from .ship import ship
 
-    _print_files(ship(args.folder, args.vae, args.size, args.name, args.out, args.stage, args.earlier, args.share))
+    options = {name: getattr(args, name) for name in ("name", "stage", "foresight", "earlier", "share")}
+    _print_files(ship(args.folder, args.vae, args.out, **options))
 
 
 def _probe(args: argparse.Namespace) -> None:
@@ -277,7 +287,7 @@ def main() -> None:
     parts |= {"curve": _curve, "scaling": _study, "recaptioning": _study}
     try:
         parts[args.part](args)
-    except (FileNotFoundError, ModuleNotFoundError, CheckpointError, ValueError) as error:  # what a user can mend, in one sentence
+    except (UserError, FileNotFoundError, ModuleNotFoundError) as error:  # what a person can mend, in one sentence
         missing = getattr(error, "filename", None)
         raise SystemExit(f"{missing}: there is no such file" if missing else str(error)) from error
 

@@ -1,9 +1,11 @@
 """The latent bank: clips of the world, rendered and encoded once, read for many epochs with fresh noise, masks and captions.
 
     python -m sora_core.training bank --folder runs/bank --vae runs/vae/vae.safetensors --shards 200
+    python -m sora_core.training bank --folder runs/bank --vae runs/vae/vae.safetensors --first 200 --shards 12 --cameras orbit
 
 A shard is one safetensors file of `SHARD` records of one shape. Shards are made in a fixed order that mixes the shapes, so training may
-start on the first ones while the rest are made, several processes may make them side by side, and a killed one is continued.
+start on the first ones while the rest are made, several processes may make them side by side, and a killed one is continued. What is in
+a shard depends on its number and its recipe alone.
 """
 
 from __future__ import annotations
@@ -13,26 +15,28 @@ import contextlib
 import json
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from ..autoencoder import VideoVAE, normalise, pixels_of
 from ..canvas import encode_span
+from ..config import UserError
+from ..files import atomic_path, try_lock
 from ..shapes import Strides
-from ..world import Scene, is_held_out, render_batch, sample_shots
+from ..world import CAMERAS, MOTIONS, STORY_CAMERAS, STORY_MOTIONS, Scene, is_held_out, render_batch, sample_shots
 from .group import ALONE, Group
 
 SHARD = 32
 GUIDES = 2
 GUIDES_WITH_TAILS = 8  # the richest records carry as many guide cells as the objective ever shows
-STALE_SECONDS = 1800.0  # no shard takes that long: its maker is dead
 FIRST_SEED = 10_000_000  # seeds below are left to tests, sheets and the VAE
+SEEDS = 10_000  # of a shard
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ SECONDS_5 = tuple(Shape(41, 8.0, w, h, w == h) for w, h in ((128, 128), (128, 12
 RARE = (Shape(17, 4.0, 128, 128, True), Shape(25, 16.0, 128, 128))
 SHOTS = (Shape(33, 8.0, 128, 128, cuts=(5,)), Shape(41, 8.0, 128, 128, cuts=(3, 6, 9)))
 MINUTE = (Shape(481, 8.0, 128, 128),)  # batches see parts and strided subsets of it, as the first pass over a long video does
+SHAPES = {"STILLS": STILLS, "SECONDS_2": SECONDS_2, "SECONDS_5": SECONDS_5, "RARE": RARE, "SHOTS": SHOTS, "MINUTE": MINUTE}
 LATEST = 6.5  # seconds, a leg of what slides: clips that all began with one would teach that nothing was moving before a video
 
 
@@ -83,40 +88,88 @@ STAGES = {
 }
 
 
-def plan(index: int, stage: str = "S2") -> Shape:
-    """The shape of shard `index` of a stage; half of the clips of one shot begin after their scenes do.
+@dataclass(frozen=True)
+class Recipe:
+    """What the shards of a bank show: without more than a stage, the plan of it.
+
+    Args:
+        stage: of the scenes, a name in STAGES.
+        shapes: names in SHAPES, one shape of each in turn, in place of the stage's plan.
+        cameras, motions: only scenes with one of these movements of the camera, and with a body of one of these motions; of several shots
+            one is such a scene.
 
     Raises:
-        ValueError: an unknown stage; the known ones are listed.
+        UserError: a name that is not known, or not to the stage; the known ones are listed.
     """
-    if stage not in STAGES:
-        raise ValueError(f"stage {stage!r} is not known: use one of {', '.join(STAGES)}")
-    turn, slot = divmod(index, 12)
-    if slot == 11:
-        shape = STAGES[stage].rare[turn % len(STAGES[stage].rare)]
+
+    stage: str = "S2"
+    shapes: tuple[str, ...] = ()
+    cameras: tuple[str, ...] = ()
+    motions: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        _check("stage", (self.stage,), STAGES)
+        _check("shapes", self.shapes, SHAPES)
+        cameras = {"S1": CAMERAS[:1], "S2": CAMERAS}.get(self.stage, CAMERAS + STORY_CAMERAS)
+        motions = MOTIONS if self.stage in ("S1", "S2") else MOTIONS + STORY_MOTIONS
+        _check(f"cameras of stage {self.stage}", self.cameras, cameras)
+        _check(f"motions of stage {self.stage}", self.motions, motions)
+
+    def wants(self, shots: Sequence[Scene]) -> bool:
+        """Whether a record shows what was asked for."""
+        return any(
+            (not self.cameras or shot.camera.kind in self.cameras)
+            and (not self.motions or any(body.motion in self.motions for body in shot.objects))
+            for shot in shots
+        )
+
+
+def _check(field: str, names: Sequence[str], known: Iterable[str]) -> None:
+    if unknown := [name for name in names if name not in known]:
+        raise UserError(f"{field}: {unknown[0]!r} is not known: use one of {', '.join(known)}")
+
+
+def plan(index: int, recipe: Recipe = Recipe()) -> Shape:
+    """The shape of shard `index`; half of the clips of one shot begin after their scenes do."""
+    stage, (turn, slot) = STAGES[recipe.stage], divmod(index, 12)
+    if recipe.shapes:
+        shapes = _in_turn(*(SHAPES[name] for name in recipe.shapes))
+        shape = shapes[index % len(shapes)]
+    elif slot == 11:
+        shape = stage.rare[turn % len(stage.rare)]
     elif slot % 3 == 2:
-        shape = STAGES[stage].clips[(turn * 3 + slot // 3) % len(STAGES[stage].clips)]
+        shape = stage.clips[(turn * 3 + slot // 3) % len(stage.clips)]
     else:
-        return STILLS[(turn + slot) % 3]
-    if shape.cuts or shape in MINUTE:
+        shape = STILLS[(turn + slot) % 3]
+    if shape.frames == 1 or shape.cuts or shape in MINUTE:
         return shape
     return replace(shape, begin=max(0.0, random.Random(index).uniform(-LATEST, LATEST)))
 
 
-def scenes_of(index: int, cuts: int, count: int = SHARD, stage: str = "S2") -> list[list[Scene]]:
+def scenes_of(index: int, cuts: int, count: int = SHARD, recipe: Recipe = Recipe()) -> list[list[Scene]]:
     """The shots of every record of shard `index`, by their seeds; held-out combinations are passed over and never trained on.
 
     Args:
-        cuts: in each record. count: of records. stage: a name in STAGES.
+        cuts: in each record. count: of records.
+
+    Raises:
+        UserError: what the recipe asks for is too rare.
     """
-    records, seed = [], FIRST_SEED + index * 10_000
-    while len(records) < count:
-        seed += 1
-        with contextlib.suppress(ValueError):  # this cast cannot be filmed so
-            shots = sample_shots(seed, 1 + cuts, stage=stage, held_out=False)
-            if not any(map(is_held_out, shots)):
-                records.append(shots)
-    return records
+    records, first, refused = [], FIRST_SEED + index * SEEDS, None
+    for seed in range(first + 1, first + SEEDS):
+        try:
+            shots = sample_shots(seed, 1 + cuts, stage=recipe.stage, held_out=False)
+        except ValueError as error:  # this cast cannot be filmed so
+            refused = error
+            continue
+        if recipe.wants(shots) and not any(map(is_held_out, shots)):
+            records.append(shots)
+        if len(records) == count:
+            return records
+    found = f"shard {index}: {len(records)} of {count} scenes found with {SEEDS:,} seeds"
+    if recipe.cameras or recipe.motions:
+        raise UserError(f"{found}: name more cameras or motions")
+    raise RuntimeError(found) from refused
 
 
 def guide_frames(index: int, shape: Shape) -> list[int]:
@@ -148,38 +201,40 @@ def encode(vae: VideoVAE, frames: Tensor, guides_at: list[int], tails: bool = Fa
     return record
 
 
-def make_shard(folder: Path, index: int, vae: VideoVAE, stage: str = "S2") -> bool:
-    """Makes shard `index` unless it is there or another process is at it; returns whether it was made."""
+def make_shard(folder: Path, index: int, vae: VideoVAE, recipe: Recipe = Recipe()) -> bool:
+    """Makes shard `index` on the device of the VAE, unless it is there or another process is at it; returns whether it was made."""
     path, lock = folder / f"{index:05d}.safetensors", folder / f"{index:05d}.lock"
     if path.exists():
         return False
-    if lock.exists() and time.time() - lock.stat().st_mtime > STALE_SECONDS:
-        lock.unlink(missing_ok=True)
-    try:
-        lock.touch(exist_ok=False)
-    except FileExistsError:
-        return False
-    try:
-        shape = plan(index, stage)
-        scenes = scenes_of(index, len(shape.cuts), stage=stage)
-        guides_at = guide_frames(index, shape)
-        records = [encode(vae, film([shots], shape), guides_at, shape.tails) for shots in scenes]
-        write_shard(path, Shard.of(records, shape.fps, guides_at, scenes, shape.cuts, shape.begin))
-    finally:
-        lock.unlink(missing_ok=True)
+    with lock.open("a+b") as held:
+        if not try_lock(held):
+            return False
+        try:
+            if path.exists():  # by now
+                return False
+            shape, device = plan(index, recipe), str(vae.conv2.weight.device)
+            scenes = scenes_of(index, len(shape.cuts), SHARD, recipe)
+            guides_at = guide_frames(index, shape)
+            records = [encode(vae, film([shots], shape, device), guides_at, shape.tails) for shots in scenes]
+            write_shard(path, Shard.of(records, shape.fps, guides_at, scenes, shape.cuts, shape.begin))
+        finally:
+            with contextlib.suppress(OSError):  # Windows removes no open file
+                lock.unlink()
     return True
 
 
 @torch.inference_mode()
-def make_bank(folder: str, vae: VideoVAE, shards: int, stage: str = "S2") -> None:
-    """Makes the first `shards` shards in `folder`."""
+def make_bank(folder: str, vae: VideoVAE, shards: int, recipe: Recipe = Recipe(), first: int = 0) -> None:
+    """Makes `shards` shards in `folder`, from number `first` on."""
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
-    started, frames = time.monotonic(), 0
-    for index in range(shards):
-        if make_shard(place, index, vae, stage):
-            frames += plan(index, stage).frames * SHARD
-            print(f"shard {index + 1}/{shards}  {frames / (time.monotonic() - started):.0f} frames a second", flush=True)
+    started, frames, made = time.monotonic(), 0, 0
+    for index in range(first, first + shards):
+        if make_shard(place, index, vae, recipe):
+            made, frames = made + 1, frames + plan(index, recipe).frames * SHARD
+            print(f"shard {index - first + 1}/{shards}  {frames / (time.monotonic() - started):.0f} frames a second", flush=True)
+    if made < shards:
+        print(f"{made} of {shards} shards made; the others are there, or another process is at them", flush=True)
 
 
 @dataclass
@@ -230,9 +285,9 @@ def write_shard(path: Path, shard: Shard) -> None:
     """Writes a shard whole or not at all."""
     facts = {"fps": shard.fps, "cuts": shard.cuts, "guide_frames": shard.guide_frames, "begin": shard.begin}
     facts["scenes"] = [[shot.to_json() if isinstance(shot, Scene) else list(shot) for shot in shots] for shots in shard.scenes]
-    part = path.with_suffix(".part")
-    save_file({name: t.contiguous() for name, t in shard.tensors.items()}, part, {"bank": json.dumps(facts, ensure_ascii=False)})
-    part.replace(path)
+    data = save({name: t.cpu().contiguous() for name, t in shard.tensors.items()}, {"bank": json.dumps(facts, ensure_ascii=False)})
+    with atomic_path(path) as part:
+        part.write_bytes(data)
 
 
 def read_shard(path: Path) -> Shard:

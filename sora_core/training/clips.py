@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..autoencoder import VideoVAE
+from ..config import UserError
 from ..shapes import Strides
 from ..text import PromptError, encode_bytes
 from ..video_file import frame_times, read_frames, video_facts
@@ -169,7 +170,7 @@ def frames_at(path: Path, begin: float, end: float, fps: float, size: tuple[int,
     stop = min(end, shown[-1] + float(1 / facts.fps))
     wanted = [int(np.abs(shown - begin - k / fps).argmin()) for k in range(math.ceil((stop - begin) * fps - 1e-6))]
     if not wanted:
-        raise ValueError(f"{path.name} has no frames between {begin:.1f} and {end:.1f} s")
+        raise UserError(f"{path.name} has no frames between {begin:.1f} and {end:.1f} s")
     first, last = wanted[0], wanted[-1] + 1
     scale = max(size[0] / facts.width, size[1] / facts.height)
     scaled = (round(facts.height * scale), round(facts.width * scale))
@@ -212,28 +213,33 @@ def make_clip_bank(videos: str | Path, folder: str | Path, vae: VideoVAE, *, fps
     sources, broken = find_sources(videos)
     report, shelf = Report(broken=broken), _Shelf(Path(folder), vae, fps)
     for source in sources:
-        try:
-            facts = video_facts(source.path)
-            whole = [(0.0, facts.frames / float(facts.fps))]
-            shots = whole if whole_files else find_shots(source.path) or whole
-            size = nearest_size(facts.width, facts.height, area)
-            for begin, end in shots:
-                frames, left = frames_at(source.path, begin, end, fps, size)
-                report.read += frames.numel() / left
-                for first, cells in cut(len(frames)):
-                    clip = frames[first : first + Strides().frames(cells)]
-                    report.kept += clip.numel()
-                    report.clips += 1
-                    report.buckets[(*size, cells)] += 1
-                    shelf.put((*size, cells), clip, source.captions)
-        except ModuleNotFoundError:
-            raise
-        except Exception as error:  # whatever a damaged file makes its decoder raise
-            report.broken.append(f"{source.path.name}: {error}")
+        for frames, left in _shots(source.path, fps, area, whole_files, broken):
+            size = (frames.shape[2], frames.shape[1])
+            report.read += frames.numel() / left
+            for first, cells in cut(len(frames)):
+                clip = frames[first : first + Strides().frames(cells)]
+                report.kept += clip.numel()
+                report.clips += 1
+                report.buckets[(*size, cells)] += 1
+                shelf.put((*size, cells), clip, source.captions)
     shelf.close()
     if not report.clips:
         raise FileNotFoundError("videos: none of the files could be used\n" + "\n".join(f"  {reason}" for reason in report.broken))
     return report
+
+
+def _shots(path: Path, fps: float, area: int, whole_files: bool, broken: list[str]) -> Iterator[tuple[Tensor, float]]:
+    """What `frames_at` gives of every shot of a video; where it cannot be read it ends, and `broken` says why."""
+    try:
+        facts = video_facts(path)
+        whole = [(0.0, facts.frames / float(facts.fps))]
+        size = nearest_size(facts.width, facts.height, area)
+        for begin, end in whole if whole_files else find_shots(path) or whole:
+            yield frames_at(path, begin, end, fps, size)
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:  # whatever a damaged file makes its decoder raise; what becomes of the frames raises elsewhere
+        broken.append(f"{path.name}: {error}")
 
 
 class _Shelf:
@@ -254,8 +260,9 @@ class _Shelf:
             self._write(bucket)
 
     def _write(self, bucket: tuple[int, int, int]) -> None:
-        records, scenes, guides_at = zip(*self.held.pop(bucket))
+        records, scenes, guides_at = zip(*self.held[bucket])
         write_shard(self.folder / f"{self.written:05d}.safetensors", Shard.of(list(records), self.fps, guides_at[0], list(scenes)))
+        del self.held[bucket]
         self.written += 1
 
     def close(self) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from html import escape
 from pathlib import Path
+
+from ..config import UserError
+from .run import read_reports
 
 WIDTH, HEIGHT, MARGIN = 640, 280, 48
 COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd")
@@ -13,8 +15,7 @@ COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd")
 
 def read_log(folder: str | Path, value: str) -> list[tuple[float, float]]:
     """(step, value) of every report of a run that has the value."""
-    lines = (Path(folder) / "log.jsonl").read_text().splitlines()
-    return [(line["step"], line[value]) for line in map(json.loads, lines) if value in line]
+    return [(report["step"], report[value]) for report in read_reports(folder) if value in report]
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -29,11 +30,11 @@ def draw(curves: dict[str, list[tuple[float, float]]], out: str | Path, title: s
     """Writes one SVG with a line for each named curve; `across` names what goes to the right, from `begin` on (None: the least).
 
     Raises:
-        ValueError: nothing to draw.
+        UserError: nothing to draw.
     """
     points = [p for curve in curves.values() for p in curve]
     if not points:
-        raise ValueError(f"{title}: the log has no such value")
+        raise UserError(f"{title}: the log has no such value")
     x0, x1 = min(x for x, _ in points) if begin is None else begin, max(x for x, _ in points)
     x1 = x1 if x1 > x0 else x0 + 1
     y0, y1 = min(y for _, y in points), max(y for _, y in points)

@@ -15,6 +15,7 @@ import torch
 
 from ..autoencoder import VideoVAE
 from ..checkpoint import load_vae, save_vae
+from ..config import UserError
 from .feed import AHEAD, workers
 from .group import Group
 from .live import LiveBank
@@ -38,7 +39,7 @@ class RunSettings:
         name: of the model.
 
     Raises:
-        ValueError: no VAE, or more minutes for it than there are.
+        UserError: no VAE, or more minutes for it than there are.
     """
 
     minutes: float
@@ -51,10 +52,10 @@ class RunSettings:
 
     def __post_init__(self):
         if not self.vae and not self.vae_minutes:
-            raise ValueError("vae: name a file, or give vae-minutes to train one")
+            raise UserError("vae: name a file, or give vae-minutes to train one")
         if self.vae_minutes >= self.minutes:
             near = f"use {self.minutes / 3:g}"
-            raise ValueError(f"vae-minutes {self.vae_minutes:g} leaves none of {self.minutes:g} minutes for the transformer: {near}")
+            raise UserError(f"vae-minutes {self.vae_minutes:g} leaves none of {self.minutes:g} minutes for the transformer: {near}")
 
 
 def run_all(folder: str, run: RunSettings, settings: Settings) -> list[Path]:
@@ -70,7 +71,7 @@ def run_all(folder: str, run: RunSettings, settings: Settings) -> list[Path]:
         train_transformer(part, bank, settings, group=group, vae=vae)
     if not run.out or not group.leads:
         return []
-    return ship(part, str(vae_path), settings.size, run.name, run.out, run.stage)
+    return ship(part, str(vae_path), run.out, name=run.name, stage=run.stage)
 
 
 def _train_vae(folder: Path, run: RunSettings, settings: Settings, group: Group) -> Path:

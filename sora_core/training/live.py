@@ -14,7 +14,7 @@ import torch
 
 from ..autoencoder import VideoVAE
 from ..shapes import PATCH, Strides
-from .bank import SHARD, Shape, Shard, encode, film, guide_frames, plan, scenes_of
+from .bank import SHARD, Recipe, Shape, Shard, encode, film, guide_frames, plan, scenes_of
 from .feed import workers
 from .group import ALONE, Group
 from .objective import REPEATS_CLIP, REPEATS_STILL
@@ -39,8 +39,7 @@ class LiveBank:
 
     def __init__(self, vae: VideoVAE, tokens: int, stage: str = "S2", *, seconds: float = 0.0, first: int = 0, scale: float = 1.0,
                  pool: Executor | None = None, ahead: int = 0, group: Group | None = None):  # fmt: skip
-        plan(0, stage)  # an unknown stage is refused here
-        self.vae, self.tokens, self.stage, self.seconds, self.scale = vae, tokens, stage, seconds, scale
+        self.vae, self.tokens, self.recipe, self.seconds, self.scale = vae, tokens, Recipe(stage), seconds, scale
         self.pool, self.ahead, self.group = pool or workers(0), ahead, group or ALONE
         self.next, self.spent, self.began = first, 0.0, None
         self.shards: list[Shard] = []
@@ -59,7 +58,7 @@ class LiveBank:
             self.spent += time.monotonic() - started
 
     def shape(self, index: int) -> Shape:
-        shape, multiple = plan(index, self.stage), Strides().size_multiple
+        shape, multiple = plan(index, self.recipe), Strides().size_multiple
         width, height = (max(multiple, round(side * self.scale / multiple) * multiple) for side in (shape.width, shape.height))
         return replace(shape, width=width, height=height)
 
@@ -75,7 +74,7 @@ class LiveBank:
         """Index and scenes of the next shard, while the pool is at those after it."""
         while len(self.waiting) <= self.ahead:
             shape = self.shape(self.next)
-            job = self.pool.submit(scenes_of, self.next, len(shape.cuts), self.records(shape), self.stage)
+            job = self.pool.submit(scenes_of, self.next, len(shape.cuts), self.records(shape), self.recipe)
             self.waiting.append((self.next, job))
             self.next += 1
         index, job = self.waiting.popleft()

@@ -15,25 +15,28 @@ from ..config import TextConfig, preset
 from ..shapes import VideoShape
 from ..speed import transformer_flops
 from ..world import caption, render, sample_scene
+from .group import ALONE
 from .objective import Lesson
 from .transformer import Student, velocity_loss
 from .vae import reconstruction_loss
 
 
 def seconds_of(work: Callable[[], object], repeats: int = 3) -> float:
-    """Median wall time of `work` after one warm-up."""
+    """Median wall time of `work`, until the device has done it, after one warm-up."""
     work()
     times = []
     for _ in range(repeats):
+        ALONE.wait()
         start = time.perf_counter()
         work()
+        ALONE.wait()
         times.append(time.perf_counter() - start)
     return sorted(times)[len(times) // 2]
 
 
 def probe(size: str) -> dict[str, float]:
     """Runs and prints all measurements; `size` is a name of config.PRESETS."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = ALONE.device
     frames = 17
     scene, times = sample_scene(0), [k / 8 for k in range(frames)]
     vae = VideoVAE().channels_last().to(device, torch.bfloat16)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,24 +10,36 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..config import UserError
+from ..files import atomic_path
 from .group import ALONE, Group
 from .optim import Average, Optimizer
 
 
-def atomic_save(data: object, path: Path) -> None:
-    """torch.save that never leaves a torn file: written beside, flushed to the disk, then renamed."""
-    part = path.with_suffix(path.suffix + ".part")
-    with part.open("wb") as f:
-        torch.save(data, f)
-        f.flush()
-        os.fsync(f.fileno())
-    part.replace(path)
+def read_reports(folder: str | Path) -> list[dict]:
+    """The lines of a run's log; without the last one if a kill tore it."""
+    reports, lines = [], (Path(folder) / "log.jsonl").read_text().splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            reports.append(json.loads(line))
+        except json.JSONDecodeError:
+            if number < len(lines):
+                raise
+    return reports
+
+
+def check_same(folder: str | Path, facts: dict, before: dict) -> None:
+    """Raises UserError where `folder` holds a run with other `facts`, by names of settings; those that it does not know do not count."""
+    for name, value in facts.items():
+        if before.get(name, value) != value:
+            raise UserError(f"folder: {folder} holds a run with {name} {before[name]!r}, not {value!r}: choose another folder for it")
 
 
 class Run:
     """A training run in `folder`: `state.pt` to resume from, `log.jsonl` with one line a report, and TensorBoard events if installed.
 
-    The log is cut back to the resumed step, so that a killed and resumed run leaves the same file as an uninterrupted one.
+    The log is cut back to the resumed step, and what was not yet reported then is in `state.pt`: but for times and rates, a killed and
+    resumed run leaves the same file as an uninterrupted one.
 
     Args:
         steps: length of the run, or 0 if `minutes` say it.
@@ -41,13 +52,14 @@ class Run:
 
     def __init__(self, folder: str | Path, steps: int = 0, minutes: float = 0.0, *, save_every: float = 60.0, group: Group | None = None,
                  peak: float = 0.0, facts: dict[str, str | int] | None = None):  # fmt: skip
-        if not steps and not minutes:
-            raise ValueError("steps: 0 with no minutes: give one of the two, the length of the run")
+        if steps <= 0 and minutes <= 0:
+            raise UserError(f"steps: {steps} with no minutes: give one of the two, the length of the run")
         self.folder, self.group = Path(folder), group or ALONE
         self.folder.mkdir(parents=True, exist_ok=True)
         self.steps, self.seconds, self.save_every, self.peak, self.facts = steps, 60 * minutes, save_every, peak, facts or {}
         self.started = self.saved = self.reported = time.monotonic()
         self.before, self.step, self.saved_step = 0.0, 0, -1
+        self.waited = 0.0  # seconds since the last report, before a resume
         self.clock, self.board = 0.0, None
         self._forget()
 
@@ -64,7 +76,7 @@ class Run:
 
     def budget(self, first: int) -> Iterator[tuple[int, float]]:
         """(step, share of the budget) from step `first` on, until all is used."""
-        self.step, self.reported = first, time.monotonic()
+        self.step, self.reported = first, time.monotonic() - self.waited
         while True:
             self.clock = self.elapsed if self.steps else self.group.agree(self.elapsed)
             if (share := self.share(self.step)) >= 1:
@@ -78,24 +90,25 @@ class Run:
         """Brings all three to where the run was saved last; returns the number of steps done, 0 at the first start.
 
         Raises:
-            ValueError: the folder holds a run of something else.
+            UserError: the folder holds a run of something else.
         """
         path = self.folder / "state.pt"
         if not path.exists():
             return 0
         state = torch.load(path, weights_only=True, map_location="cpu")
-        for name, value in self.facts.items():
-            if (before := state.get("facts", {}).get(name, value)) != value:
-                raise ValueError(f"folder: {self.folder} holds a run with {name} {before!r}, not {value!r}: choose another folder for it")
+        check_same(self.folder, self.facts, state.get("facts", {}))
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         average.weights = [w.to(live.device) for w, live in zip(state["average"], average.live, strict=True)]
         self.step, self.before = state["step"], state.get("seconds", 0.0)
         self.clock = self.before
+        if "pending" in state:
+            self.sums, self.tokens, self.flops, self.waited = state["pending"]
         log = self.folder / "log.jsonl"
         if log.exists() and self.group.leads:
-            kept = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= state["step"]]
-            log.write_text("".join(line + "\n" for line in kept))
+            kept = [report for report in read_reports(self.folder) if report["step"] <= state["step"]]
+            with atomic_path(log) as part:
+                part.write_text("".join(json.dumps(report) + "\n" for report in kept))
         return self.step
 
     @staticmethod
@@ -110,13 +123,17 @@ class Run:
         if not self.group.leads or step == self.saved_step or not last and time.monotonic() - self.saved < self.save_every:
             return
         state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average.weights}
-        atomic_save(state | {"step": step, "seconds": self.elapsed, "facts": self.facts}, self.folder / "state.pt")
+        state |= {"step": step, "seconds": self.elapsed, "facts": self.facts}
+        state["pending"] = (self.sums, self.tokens, self.flops, time.monotonic() - self.reported)
+        with atomic_path(self.folder / "state.pt") as part, part.open("wb") as file:
+            torch.save(state, file)  # to a name, it would not say that the disk is full
         self.saved, self.saved_step = time.monotonic(), step
 
     def finish(self, model: nn.Module, optimizer: Optimizer, average: Average) -> None:
         """After the last step: reports what is left, and saves."""
-        if self.values:
+        if self.sums:
             self._report(self.step)
+            self.saved_step = -1  # what was saved at this step had it still to report
         self.save(self.step, model, optimizer, average, last=True)
 
     # -- log -----------------------------------------------------------------------------------------------------------------
@@ -127,13 +144,14 @@ class Run:
         Tensors stay on their device until then. `tokens` and `flops` of the step are reported as rates.
         """
         for name, value in values.items():
-            self.values.setdefault(name, []).append(value.detach() if isinstance(value, Tensor) else value)
+            total, count = self.sums.get(name, (0.0, 0))
+            self.sums[name] = (total + (value.detach() if isinstance(value, Tensor) else value), count + 1)
         self.tokens, self.flops = self.tokens + tokens, self.flops + flops
         if step % every == 0 or step == self.steps:
             self._report(step)
 
     def _report(self, step: int) -> None:
-        means = {name: float(torch.stack([torch.as_tensor(v) for v in seen]).float().mean()) for name, seen in self.values.items()}
+        means = {name: float(total) / count for name, (total, count) in self.sums.items()}
         now = time.monotonic()
         if self.tokens:
             means["tokens_per_second"] = self.tokens / (now - self.reported)
@@ -151,7 +169,7 @@ class Run:
         self._forget()
 
     def _forget(self) -> None:
-        self.values: dict[str, list[float | Tensor]] = {}
+        self.sums: dict[str, tuple[float | Tensor, int]] = {}
         self.tokens, self.flops = 0, 0.0
 
     def _write_board(self, step: int, means: dict[str, float]) -> None:

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ..autoencoder import VideoVAE, normalise, pixels_of
 from ..checkpoint import load_vae, save_model
-from ..config import ModelHeader
+from ..config import ModelHeader, UserError
 from ..pipeline import Pipeline
 from ..world import render, sample_scene, vocabulary
-from .transformer import Settings, Student, averaged_student, fit_preview, header
+from .transformer import Student, averaged_student, fit_preview, header
 
 # In bfloat16 these cost 0.01 in normalised latents: the layers that touch the latents, and everything with one axis.
 FLOAT32_VAE = ("conv1.", "conv2.", "encoder.conv1.", "decoder.head.")
@@ -42,8 +42,10 @@ def preview_factors(vae: VideoVAE, scenes: int = 24) -> list[list[float]]:
 @torch.no_grad()
 def blend(student: Student, earlier: str, share: float) -> None:
     """Turns the weights into `share` of their own and the rest of the model file `earlier`, from which they were trained: the mean of both
-    is often better than either (model soups, arXiv 2203.05482). Raises as Pipeline.load does."""
+    is often better than either (model soups, arXiv 2203.05482). Raises as Pipeline.load does, and UserError for a model of another size."""
     before = Pipeline.load(earlier, torch.float32)
+    if (before.transformer.config, before.text.config) != (student.transformer.config, student.text.config):
+        raise UserError(f"earlier: {earlier} is of another size: name the model file from which the run was trained")
     for own, other in ((student.transformer, before.transformer), (student.text, before.text)):
         theirs = other.state_dict()
         for name, weight in own.state_dict().items():
@@ -51,21 +53,25 @@ def blend(student: Student, earlier: str, share: float) -> None:
 
 
 def ship(
-    folder: str, vae_path: str, size: str, name: str, out: str, stage: str = "S2", earlier: str = "", share: float = 1.0
+    folder: str, vae: str, out: str, *, name: str, stage: str = "S2", foresight: bool = False, earlier: str = "", share: float = 1.0
 ) -> list[Path]:
     """Writes diffusion_models/NAME.safetensors, vae/NAME_vae.safetensors and text_encoders/NAME_text.safetensors below `out`.
 
-    Only in stage S4 parts of a minute are seen, so only then the model foresees long videos (plan.kind_for). earlier, share: see `blend`.
+    Args:
+        folder: of the run. vae: file of its VAE.
+        stage: a name in bank.STAGES, whose words the model has met.
+        foresight: whether it has seen parts of a minute, so that it foresees long videos (plan.kind_for); in stage S4 it has.
+        earlier, share: see `blend`.
     """
-    student, step = averaged_student(folder, Settings(size=size))
+    student, step = averaged_student(folder)
     if earlier:
         blend(student, earlier, share)
-    vae = load_vae(vae_path)
-    facts = header(name, tuple(sorted(vocabulary(stage))), preview_factors(vae), foresight=stage == "S4")
+    codec = load_vae(vae)
+    facts = header(name, tuple(sorted(vocabulary(stage))), preview_factors(codec), foresight=foresight or stage == "S4")
     plain = ModelHeader(name=name, native_fps=facts.native_fps)
     files = {
         f"diffusion_models/{name}.safetensors": (half_precision(student.transformer.state_dict()), facts),
-        f"vae/{name}_vae.safetensors": (half_precision(vae.state_dict(), FLOAT32_VAE), plain),
+        f"vae/{name}_vae.safetensors": (half_precision(codec.state_dict(), FLOAT32_VAE), plain),
         f"text_encoders/{name}_text.safetensors": (half_precision(student.text.state_dict()), replace(plain, words=facts.words)),
     }
     paths = []

@@ -94,7 +94,7 @@ def later(curve: list) -> list:
 
 def _train(folder: str, bank: LiveBank, settings: Settings) -> Student:
     train_transformer(folder, bank, settings)
-    return averaged_student(folder, settings)[0].to(Group().device)
+    return averaged_student(folder)[0].to(Group().device)
 
 
 def _write(path: Path, rows: list[dict]) -> Path:

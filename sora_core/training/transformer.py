@@ -7,6 +7,7 @@ On two cores (no GPU) a step of 5,120 tokens takes one to two seconds.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
@@ -18,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..autoencoder import VideoVAE
-from ..checkpoint import load_text
-from ..config import ModelHeader, TextConfig, TransformerConfig, preset
+from ..checkpoint import detect_text, detect_transformer, load_text
+from ..config import PRESETS, ModelHeader, TextConfig, TransformerConfig, UserError, preset
 from ..pipeline import Pipeline
 from ..shapes import PATCH, Strides, VideoShape
 from ..speed import peak_flops, transformer_flops
@@ -273,7 +274,8 @@ def train_transformer(folder: str, bank: str | Bank | LiveBank, settings: Settin
     asking = 0.0 if adapter else settings.asking  # an adapter leaves who asks as it is
 
     def draw(step: int) -> tuple:
-        # The lesson of a step is drawn from the step alone, so a resumed run sees what an uninterrupted one would have seen.
+        # Drawn from the step, its share of the run and the shards that are there: over a bank that is whole a resumed run of so many
+        # steps sees what an uninterrupted one would have seen. Over one that grows, and in a run of minutes, the clock has a part in it.
         rng, share = np.random.default_rng((settings.seed, step)), run.share(step)
         curves = (settings.still_share, settings.sigma_mean, settings.detail)
         still_share, sigma_mean, weight_of_detail = (a + (b - a) * share for a, b in curves)
@@ -343,9 +345,12 @@ def snapshot(student: Student, adapter: Adapter | None, average: Average) -> Stu
 
 
 def new_student(settings: Settings) -> Student:
-    """A model of the size of `settings`: by name, or that of the file to start from."""
+    """A model of the size of `settings`: by name, or that of the file to start from. Raises UserError where that is no file."""
     if settings.size:
         return Student(preset(settings.size), TextConfig())
+    if not settings.start.endswith(".safetensors"):
+        there = f"start is {settings.start}, no .safetensors" if settings.start else "there is no start"
+        raise UserError(f"size: an empty one is that of the model file to start from, and {there}: use one of {', '.join(PRESETS)}")
     pipeline = started_from(settings)
     return Student(pipeline.transformer.config, pipeline.text.config)
 
@@ -356,15 +361,18 @@ def started_from(settings: Settings, dtype: torch.dtype = torch.float32, device:
 
 
 def begin(student: Student, bank: Bank | LiveBank, settings: Settings, pool: Executor | None = None, ahead: int = 0) -> None:
-    """What a new run starts from: earlier weights, or none; a text encoder that can read, and cross-attention that can hear it."""
-    if settings.start.endswith(".safetensors"):
-        earlier = started_from(settings)
+    """What a new run starts from: earlier weights, or none; a text encoder that can read, and cross-attention that can hear it.
+
+    Raises:
+        UserError: the earlier weights are of another size; or as Pipeline.load and averaged_student do.
+    """
+    if settings.start:
+        file = settings.start.endswith(".safetensors")
+        earlier = started_from(settings) if file else averaged_student(settings.start)[0]
         if earlier.transformer.config != student.transformer.config:
-            raise ValueError(f"start: {settings.start} is not of size {settings.size!r}: choose the size it was trained with")
-        student.transformer.load_state_dict(earlier.transformer.state_dict())
-        student.text.load_state_dict(earlier.text.state_dict())
-    elif settings.start:
-        student.load_state_dict(averaged_student(settings.start, settings)[0].state_dict())
+            raise UserError(f"start: {settings.start} is not of size {settings.size!r}: choose the size it was trained with")
+        for part in ("transformer", "text") if file else ("transformer", "text", "asker"):
+            getattr(student, part).load_state_dict(getattr(earlier, part).state_dict())
     elif settings.text:
         student.text.load_state_dict(load_text(settings.text, torch.float32).state_dict())
     scenes = [shots[0] for shard in bank.shards for shots in shard.scenes if isinstance(shots[0], Scene)]
@@ -396,11 +404,18 @@ def hear_anew(student: Student) -> None:
             nn.init.zeros_(silent)
 
 
-def averaged_student(folder: str | Path, settings: Settings) -> tuple[Student, int]:
-    """The averaged weights of a run as they were last saved, and the step; for sheets while the run goes on. Without a size it is that of
-    the file that the run began with."""
+def averaged_student(folder: str | Path) -> tuple[Student, int]:
+    """The averaged weights of a run as they were last saved, and the step; also while the run goes on. Sizes are those of its tensors.
+
+    Raises:
+        UserError: a run of something else.
+    """
     state = torch.load(Path(folder) / "state.pt", weights_only=True, map_location="cpu")
-    student = new_student(replace(settings, start=settings.start or state.get("facts", {}).get("start", "")))
+    shapes, what = defaultdict(dict), f"the run in {folder}"
+    for name, tensor in state["model"].items():
+        part, _, own = name.partition(".")
+        shapes[part][own] = tuple(tensor.shape)
+    student = Student(detect_transformer(shapes["transformer"], what), detect_text(shapes["text"], what))
     student.load_state_dict(state["model"])
     with torch.no_grad():
         for p, average in zip(student.parameters(), state["average"], strict=True):

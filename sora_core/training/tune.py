@@ -5,6 +5,7 @@ python -m sora_core.training tune --videos my_videos --folder runs/mine --lora 1
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -13,14 +14,17 @@ import torch
 
 from ..checkpoint import model_header, save_model
 from ..config import ModelHeader
+from ..files import atomic_path
 from .bank import Bank
 from .clips import make_clip_bank
 from .group import ALONE, Group
 from .lora import Adapter
+from .run import check_same
 from .ship import half_precision
 from .transformer import Settings, Student, started_from, train_transformer
 
 DONE = "bank.txt"  # written when the folder's bank is whole
+FACTS = "bank.json"  # what the bank is of, written before
 
 
 def tune(videos: str, folder: str, settings: Settings, *, area: int, whole_files: bool = False, group: Group = ALONE) -> list[Path]:
@@ -35,17 +39,23 @@ def tune(videos: str, folder: str, settings: Settings, *, area: int, whole_files
         the files written: one LoRA, or a transformer and a text encoder.
 
     Raises:
-        FileNotFoundError: nothing to train on. CheckpointError: what is wrong with the model file.
+        FileNotFoundError: nothing to train on. UserError: what is wrong with the model file, or the folder is of other videos.
     """
     facts, bank = model_header(settings.start), Path(folder) / "bank"
-    if group.leads and not (Path(folder) / DONE).exists():
+    of = {"videos": str(Path(videos).resolve()), "area": area, "whole files": whole_files, "start": settings.start, "vae": settings.vae}
+    done, kept = Path(folder) / DONE, Path(folder) / FACTS
+    if group.leads and done.exists():
+        check_same(folder, of, json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {})  # older banks did not say
+    elif group.leads:
         for left in bank.glob("*.safetensors"):  # of a try that was stopped, perhaps with other videos
             left.unlink()
         vae = started_from(settings, torch.bfloat16, group.device).vae
         report = make_clip_bank(videos, bank, vae, fps=facts.native_fps, area=area, whole_files=whole_files)
         text = report.text(settings.tokens)
         print(text, flush=True)
-        (Path(folder) / DONE).write_text(text, encoding="utf-8")
+        for path, content in ((kept, json.dumps(of, ensure_ascii=False)), (done, text)):
+            with atomic_path(path) as part:
+                part.write_text(content, encoding="utf-8")
     group.agree(0.0)  # the others wait for the bank
     settings = replace(settings, size="", native_fps=facts.native_fps)
     trained = train_transformer(folder, str(bank), settings, group=group)

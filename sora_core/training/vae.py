@@ -23,7 +23,8 @@ from torch import Tensor
 
 from ..autoencoder import VideoVAE, pixels_of
 from ..checkpoint import load_vae
-from ..config import LATENT_MEAN, LATENT_STD, VAEConfig
+from ..config import LATENT_MEAN, LATENT_STD, UserError, VAEConfig
+from ..files import atomic_path
 from ..world import render_batch, sample_scene
 from .feed import workers
 from .group import ALONE, Group
@@ -113,10 +114,9 @@ class FramePool:
 
 def _file(path: Path, name: str) -> np.ndarray:
     if not path.exists():
-        part = path.with_suffix(".part.npy")
         started, clips = time.monotonic(), _render(name, "cpu", workers(0), CLIPS[name][0])
-        np.save(part, clips.numpy())
-        part.replace(path)
+        with atomic_path(path) as part, part.open("wb") as file:  # to a name, np.save would add its own suffix
+            np.save(file, clips.numpy())
         print(f"{path.name}: {len(clips) * clips.shape[1] / (time.monotonic() - started):.0f} frames rendered a second", flush=True)
     return np.load(path, mmap_mode="c")
 
@@ -252,7 +252,7 @@ class VAESettings:
 
     def __post_init__(self):
         if self.decoder_only and not self.start:
-            raise ValueError("decoder-only: name the VAE whose decoder is to be trained with start")
+            raise UserError("decoder-only: name the VAE whose decoder is to be trained with start")
 
 
 def train_vae(folder: str, settings: VAESettings, group: Group = ALONE) -> VideoVAE:

@@ -123,19 +123,19 @@ def test_a_group_is_made_whole_where_one_of_it_is_missing(tmp_path):
         return [make(p, found, progress) + 1e-6 * len(group) for p, found in zip(group, cells, strict=True)]
 
     good = passes.run_plan(plan, torch.zeros(1, 2, 41, 2, 2), in_groups, started(tmp_path, plan), at_once=1000)
-    gaps = len(plan.passes) - 1
-    # The first gap sees one sketched cell before it and the last one behind it, the others two.
-    assert sizes == [1, 1, gaps - 2, 1]
+    gaps = len(plan.passes) - 2
+    # The first gap sees the end of the opening and the last one a single sketched cell behind it; the others see two on both sides.
+    assert sizes == [1, 1, 1, gaps - 2, 1]
     files = sorted((tmp_path / "passes").glob("*.safetensors"), key=lambda path: path.stat().st_mtime_ns)
     files[4].unlink()
     job = started(tmp_path, plan)
     again = passes.run_plan(plan, torch.zeros(1, 2, 41, 2, 2), in_groups, job, at_once=1000)
-    assert torch.equal(again, good) and sizes[4:] == [gaps - 2] and job.reused == len(plan.passes) - 1
+    assert torch.equal(again, good) and sizes[5:] == [gaps - 2] and job.reused == len(plan.passes) - 1
 
 
 def test_a_group_that_was_killed_while_it_was_written_goes_on_at_its_last_step(tmp_path, monkeypatch):
     plan, found = foresight(Lattice(41), 4), []
-    gaps = set(range(2, len(plan.passes) - 1))
+    group = len(plan.passes) - 4  # all but the opening, the sketch, the first gap and the last
 
     def in_groups(group, cells, progress):
         found.append(progress.load())
@@ -143,7 +143,7 @@ def test_a_group_that_was_killed_while_it_was_written_goes_on_at_its_last_step(t
         return [make(p, c, progress) for p, c in zip(group, cells, strict=True)]
 
     def write(path, key, tensors):
-        if len(kept := list(tmp_path.rglob("*.safetensors"))) == 5:  # sketch, first gap; a half, and two of the group
+        if len(kept := list(tmp_path.rglob("*.safetensors"))) == 6:  # opening, sketch, first gap; a half, and two of the group
             raise KeyboardInterrupt(kept)
         write_kept(path, key, tensors)
 
@@ -152,7 +152,7 @@ def test_a_group_that_was_killed_while_it_was_written_goes_on_at_its_last_step(t
         passes.run_plan(plan, torch.zeros(1, 2, 41, 2, 2), in_groups, started(tmp_path, plan, every=0.0), at_once=1000)
     job = started(tmp_path, plan, every=0.0)
     passes.run_plan(plan, torch.zeros(1, 2, 41, 2, 2), in_groups, job, at_once=1000)
-    assert [f and int(f["done"]) for f in found] == [None, None, None, len(gaps), None] and job.reused == 4
+    assert [f and int(f["done"]) for f in found] == [None, None, None, None, group, None] and job.reused == 5
     assert not list(tmp_path.rglob("*.half.*"))
 
 
@@ -313,7 +313,7 @@ def test_files_that_go_away_while_they_are_listed(tmp_path, monkeypatch):
 
 def test_jobs_are_listed_and_deleted_only_by_name(tmp_path):
     plan = foresight(Lattice(14), 4)
-    other = plan.redo({1: 3})
+    other = plan.redo({2: 3})
     for p in (plan, other):
         run_plan(p, LATENTS, make, started(tmp_path, p))
     (tmp_path / "notes.json").write_text('{"job": "notes"}')
@@ -321,7 +321,7 @@ def test_jobs_are_listed_and_deleted_only_by_name(tmp_path):
     assert [(j.done, j.passes) for j in listed] == [(len(plan.passes),) * 2] * 2 and all(j.bytes > 0 and j.age < 60 for j in listed)
     name = {job.name.split("-")[0]: job.name for job in listed}
     manifest = json.loads((tmp_path / f"{listed[0].name.split('-')[0]}.json").read_text())
-    assert manifest["about"] == "a test" and manifest["passes"][1]["makes"] == "1-2" and len(manifest["picture"]) == len(plan.passes)
+    assert manifest["about"] == "a test" and manifest["passes"][2]["makes"] == "5-6" and len(manifest["picture"]) == len(plan.passes)
     assert delete(tmp_path, name[started(tmp_path, other).name]) > 0
     again = started(tmp_path, plan)
     run_plan(plan, LATENTS, make, again)

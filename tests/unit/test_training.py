@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sora_pack.sora_core.autoencoder import VideoVAE
-from sora_pack.sora_core.checkpoint import model_header, read_layout
-from sora_pack.sora_core.config import LATENT_MEAN, LATENT_STD, TextConfig, VAEConfig, preset
+from sora_pack.sora_core.checkpoint import load_transformer, model_header, read_layout, save_model
+from sora_pack.sora_core.config import LATENT_MEAN, LATENT_STD, TextConfig, UserError, VAEConfig, preset
 from sora_pack.sora_core.pipeline import SHIPPED, WEIGHTS, Pipeline
 from sora_pack.sora_core.training import objective
 from sora_pack.sora_core.training import ship as shipping
@@ -34,6 +34,8 @@ from sora_pack.sora_core.world import is_held_out, render, sample_scene, scene_f
 from sora_pack.sora_core.world.captions import LENGTHS
 from sora_pack.tests.tiny_model import write_tiny_model
 
+COMPANIONS = {"vae": "vae/tiny_vae.safetensors", "text": "text_encoders/tiny_text.safetensors"}  # of the tiny model, in its folder
+
 
 @pytest.fixture(scope="module")
 def bank(tmp_path_factory) -> Bank:
@@ -43,7 +45,7 @@ def bank(tmp_path_factory) -> Bank:
     vae = VideoVAE(VAEConfig(dim=8)).channels_last()
     small = {0: Shape(1, 8.0, 32, 32), 1: Shape(41, 8.0, 32, 32, tails=True), 2: Shape(17, 8.0, 32, 32, cuts=(3,))}
     with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
-        patch.setattr("sora_pack.sora_core.training.bank.plan", lambda index, stage: small[index])
+        patch.setattr("sora_pack.sora_core.training.bank.plan", lambda index, recipe: small[index])
         for index in small:
             assert make_shard(folder, index, vae)
             assert not make_shard(folder, index, vae), "a shard that is there is not made again"
@@ -334,7 +336,7 @@ def test_a_killed_run_resumes_to_the_same_weights(bank, tmp_path):
     resumed = trainer.train_transformer(str(tmp_path / "killed"), str(bank.folder), tiny)
     for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
-    averaged, step = trainer.averaged_student(tmp_path / "killed", tiny)
+    averaged, step = trainer.averaged_student(tmp_path / "killed")
     assert step == 6
     assert all(torch.equal(a, b) for a, b in zip(averaged.state_dict().values(), whole.state_dict().values(), strict=True))
 
@@ -420,6 +422,17 @@ def test_a_step_on_a_gpu_is_that_of_the_processor(bank, monkeypatch):
     assert losses[1] == pytest.approx(losses[0], rel=1e-2) and error < 0.05, (losses, error)  # both compute in bfloat16
 
 
+def test_times_of_the_probe_are_those_of_the_device(monkeypatch):
+    """A device that takes its work at once and does it later is waited for, also before the clock starts."""
+    from sora_pack.sora_core.training import probe as probing
+
+    clock, waiting = [0.0], []
+    monkeypatch.setattr(probing.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: clock.__setitem__(0, clock[0] + sum(waiting)) or waiting.clear())
+    monkeypatch.setattr(probing, "ALONE", Group(device="cuda"))
+    assert probing.seconds_of(lambda: waiting.append(2.0)) == 2.0
+
+
 def test_probe_prints_what_it_measures(monkeypatch, capsys):
     from sora_pack.sora_core.training import probe as probing
 
@@ -449,14 +462,37 @@ def test_half_precision_keeps_what_bfloat16_would_hurt():
     assert kinds == dict.fromkeys(shapes, torch.float32) | {"body.weight": torch.bfloat16}
 
 
-@pytest.mark.parametrize(("stage", "foresees"), [("S3", False), ("S4", True)])
-def test_a_model_that_saw_parts_of_a_minute_says_so(tmp_path, monkeypatch, stage, foresees):
+@pytest.mark.parametrize(("stage", "told", "foresees"), [("S3", False, False), ("S2", True, True), ("S4", False, True)])
+def test_a_model_that_saw_parts_of_a_minute_says_so(tmp_path, monkeypatch, stage, told, foresees):
     student, vae = trainer.Student(preset("tiny"), TextConfig(num_layers=1)), VideoVAE(VAEConfig(dim=8))
     monkeypatch.setattr(shipping, "averaged_student", lambda *_: (student, 1))
     monkeypatch.setattr(shipping, "load_vae", lambda _: vae)
     monkeypatch.setattr(shipping, "preview_factors", lambda _: [[0.0] * 3] * 17)
-    files = shipping.ship("run", "vae.safetensors", "tiny", "mine", str(tmp_path), stage)
+    files = shipping.ship("run", "vae.safetensors", str(tmp_path), name="mine", stage=stage, foresight=told)
     assert [model_header(path).foresight for path in files] == [foresees, False, False]
+
+
+def test_a_run_is_shipped_in_its_own_size_whatever_it_began_with(bank, tmp_path):
+    """A file that names no companions and is gone by then; nobody says its size again."""
+    model = write_tiny_model(tmp_path / "models")
+    public, folder = tmp_path / "wan.safetensors", tmp_path / "run"
+    save_model(public, load_transformer(model)[0].state_dict())
+    companions = {kind: str(model.parent.parent / path) for kind, path in COMPANIONS.items()}
+    settings = trainer.Settings(size="", steps=1, tokens=128, reading_steps=0, start=str(public), **companions)
+    trained = trainer.train_transformer(str(folder), str(bank.folder), settings)
+    public.unlink()
+    student, step = trainer.averaged_student(folder)
+    assert step == 1 and all(torch.equal(a, b) for a, b in zip(student.parameters(), trained.parameters(), strict=True))
+    with pytest.raises(UserError, match=f"start: {folder} is not of size 'mini': choose the size it was trained with"):
+        trainer.begin(trainer.Student(preset("mini"), TextConfig()), bank, trainer.Settings(start=str(folder)))
+    with pytest.raises(UserError, match="earlier: .* is of another size"):
+        shipping.blend(student, str(SHIPPED), 0.5)
+
+
+@pytest.mark.parametrize(("start", "says"), [("", "there is no start"), ("runs/s1", "start is runs/s1, no .safetensors")])
+def test_the_size_of_a_file_needs_a_file(start, says):
+    with pytest.raises(UserError, match=f"size: an empty one is that of the model file to start from, and {says}: use one of tiny, mini"):
+        trainer.new_student(trainer.Settings(size="", start=start))
 
 
 def test_what_is_shipped_can_be_blended_with_what_it_began_with(tmp_path):

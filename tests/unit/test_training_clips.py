@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from sora_pack.sora_core.checkpoint import load_transformer, model_header, save_model
+from sora_pack.sora_core.config import UserError
 from sora_pack.sora_core.pipeline import Pipeline
 from sora_pack.sora_core.shapes import Strides
 from sora_pack.sora_core.training import clips
@@ -115,6 +116,28 @@ def test_a_folder_becomes_a_bank_of_native_shapes(videos, model, tmp_path):
     assert {"它在动", ""} < {text for words in told for texts in words for text in texts}
 
 
+@pytest.mark.parametrize("name, error", [("write_shard", OSError("the disk is full")), ("encode", torch.OutOfMemoryError("no memory"))])
+def test_what_goes_wrong_with_good_frames_is_no_videos_fault(videos, model, tmp_path, monkeypatch, name, error):
+    """Nor does it cost the clips that wait to be written."""
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(clips, name, fail)
+    with pytest.raises(type(error), match=str(error)):
+        clips.make_clip_bank(videos, tmp_path, Pipeline.load(model, torch.float32).vae, fps=8.0, area=AREA, whole_files=True)
+
+
+def test_clips_wait_until_they_are_written(model, tmp_path, monkeypatch):
+    shelf = clips._Shelf(tmp_path, Pipeline.load(model, torch.float32).vae, 8.0)
+    shelf.put((32, 32, 1), torch.zeros(1, 32, 32, 3, dtype=torch.uint8), ("black",))
+    with monkeypatch.context() as patch, pytest.raises(TypeError):
+        patch.setattr(clips, "write_shard", None)
+        shelf.close()
+    shelf.close()
+    assert [shard.scenes for shard in Bank(tmp_path).shards] == [[[("black",)]]]
+
+
 def test_cutting_needs_an_optional_package(videos, model, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "scenedetect", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install scenedetect\[opencv-headless\], or give --whole-files"):
@@ -141,6 +164,20 @@ def test_all_weights_are_tuned_into_a_model_that_opens(videos, model, tmp_path):
     assert json.loads((tmp_path / "log.jsonl").read_text())["step"] == 3
     with pytest.raises(ValueError, match="holds a run with lora 0, not 2: choose another folder"):
         tune(str(videos), str(tmp_path), settings_for(model, lora=2), area=AREA, whole_files=True)
+
+
+def test_a_finished_folder_takes_no_other_videos(videos, model, tmp_path):
+    def run(folder=videos, area=AREA, **more):
+        return tune(str(folder), str(tmp_path / "run"), settings_for(model, lora=2), area=area, whole_files=True, **more)
+
+    (file,) = run()
+    before = file.read_bytes()
+    with pytest.raises(UserError, match=f"holds a run with videos '{videos}', not '{tmp_path}': choose another folder for it"):
+        run(folder=tmp_path)
+    with pytest.raises(UserError, match=f"holds a run with area {AREA}, not {2 * AREA}: choose another folder for it"):
+        run(area=2 * AREA)
+    (tmp_path / "run" / "bank.json").unlink()  # an older folder did not say what it is of
+    assert run()[0].read_bytes() == before
 
 
 def test_a_bank_that_was_never_whole_is_made_anew(videos, model, tmp_path):

@@ -10,12 +10,12 @@ import torch
 
 from sora_pack.sora_core.autoencoder import VideoVAE
 from sora_pack.sora_core.checkpoint import save_vae
-from sora_pack.sora_core.config import TextConfig, VAEConfig, preset
+from sora_pack.sora_core.config import TextConfig, UserError, VAEConfig, preset
 from sora_pack.sora_core.pipeline import Pipeline
 from sora_pack.sora_core.training import gpu, live, sheet, studies
 from sora_pack.sora_core.training import transformer as trainer
 from sora_pack.sora_core.training import vae as vae_trainer
-from sora_pack.sora_core.training.bank import STAGES, Shape, plan
+from sora_pack.sora_core.training.bank import STAGES, Recipe, Shape, plan
 from sora_pack.sora_core.training.feed import Feed, workers
 from sora_pack.sora_core.training.objective import choose_cells
 from sora_pack.sora_core.training.run import Run
@@ -27,7 +27,7 @@ TINY = trainer.Settings(size="tiny", tokens=64, reading_steps=1, workers=0)
 def small_world(monkeypatch):
     """A plan of stills and short clips of 32x32 pixels, two shards at the start."""
     shapes = (Shape(1, 8.0, 32, 32), Shape(5, 8.0, 32, 32))
-    monkeypatch.setattr(live, "plan", lambda index, stage: shapes[index % 2])
+    monkeypatch.setattr(live, "plan", lambda index, recipe: shapes[index % 2])
     monkeypatch.setattr(live, "FIRST_SHARDS", 2)
     monkeypatch.setattr(sheet, "SIDE", 32)
     monkeypatch.setattr(sheet, "STEPS", 1)
@@ -69,12 +69,12 @@ def test_a_live_bank_grows_with_the_budget(small_world, vae, monkeypatch):
 
 def test_stages_are_what_they_say():
     for name, stage in STAGES.items():
-        shapes = {replace(plan(index, name), begin=0.0) for index in range(144)}
+        shapes = {replace(plan(index, Recipe(name)), begin=0.0) for index in range(144)}
         assert set(stage.clips) | set(stage.rare) <= shapes
-    longest = {name: max(plan(i, name).frames for i in range(144)) for name in STAGES}
+    longest = {name: max(plan(i, Recipe(name)).frames for i in range(144)) for name in STAGES}
     assert longest == {"S1": 17, "S2": 41, "S3": 41, "S4": 481}
-    with pytest.raises(ValueError, match="stage 'S9' is not known: use one of S1"):
-        plan(0, "S9")
+    with pytest.raises(UserError, match="stage: 'S9' is not known: use one of S1"):
+        Recipe("S9")
 
 
 def test_a_long_video_is_seen_in_parts():

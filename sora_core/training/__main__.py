@@ -182,7 +182,7 @@ def _vae(args: argparse.Namespace) -> None:
     names = ("start", "decoder_only", "muon_lr", "adam_lr", "batch", "workers", "seed")
     settings = VAESettings(**_length(args), **{name: getattr(args, name) for name in names})
     vae = train_vae(args.folder, settings, group)
-    if group.leads:
+    if group.is_main:
         path = Path(args.folder) / "vae.safetensors"
         save_vae(path, vae)
         print(path)
@@ -251,7 +251,7 @@ def _tune(args: argparse.Namespace) -> None:
     settings = Settings(**given, **curves, muon_lr=rate, adam_lr=rate)
     group = Group.join()
     files = tune(args.videos, args.folder, settings, area=args.area, whole_files=args.whole_files, group=group)
-    _print_files(files if group.leads else [])
+    _print_files(files if group.is_main else [])
 
 
 def _print_files(paths: list[Path]) -> None:

@@ -309,6 +309,6 @@ class Bank:
 
     def refresh(self, share: float = 0.0) -> None:
         names = sorted(path.name for path in self.folder.glob("*.safetensors") if path.name not in self.seen)
-        for name in self.group.tell(names):  # a process that looks later finds more
+        for name in self.group.broadcast_list(names):  # a process that looks later finds more
             self.shards.append(read_shard(self.folder / name))
             self.seen.add(name)

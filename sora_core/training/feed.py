@@ -1,4 +1,4 @@
-"""Lessons some steps ahead of the training: their captions are written by other processes while the device computes."""
+"""Batches some steps ahead of the training: their captions are written by other processes while the device computes."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ def _begin() -> None:
 def workers(count: int) -> Executor:
     """Processes that sample scenes and write captions; with a count of 0 the caller's own one does it, when asked."""
     if not count:
-        return Here()
+        return SerialExecutor()
     return ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _begin)
 
 
-def sent(x: torch.Tensor, device: str | torch.device) -> torch.Tensor:
-    """x on a device, without waiting until the device has done what it was given before: that is what copying plain memory would do."""
+def to_async(x: torch.Tensor, device: str | torch.device) -> torch.Tensor:
+    """Copies x to a device through pinned memory, without waiting for it: a plain copy would first let the device finish all it has."""
     if torch.device(device).type != "cuda" or x.is_cuda:
         return x.to(device)
     return x.pin_memory().to(device, non_blocking=True)
 
 
-class Here(Executor):
-    """Does everything in the caller's process, at once."""
+class SerialExecutor(Executor):
+    """Runs every job in the caller's process, at once."""
 
     def submit(self, work: Callable, /, *args, **kwargs) -> Future:
         done = Future()
@@ -39,11 +39,11 @@ class Here(Executor):
         return done
 
 
-class Feed:
-    """What `draw(step)` gives and what the job it asks for answers, some steps ahead.
+class Prefetcher:
+    """Prefetches batches and their CPU jobs, some steps ahead.
 
     Args:
-        draw: step -> (a lesson and what else belongs to the step, a function, its arguments).
+        draw: step -> (a batch and what else belongs to the step, a function, its arguments).
         pool: does the functions.
         ahead: how many steps.
     """
@@ -53,7 +53,7 @@ class Feed:
         self.waiting: deque[tuple[int, object, Future]] = deque()
 
     def next(self, step: int) -> tuple[object, object]:
-        """The lesson of `step` and its answer."""
+        """The batch of `step` and its answer."""
         while not self.waiting or self.waiting[-1][0] < step + self.ahead:
             at = self.waiting[-1][0] + 1 if self.waiting else step
             made, work, *args = self.draw(at)

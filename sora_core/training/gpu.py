@@ -69,7 +69,7 @@ def run_all(folder: str, run: RunSettings, settings: Settings) -> list[Path]:
     with workers(settings.workers) as pool:
         bank = _live_bank(part, vae, run, settings, group, pool)
         train_transformer(part, bank, settings, group=group, vae=vae)
-    if not run.out or not group.leads:
+    if not run.out or not group.is_main:
         return []
     return ship(part, str(vae_path), run.out, name=run.name, stage=run.stage)
 
@@ -80,9 +80,9 @@ def _train_vae(folder: Path, run: RunSettings, settings: Settings, group: Group)
         batch = 8 if group.device == "cuda" else 1
         vae = VAESettings(minutes=run.vae_minutes, start=run.vae, batch=batch, workers=settings.workers, seed=settings.seed)
         made = train_vae(str(folder), vae, group)
-        if group.leads:
+        if group.is_main:
             save_vae(path, made)
-        group.agree(0.0)  # the others wait for the file
+        group.broadcast(0.0)  # the others wait for the file
     return path
 
 

@@ -2,7 +2,7 @@
 
     torchrun --nproc-per-node 8 -m -- sora_core.training transformer ...      # -- keeps torchrun from reading --start
 
-Every process draws the same lessons and computes its part of each; gradients are summed, so a step is that of one process.
+Every process draws the same batches and computes its part of each; gradients are summed, so a step is that of one process.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class Group:
         return cls(dist.get_rank(), dist.get_world_size(), cls.device)
 
     @property
-    def leads(self) -> bool:
-        """Whether this process writes files and talks."""
+    def is_main(self) -> bool:
+        """Whether this is rank 0, which writes files and talks."""
         return self.rank == 0
 
     def wait(self) -> None:
-        """Until the device has done all it was given; for clocks."""
+        """Waits until the device has done all it was given; for clocks."""
         if self.device == "cuda":
             torch.cuda.synchronize()
 
@@ -70,16 +70,16 @@ class Group:
             for p in module.parameters():
                 dist.broadcast(p.data, 0)
 
-    def agree(self, value: float) -> float:
-        """The first process's value: clocks differ."""
+    def broadcast(self, value: float) -> float:
+        """The value of rank 0: clocks differ."""
         if self.size == 1:
             return value
         x = torch.tensor(value, dtype=torch.float64, device=self.device)
         dist.broadcast(x, 0)
         return float(x)
 
-    def tell(self, value: list[str]) -> list[str]:
-        """The first process's list."""
+    def broadcast_list(self, value: list[str]) -> list[str]:
+        """The list of rank 0."""
         if self.size == 1:
             return value
         box = [value]

@@ -50,7 +50,7 @@ class LiveBank:
         self.began = share if self.began is None else self.began
         done = (share - self.began) / max(1e-9, 1 - self.began)
         due = self.seconds * min(1.0, 0.1 + 1.5 * done)
-        while len(self.shards) < FIRST_SHARDS or self.group.agree(self.spent) < due:
+        while len(self.shards) < FIRST_SHARDS or self.group.broadcast(self.spent) < due:
             self.group.wait()
             started = time.monotonic()
             self.shards.append(self.make())

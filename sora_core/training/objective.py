@@ -32,7 +32,7 @@ STILL_SECONDS = 2.0
 
 
 @dataclass
-class Lesson:
+class TrainingBatch:
     """One batch: clean cells, where they stand, what is known, how noisy the rest is."""
 
     latents: Tensor  # B C F h w, normalised
@@ -72,7 +72,7 @@ class Lesson:
     def repeats(self) -> int:
         return len(self.latents) // len(self.records)
 
-    def part(self, first: int, last: int) -> Lesson:
+    def part(self, first: int, last: int) -> TrainingBatch:
         """The records from `first` to before `last`, which may be none."""
         rows = slice(first * self.repeats, last * self.repeats)
         rest = {"unknown": self.unknown[rows], "sigma": self.sigma[rows], "box": None if self.box is None else self.box[rows]}
@@ -137,7 +137,7 @@ def choose_unknown(batch: int, cells: list[int], rng: np.random.Generator) -> Te
     return unknown
 
 
-def lesson(shard: Shard, tokens: int, native_fps: float, rng: np.random.Generator, sigma_mean: float = SIGMA_MEAN) -> Lesson:
+def draw_batch(shard: Shard, tokens: int, native_fps: float, rng: np.random.Generator, sigma_mean: float = SIGMA_MEAN) -> TrainingBatch:
     """Draws one batch of about `tokens` tokens at most from a shard; `sigma_mean` is that of the noise levels' logit.
 
     A shard of few records serves each of them more often, so that a step is as full as its budget allows.
@@ -157,7 +157,7 @@ def lesson(shard: Shard, tokens: int, native_fps: float, rng: np.random.Generato
     if shard.tail is not None and len(cells) == shard.latents.shape[2] and rng.random() < 0.5:
         latents, unknown = join_tail(shard, latents, rows, unknown, rng)
     shots = [shard.shot_of(cell) for cell in cells] if shard.cuts else None
-    made = Lesson(latents, positions, unknown, draw_sigma(unknown, rng, sigma_mean), records, cells, shots)
+    made = TrainingBatch(latents, positions, unknown, draw_sigma(unknown, rng, sigma_mean), records, cells, shots)
     if shard.guides is not None and rng.random() < 0.2:
         made = add_guides(made, shard, spacing / Strides.time, rng)
     if rng.random() < 0.05:
@@ -192,7 +192,7 @@ def draw_sigma(unknown: Tensor, rng: np.random.Generator, mean: float = SIGMA_ME
     return sigma.expand(batch, cells) * unknown
 
 
-def add_guides(made: Lesson, shard: Shard, position_per_frame: float, rng: np.random.Generator) -> Lesson:
+def add_guides(made: TrainingBatch, shard: Shard, position_per_frame: float, rng: np.random.Generator) -> TrainingBatch:
     """Appends stills of some moments as known cells at the positions of their frames."""
     count = int(rng.integers(1, shard.guides.shape[1] + 1))
     chosen = sorted(rng.choice(shard.guides.shape[1], count, replace=False).tolist())
@@ -213,7 +213,7 @@ def add_guides(made: Lesson, shard: Shard, position_per_frame: float, rng: np.ra
     )
 
 
-def draw_boxes(made: Lesson, rng: np.random.Generator) -> Tensor:
+def draw_boxes(made: TrainingBatch, rng: np.random.Generator) -> Tensor:
     """A box of tokens for every sample, the same in all cells, [B, F, h/2, w/2]; only inside it there is anything to make."""
     batch, _, cells, h, w = made.latents.shape
     h, w = h // PATCH, w // PATCH
@@ -224,17 +224,17 @@ def draw_boxes(made: Lesson, rng: np.random.Generator) -> Tensor:
     return box
 
 
-def draw_captions(shard: Shard, made: Lesson, rng: np.random.Generator, long_share: float = LONG_CAPTIONS) -> list[list[str]]:
+def draw_captions(shard: Shard, made: TrainingBatch, rng: np.random.Generator, long_share: float = LONG_CAPTIONS) -> list[list[str]]:
     """Fresh words for a batch: for every record the global ones, and where there are several shots those of each."""
     return tell(*to_tell(shard, made), rng, long_share)
 
 
-def to_tell(shard: Shard, made: Lesson) -> tuple[list[list[Scene | tuple[str, ...]]], list[tuple[float, float]]]:
+def to_tell(shard: Shard, made: TrainingBatch) -> tuple[list[list[Scene | tuple[str, ...]]], list[tuple[float, float]]]:
     """The shots of every record of a batch, and which seconds of each shot its cells cover: all that `tell` needs, and no tensor."""
     return [shard.scenes[i] for i in made.records], [shard.span(made.cells, shot) for shot in range(1 + len(shard.cuts))]
 
 
-def moments(shard: Shard, made: Lesson) -> list[tuple[int, float]]:
+def moments(shard: Shard, made: TrainingBatch) -> list[tuple[int, float]]:
     """(shot, second of its scene) in the middle of every cell of a batch, guides too."""
     strides = Strides()
     frames = [max(0.0, strides.time * cell - (strides.time - 1) / 2) for cell in made.cells] + list(made.guides)

@@ -16,7 +16,7 @@ from ..shapes import VideoShape
 from ..speed import transformer_flops
 from ..world import caption, render, sample_scene
 from .group import ALONE
-from .objective import Lesson
+from .objective import TrainingBatch
 from .transformer import Student, velocity_loss
 from .vae import reconstruction_loss
 
@@ -61,7 +61,9 @@ def probe(size: str) -> dict[str, float]:
     shape, batch = VideoShape(128, 128, 5), 8
     student = Student(preset(size), TextConfig()).to(device)
     ones = torch.ones(batch, shape.cells)
-    made = Lesson(torch.randn(batch, *shape.latent), torch.arange(5.0), ones, ones * 0.5, list(range(batch)), list(range(shape.cells)))
+    made = TrainingBatch(
+        torch.randn(batch, *shape.latent), torch.arange(5.0), ones, ones * 0.5, list(range(batch)), list(range(shape.cells))
+    )
     words = [[caption(sample_scene(i), "long", "en", i) for i in range(batch)]]
     step = seconds_of(lambda: velocity_loss(student, made, words, 0).backward())
     rates[f"{size} train step, {batch} x {shape.tokens} tokens, s"] = step

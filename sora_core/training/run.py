@@ -78,7 +78,7 @@ class Run:
         """(step, share of the budget) from step `first` on, until all is used."""
         self.step, self.reported = first, time.monotonic() - self.waited
         while True:
-            self.clock = self.elapsed if self.steps else self.group.agree(self.elapsed)
+            self.clock = self.elapsed if self.steps else self.group.broadcast(self.elapsed)
             if (share := self.share(self.step)) >= 1:
                 return
             yield self.step, share
@@ -105,7 +105,7 @@ class Run:
         if "pending" in state:
             self.sums, self.tokens, self.flops, self.waited = state["pending"]
         log = self.folder / "log.jsonl"
-        if log.exists() and self.group.leads:
+        if log.exists() and self.group.is_main:
             kept = [report for report in read_reports(self.folder) if report["step"] <= state["step"]]
             with atomic_path(log) as part:
                 part.write_text("".join(json.dumps(report) + "\n" for report in kept))
@@ -120,7 +120,7 @@ class Run:
     def save(self, step: int, model: nn.Module, optimizer: Optimizer, average: Average, *, last: bool = False) -> None:
         """Saves when it is time."""
         last = last or step == self.steps
-        if not self.group.leads or step == self.saved_step or not last and time.monotonic() - self.saved < self.save_every:
+        if not self.group.is_main or step == self.saved_step or not last and time.monotonic() - self.saved < self.save_every:
             return
         state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average.weights}
         state |= {"step": step, "seconds": self.elapsed, "facts": self.facts}
@@ -159,7 +159,7 @@ class Run:
             means["mfu"] = self.flops / (now - self.reported) / self.peak
         self.reported = now
         spent = {"flops": self.flops} if self.flops else {}
-        if self.group.leads:
+        if self.group.is_main:
             line = {"step": step, "seconds": round(self.elapsed, 1), **spent, **{name: round(value, 5) for name, value in means.items()}}
             with (self.folder / "log.jsonl").open("a") as f:
                 f.write(json.dumps(line) + "\n")

@@ -3,7 +3,7 @@
     python -m sora_core.training scaling --vae vae.safetensors --folder runs/scaling --steps 4000
     python -m sora_core.training recaptioning --vae vae.safetensors --folder runs/recaptioning --steps 4000
 
-The models of a study see the same lessons in the same order, at 64 pixels; the same command goes on. An hour or less on a GPU.
+The models of a study see the same batches in the same order, at 64 pixels; the same command goes on. An hour or less on a GPU.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ..world import caption, render
 from .curve import draw, read_log
 from .group import Group
 from .live import LiveBank
-from .objective import Lesson, draw_captions, lesson
+from .objective import TrainingBatch, draw_batch, draw_captions
 from .sheet import videos, world_prompts
 from .transformer import SHIFT, Settings, Student, averaged_student, train_transformer, velocity_loss
 
@@ -106,11 +106,11 @@ def _write(path: Path, rows: list[dict]) -> Path:
 
 @torch.no_grad()
 def unseen_loss(student: Student, bank: LiveBank) -> float:
-    """Mean loss over fixed lessons of scenes that were never trained on."""
+    """Mean loss over fixed batches of scenes that were never trained on."""
     losses = []
     for i in range(LESSONS):
         rng, shard = np.random.default_rng(i), bank.shards[i % len(bank.shards)]
-        made = lesson(shard, bank.tokens, 8.0, rng)
+        made = draw_batch(shard, bank.tokens, 8.0, rng)
         losses.append(float(velocity_loss(student, made, draw_captions(shard, made, rng), i)))
     return sum(losses) / len(losses)
 
@@ -143,7 +143,7 @@ def worth_of_words(student: Student, bank: LiveBank, length: str) -> dict[str, f
     losses: dict[str, list[float]] = {kind: [] for kind in kinds}
     for i, shard in enumerate(s for s in bank.shards if s.latents.shape[2] == 1):
         ones = torch.ones(len(shard.scenes), 1)
-        made = Lesson(shard.latents.float(), torch.zeros(1), ones, HIGH_NOISE * ones, list(range(len(ones))), [0])
+        made = TrainingBatch(shard.latents.float(), torch.zeros(1), ones, HIGH_NOISE * ones, list(range(len(ones))), [0])
         told = [caption(shots[0], length, "en", i) for shots in shard.scenes]
         for kind, change in kinds.items():
             losses[kind].append(float(velocity_loss(student, made, [change(told)], i)))

@@ -31,7 +31,7 @@ from ..world import (
     caption,
     facts,
 )
-from .feed import Feed, workers
+from .feed import Prefetcher, workers
 from .optim import Optimizer
 
 BATCH = {"short": 64, "long": 24}
@@ -124,7 +124,7 @@ def teach_reading(text: ByteTextEncoder, scenes: list[Scene], steps: int, seed: 
         kinds = [(length, "zh" if rng.random() < 0.4 else "en", int(rng.integers(2**31))) for _ in chosen]
         return chosen, write, [scenes[i] for i in chosen], kinds
 
-    feed = Feed(draw, pool or workers(0), ahead)
+    feed = Prefetcher(draw, pool or workers(0), ahead)
     for step in range(steps):
         chosen, prompts = feed.next(step)
         loss = reading_loss(reader, prompts, targets[torch.from_numpy(chosen)])

@@ -29,11 +29,11 @@ from ..transformer import PreparedText, SpacetimeTransformer
 from ..world import Scene
 from .bank import Bank, Shard
 from .bodies import Asker, answer_loss, weight_of, who_is_where
-from .feed import AHEAD, Feed, sent, workers
+from .feed import AHEAD, Prefetcher, to_async, workers
 from .group import ALONE, Group
 from .live import LiveBank
 from .lora import Adapter
-from .objective import LONG_CAPTIONS, SIGMA_MEAN, Lesson, detail, lesson, moments, tell, to_tell
+from .objective import LONG_CAPTIONS, SIGMA_MEAN, TrainingBatch, detail, draw_batch, moments, tell, to_tell
 from .optim import Average, Optimizer
 from .run import Run
 from .sheet import Sheets
@@ -109,7 +109,7 @@ class Student(nn.Module):
         parts = []
         for prompts, count in zip(words, rows or self.rows(words), strict=True):
             tokens, lengths = self.text.tokenize(prompts)
-            states = self.text.states(sent(tokens, self.text.device), lengths)
+            states = self.text.states(to_async(tokens, self.text.device), lengths)
             parts.append(F.pad(states, (0, 0, 0, count - states.shape[1])))
         states = torch.cat(parts, 1)
         first, activation, second = self.transformer.text_embedding
@@ -137,7 +137,7 @@ class Student(nn.Module):
         return velocity, self.asker(states[0])
 
 
-class Halves(torch.autograd.Function):
+class CastToBFloat16(torch.autograd.Function):
     """All tensors in bfloat16, and their gradients back, by one launch each: on a GPU hundreds would take longer than to compute with
     them."""
 
@@ -157,13 +157,13 @@ class Halves(torch.autograd.Function):
         return tuple(None if g is None else next(rest) for g in grads)
 
 
-def velocity_loss(student: Student, made: Lesson, words: list[list[str]], seed: int, weight_of_detail: float = 0.0, *,
+def velocity_loss(student: Student, made: TrainingBatch, words: list[list[str]], seed: int, weight_of_detail: float = 0.0, *,
                   group: Group = ALONE, adapter: Adapter | None = None) -> Tensor:  # fmt: skip
     """The first of `losses`."""
     return losses(student, made, words, seed, weight_of_detail, group=group, adapter=adapter)[0]
 
 
-def losses(student: Student, made: Lesson, words: list[list[str]], seed: int, weight_of_detail: float = 0.0, *,
+def losses(student: Student, made: TrainingBatch, words: list[list[str]], seed: int, weight_of_detail: float = 0.0, *,
            group: Group = ALONE, adapter: Adapter | None = None) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Mean squared error of the velocity n - x0 over the cells that are to be made (rectified flow, arXiv 2209.03003), and the mean
     `answer_loss` over all tokens, 0 for a batch whose bodies are not known.
@@ -172,16 +172,15 @@ def losses(student: Student, made: Lesson, words: list[list[str]], seed: int, we
         words: those of the distinct records of the batch.
         seed: of the noise.
         weight_of_detail: how much more the error weighs where the student itself sees more (`detail` of what it predicts). What is really
-            there may be no part of a weight: where noise hides a body, the model has to tell the mean over all that may be there, and a
-            weight that knows better would bend this towards bodies, so that samples have too many of them. A weight that is the same
-            for all that may hide behind one input leaves the mean as it is.
+            there must be no part of the weight: where noise hides a body, the model has to predict the mean over all that may be there,
+            and a weight that knows the truth would bias it towards bodies, so that samples have too many of them.
         group: of several processes each computes the part of the mean that its records are; the sum of all is the mean.
         adapter: added to the student's weights.
     """
     device = next(student.parameters()).device
     latents, rows = made.latents.to(device), student.rows(words)
     noise = torch.randn(latents.shape, generator=torch.Generator(device).manual_seed(seed), device=device)
-    sigma = sent(made.pixel_sigma, device)
+    sigma = to_async(made.pixel_sigma, device)
     weight = (sigma > 0).float().expand_as(latents[:, :1])
     total = weight.sum().clamp_min(1) * latents.shape[1]  # of the whole batch
     asked = 0.0 if made.bodies is None else made.repeats * weight_of(made.bodies).sum()
@@ -197,8 +196,8 @@ def losses(student: Student, made: Lesson, words: list[list[str]], seed: int, we
     # A bfloat16 copy of all weights, made once a step: autocast would keep norms and modulations in float32 and cast at every layer.
     weights = dict(student.named_parameters())
     weights = adapter.adapted(weights) if adapter else weights
-    halves = dict(zip(weights, Halves.apply(*weights.values()), strict=True))
-    inputs = (noisy.to(torch.bfloat16), sent(made.timestep, device), words, made.positions, made.shots, rows)
+    halves = dict(zip(weights, CastToBFloat16.apply(*weights.values()), strict=True))
+    inputs = (noisy.to(torch.bfloat16), to_async(made.timestep, device), words, made.positions, made.shots, rows)
     velocity, answers = torch.func.functional_call(student, halves, inputs)
     error = (velocity.float() - (noise - latents)).square()
     if weight_of_detail:
@@ -206,14 +205,15 @@ def losses(student: Student, made: Lesson, words: list[list[str]], seed: int, we
         weight = weight * (1 + weight_of_detail * detail(clean))
     wrong = torch.zeros((), device=device)
     if made.bodies is not None:
-        told = sent(made.bodies, device).flatten(1, 3).repeat_interleave(made.repeats, 0)
+        told = to_async(made.bodies, device).flatten(1, 3).repeat_interleave(made.repeats, 0)
         wrong = answer_loss(answers, told, weight_of(told)) / asked
     return (error * weight).sum() / total, wrong
 
 
 def brief(records: list, spans: list, when: list[tuple[int, float]] | None, grid: tuple[int, int],
           *how) -> tuple[list[list[str]], Tensor | None]:  # fmt: skip
-    """Captions of the records of a batch, and who is where on its grid of tokens: what takes time and needs nothing of the bank.
+    """Captions of the records of a batch, and body labels for its grid of tokens: slow, and independent of the bank, so that worker
+    processes can make them.
 
     Args:
         when: `moments` of the batch; None asks for nobody.
@@ -228,7 +228,7 @@ def choose_shard(bank: Bank | LiveBank, still_share: float, rng: np.random.Gener
     return pool[rng.integers(len(pool))]
 
 
-def step_flops(student: Student, made: Lesson) -> float:
+def step_flops(student: Student, made: TrainingBatch) -> float:
     """Useful FLOPs of one training step of the transformer; the text encoder's are left out."""
     batch, _, cells, h, w = made.latents.shape
     strides = Strides()
@@ -280,14 +280,14 @@ def train_transformer(folder: str, bank: str | Bank | LiveBank, settings: Settin
         curves = (settings.still_share, settings.sigma_mean, settings.detail)
         still_share, sigma_mean, weight_of_detail = (a + (b - a) * share for a, b in curves)
         shard = choose_shard(bank, still_share, rng)
-        made = lesson(shard, settings.tokens, settings.native_fps, rng, sigma_mean)
+        made = draw_batch(shard, settings.tokens, settings.native_fps, rng, sigma_mean)
         seed = int(rng.integers(2**62))
         grid = tuple(side // PATCH for side in made.latents.shape[-2:])
         when = moments(shard, made) if asking else None
         told = (*to_tell(shard, made), when, grid, rng, settings.long_captions)
         return (made, seed, weight_of_detail), brief, *told
 
-    feed = Feed(draw, pool, ahead)
+    feed = Prefetcher(draw, pool, ahead)
     if settings.compile:
         compile_blocks(student, lambda made, told: velocity_loss(student, made, told[0], 0, adapter=adapter), draw(first))
         trained.zero_grad(set_to_none=True)
@@ -307,17 +307,17 @@ def train_transformer(folder: str, bank: str | Bank | LiveBank, settings: Settin
         seen = {"samples": len(made.latents), "fill": made.tokens / settings.tokens}  # nothing is padded; guides come on top
         run.record(step + 1, 50, **work, **{"loss": loss, f"loss_{kind}": loss, "asked": wrong, "grad": norm}, **seen)
         run.save(step + 1, trained, optimizer, average)
-        if sheets and group.leads:
+        if sheets and group.is_main:
             sheets.draw(share, lambda: snapshot(student, adapter, average))
     run.finish(trained, optimizer, average)
     pool.shutdown(cancel_futures=True)
-    if sheets and group.leads:
+    if sheets and group.is_main:
         sheets.draw(1.0, lambda: snapshot(student, adapter, average))
     average.swap()
     return trained.cpu().eval()
 
 
-def compile_blocks(student: Student, loss: Callable[[Lesson, list[list[str]]], Tensor], drawn: tuple) -> None:
+def compile_blocks(student: Student, loss: Callable[[TrainingBatch, list[list[str]]], Tensor], drawn: tuple) -> None:
     """Compiles the transformer's blocks for shapes of all kinds, if this machine can: a trial step decides."""
     (made, *_), work, *args = drawn
     blocks = student.transformer.blocks
@@ -384,7 +384,7 @@ def begin(student: Student, bank: Bank | LiveBank, settings: Settings, pool: Exe
 
 @torch.no_grad()
 def hear_anew(student: Student) -> None:
-    """Embeds text rows at about their own size, 1, where the public start of 0.02 leaves a whisper, and starts cross-attention afresh.
+    """Reinitialises the text embedding to unit scale, where the public initialisation of 0.02 is too quiet, and cross-attention.
 
     A transformer that met words before it could use them has learned to attend to the zero rows, and gets no gradient from any other.
     What is heard counts for nothing at first, so all else of an earlier transformer goes on as it was.

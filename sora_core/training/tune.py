@@ -44,9 +44,9 @@ def tune(videos: str, folder: str, settings: Settings, *, area: int, whole_files
     facts, bank = model_header(settings.start), Path(folder) / "bank"
     of = {"videos": str(Path(videos).resolve()), "area": area, "whole files": whole_files, "start": settings.start, "vae": settings.vae}
     done, kept = Path(folder) / DONE, Path(folder) / FACTS
-    if group.leads and done.exists():
+    if group.is_main and done.exists():
         check_same(folder, of, json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {})  # older banks did not say
-    elif group.leads:
+    elif group.is_main:
         for left in bank.glob("*.safetensors"):  # of a try that was stopped, perhaps with other videos
             left.unlink()
         vae = started_from(settings, torch.bfloat16, group.device).vae
@@ -56,7 +56,7 @@ def tune(videos: str, folder: str, settings: Settings, *, area: int, whole_files
         for path, content in ((kept, json.dumps(of, ensure_ascii=False)), (done, text)):
             with atomic_path(path) as part:
                 part.write_text(content, encoding="utf-8")
-    group.agree(0.0)  # the others wait for the bank
+    group.broadcast(0.0)  # the others wait for the bank
     settings = replace(settings, size="", native_fps=facts.native_fps)
     trained = train_transformer(folder, str(bank), settings, group=group)
     if isinstance(trained, Adapter):

@@ -274,9 +274,9 @@ def train_vae(folder: str, settings: VAESettings, group: Group = ALONE) -> Video
     average = Average(vae, 0.998)
     first = run.resume(vae, optimizer, average)
     with workers(settings.workers) as others:
-        if device == "cpu" and group.leads:
+        if device == "cpu" and group.is_main:
             FramePool.on_disk(Path(folder) / "frames")
-        group.agree(0.0)  # the others wait for the files
+        group.broadcast(0.0)  # the others wait for the files
         pool = FramePool.on_disk(Path(folder) / "frames") if device == "cpu" else FramePool.on_device(device, others)
     torch.backends.cudnn.benchmark = True  # a dozen shapes come again and again
     for step, share in run.budget(first):

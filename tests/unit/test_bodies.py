@@ -10,7 +10,7 @@ from sora_pack.sora_core.training import bodies
 from sora_pack.sora_core.training import transformer as trainer
 from sora_pack.sora_core.training.bank import Shard
 from sora_pack.sora_core.training.bodies import ASKED, FIELDS, Asker, answer_loss, standing, weight_of, who_is_where
-from sora_pack.sora_core.training.objective import Lesson, draw_captions, moments
+from sora_pack.sora_core.training.objective import TrainingBatch, draw_captions, moments
 from sora_pack.sora_core.world import COLOURS, SHAPES, Camera, Object, Scene, Wall, render, sample_scene
 
 
@@ -75,10 +75,10 @@ def shard_of(scenes: list, cells: int, fps: float = 8.0, cuts: tuple = (), guide
     return Shard(fps, list(cuts), list(guides), scenes, torch.randn(len(scenes), 16, cells, 4, 4))
 
 
-def made_of(shard: Shard, cells: list[int], **more) -> Lesson:
+def made_of(shard: Shard, cells: list[int], **more) -> TrainingBatch:
     n = len(shard.scenes)
     ones = torch.ones(n, len(cells))
-    return Lesson(shard.latents[:, :, cells], torch.tensor(cells).float(), ones, 0.9 * ones, list(range(n)), cells, **more)
+    return TrainingBatch(shard.latents[:, :, cells], torch.tensor(cells).float(), ones, 0.9 * ones, list(range(n)), cells, **more)
 
 
 def test_a_cell_is_asked_about_its_middle_and_a_shot_about_its_own_time():

@@ -64,6 +64,12 @@ def test_blank_is_all_new():
     assert canvas.known == [] and canvas.seconds_of_cells == [0, 0.5, 1, 1.5, 2, 2.5]
 
 
+def test_tokens_are_counted_in_the_patch_of_the_vae():
+    """1920x1088 of LTX-Video is 60 by 34 cells, a token each; 1280x720 of Wan 2.1 160 by 90, four a token."""
+    assert VideoShape(1920, 1088, 16, 24.0, Strides(8, 32, 128, patch=1)).tokens == 16 * 60 * 34
+    assert VideoShape(1280, 720, 21, 16.0).tokens == 21 * 80 * 45
+
+
 def test_still_at_the_begin_passes_and_later_guides():
     canvas = place(place(blank(VideoShape(32, 32, 6, 8.0)), 0, 0), 11, 1)
     assert canvas.timeline.pieces == (Piece(0, 0, 1), Piece(NEW, 1, 10), Piece(1, 0, 1), Piece(NEW, 12, 9))

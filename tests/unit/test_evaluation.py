@@ -519,7 +519,16 @@ def test_a_model_that_names_no_companions_is_measured_with_those_given(model, ob
     monkeypatch.setattr(program, "load_observer", lambda: observer)
     monkeypatch.setattr(program, "ROWS", {"films": lambda bench: opened.update(bench.source) or []})
     files = {"vae": model.parent.parent / "vae/tiny_vae.safetensors", "text": model.parent.parent / "text_encoders/tiny_text.safetensors"}
-    arguments = {"device": "cpu", "full": False, "rows": ["films"], "videos": 0, "seconds": 12.0, "steps": 4, "prompts": None, "clips": None}
+    arguments = {
+        "device": "cpu",
+        "full": False,
+        "rows": ["films"],
+        "videos": 0,
+        "seconds": 12.0,
+        "steps": 4,
+        "prompts": None,
+        "clips": None,
+    }
     arguments |= {"model": str(public), "guidance": 2.0, "folder": str(tmp_path), "out": str(tmp_path)}
     program.score(Namespace(**arguments, **{name: str(path) for name, path in files.items()}))
     Pipeline.load(**opened)  # rows that open it anew, and their processes, get the same files

@@ -27,7 +27,7 @@ from sora_pack.sora_core.training import vae as vae_trainer
 from sora_pack.sora_core.training.bank import SHARD, Bank, Shape, Shard, film, make_shard, plan, read_shard, scenes_of, write_shard
 from sora_pack.sora_core.training.feed import workers
 from sora_pack.sora_core.training.group import Group
-from sora_pack.sora_core.training.objective import Lesson, detail, draw_captions, lesson, moments, tell, to_tell
+from sora_pack.sora_core.training.objective import TrainingBatch, detail, draw_batch, draw_captions, moments, tell, to_tell
 from sora_pack.sora_core.training.optim import Muon, Optimizer, orthogonalise
 from sora_pack.sora_core.training.ship import half_precision
 from sora_pack.sora_core.world import is_held_out, render, sample_scene, scene_for
@@ -82,7 +82,7 @@ def test_a_clip_that_begins_later_shows_and_tells_its_own_seconds(monkeypatch, t
     assert torch.equal(frames[0], render(scene, [6.0], 32, 32)[0]) and torch.equal(frames[8], render(scene, [7.0], 32, 32)[0])
     write_shard(tmp_path / "shard", Shard(8.0, [], [], [[scene]], torch.zeros(1, 16, 3, 4, 4), begin=6.0))
     shard = read_shard(tmp_path / "shard")
-    made = Lesson(shard.latents, torch.arange(3.0), torch.ones(1, 3), torch.ones(1, 3), [0], [0, 1, 2])
+    made = TrainingBatch(shard.latents, torch.arange(3.0), torch.ones(1, 3), torch.ones(1, 3), [0], [0, 1, 2])
     assert moments(shard, made) == [(0, 6.0), (0, 6.0 + 2.5 / 8), (0, 6.0 + 6.5 / 8)]
     monkeypatch.setattr("sora_pack.sora_core.training.objective.caption", lambda *_, start, seconds, **__: f"{start} {seconds}")
     monkeypatch.setattr("sora_pack.sora_core.training.objective.TEXT_DROPOUT", 0.0)
@@ -101,7 +101,7 @@ def test_every_shot_has_words_of_its_own(bank):
     seen = set()
     for seed in range(20):
         rng = np.random.default_rng(seed)
-        made = lesson(shard, 256, 8.0, rng)
+        made = draw_batch(shard, 256, 8.0, rng)
         words = draw_captions(shard, made, rng)
         assert len(words) == 3 and set(words[0]) == {""}, "nobody has a name"
         assert len(made.shots) == len(made.positions)
@@ -114,7 +114,7 @@ def test_every_shot_has_words_of_its_own(bank):
 @pytest.mark.parametrize(("sigma", "tells"), [(1.0, False), (0.3, True)])
 def test_bodies_weigh_by_what_the_student_sees_not_by_what_is_there(bank, monkeypatch, sigma, tells):
     """A weight that knows what noise hides would bend the mean that the student has to learn."""
-    made, seen = lesson(bank.shards[0], 256, 8.0, np.random.default_rng(0)), []
+    made, seen = draw_batch(bank.shards[0], 256, 8.0, np.random.default_rng(0)), []
     made.sigma, made.latents = torch.full_like(made.sigma, sigma), torch.zeros_like(made.latents)
     torch.manual_seed(0)
     student, words = trainer.Student(preset("tiny"), TextConfig(num_layers=1)), [[""] * len(made.records)]
@@ -155,9 +155,9 @@ def test_words_prepared_in_training_are_those_of_use():
 
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**31))
-def test_every_lesson_keeps_the_rules_of_the_lattice(bank, seed):
+def test_every_batch_keeps_the_rules_of_the_lattice(bank, seed):
     shard = bank.shards[1]
-    made = lesson(shard, 256, 8.0, np.random.default_rng(seed))
+    made = draw_batch(shard, 256, 8.0, np.random.default_rng(seed))
     batch, _, cells, h, w = made.latents.shape
     assert batch * cells * (h // 2) * (w // 2) <= 256 + 8 * 4 * batch, "guides come on top of the budget, nothing else"
     assert made.sigma.shape == made.unknown.shape == (batch, cells)
@@ -171,11 +171,11 @@ def test_every_lesson_keeps_the_rules_of_the_lattice(bank, seed):
         assert made.timestep.shape == (batch, cells * h // 2 * w // 2)
 
 
-def test_lessons_of_every_kind_occur(bank):
+def test_batches_of_every_kind_occur(bank):
     seen, guides = Counter(), set()
     for seed in range(300):
         shard = bank.shards[seed % 3]
-        made = lesson(shard, 256, 8.0, np.random.default_rng(seed))
+        made = draw_batch(shard, 256, 8.0, np.random.default_rng(seed))
         cells, levels = len(made.cells), [set(row[row > 0].tolist()) for row in made.sigma]
         tail = shard.tail is not None and cells == shard.latents.shape[2] and shard.tail[made.records[0]].float()
         guides.add(made.latents.shape[2] - cells)
@@ -193,8 +193,8 @@ def test_lessons_of_every_kind_occur(bank):
 
 def test_positions_follow_the_frame_rate(bank):
     shard = bank.shards[1]
-    slow = lesson(shard, 256, 16.0, np.random.default_rng(3))
-    normal = lesson(shard, 256, 8.0, np.random.default_rng(3))
+    slow = draw_batch(shard, 256, 16.0, np.random.default_rng(3))
+    normal = draw_batch(shard, 256, 8.0, np.random.default_rng(3))
     assert torch.equal(slow.positions, 2 * normal.positions)
 
 
@@ -373,7 +373,7 @@ def test_two_processes_train_as_one(bank, tmp_path, root):
         def share_weights(self, module):
             pass
 
-        def tell(self, value):
+        def broadcast_list(self, value):
             return value
 
     half = trainer.train_transformer(str(tmp_path / "half"), str(bank.folder), settings, group=Deaf(0, 2))
@@ -389,7 +389,7 @@ def test_halves_are_bfloat16_and_give_gradients_back():
     torch.manual_seed(0)
     weights = [torch.randn(3, 4, requires_grad=True), torch.randn(4, requires_grad=True), torch.randn(2, requires_grad=True)]
     gradients = []
-    for cast in (lambda: trainer.Halves.apply(*weights), lambda: [w.to(torch.bfloat16) for w in weights]):
+    for cast in (lambda: trainer.CastToBFloat16.apply(*weights), lambda: [w.to(torch.bfloat16) for w in weights]):
         matrix, vector, _ = cast()
         (matrix @ vector).float().square().sum().backward()
         gradients.append([w.grad for w in weights])
@@ -402,11 +402,11 @@ def test_halves_are_bfloat16_and_give_gradients_back():
 
 @pytest.mark.gpu
 def test_a_step_on_a_gpu_is_that_of_the_processor(bank, monkeypatch):
-    """Loss and gradients of one lesson, with the same noise: each device would draw its own."""
+    """Loss and gradients of one batch, with the same noise: each device would draw its own."""
     torch.manual_seed(0)
     student, rng = trainer.Student(preset("tiny"), TextConfig(num_layers=1)), np.random.default_rng(0)
     torch.nn.init.normal_(student.transformer.head.head.weight, std=0.05)
-    made = lesson(bank.shards[1], 256, 8.0, rng)
+    made = draw_batch(bank.shards[1], 256, 8.0, rng)
     words = draw_captions(bank.shards[1], made, rng)
     noise = torch.randn(made.latents.shape)
     monkeypatch.setattr(trainer.torch, "randn", lambda *_, device, **__: noise.to(device))

@@ -16,7 +16,7 @@ from sora_pack.sora_core.training import gpu, live, sheet, studies
 from sora_pack.sora_core.training import transformer as trainer
 from sora_pack.sora_core.training import vae as vae_trainer
 from sora_pack.sora_core.training.bank import STAGES, Recipe, Shape, plan
-from sora_pack.sora_core.training.feed import Feed, workers
+from sora_pack.sora_core.training.feed import Prefetcher, workers
 from sora_pack.sora_core.training.objective import choose_cells
 from sora_pack.sora_core.training.run import Run
 
@@ -92,7 +92,7 @@ def test_the_feed_keeps_order_and_looks_ahead():
         drawn.append(step)
         return step * 10, pow, step, 2
 
-    feed = Feed(draw, workers(0), ahead=2)
+    feed = Prefetcher(draw, workers(0), ahead=2)
     assert [feed.next(step) for step in (5, 6)] == [(50, 25), (60, 36)]
     assert drawn == [5, 6, 7, 8]
 
@@ -162,7 +162,7 @@ def test_blocks_compile_for_all_shapes(small_world, vae, monkeypatch):
     torch.manual_seed(0)
     student = trainer.new_student(TINY)
     torch.nn.init.normal_(student.transformer.head.head.weight, std=0.02)
-    lessons = [trainer.lesson(shard, 64, 8.0, np.random.default_rng(seed)) for seed in range(2) for shard in bank.shards]
+    lessons = [trainer.draw_batch(shard, 64, 8.0, np.random.default_rng(seed)) for seed in range(2) for shard in bank.shards]
     words = [[["a red ball"] * len(made.records)] for made in lessons]
 
     def gradients():

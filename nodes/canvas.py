@@ -68,7 +68,7 @@ class SoraCanvas(io.ComfyNode):
         cells = strides.cells(frames_for_seconds(seconds, fps, strides))
         width, height = pixels(size, strides)
         shape = VideoShape(width, height, cells, fps, strides)
-        check_canvas(shape, batch)
+        check_canvas(shape, batch, vae)
         samples = torch.zeros(
             (batch, *shape.latent), device=comfy.model_management.intermediate_device(), dtype=comfy.model_management.intermediate_dtype()
         )
@@ -115,7 +115,7 @@ def pixels(size: dict | None, strides: Strides) -> tuple[int, int]:
         check_size(width, height, strides)
         return width, height
     if aspect not in ASPECT_RATIOS:
-        raise ValueError(f"size is not known: use one of {', '.join(ASPECT_RATIOS)} or {CUSTOM}")
+        raise ValueError(f"size is not known: use one of {', '.join(ASPECT_RATIOS)} or {CUSTOM}; around a given video also 'as given'")
     return size_for_aspect(aspect, (size.get("resolution") or RESOLUTION) ** 2, strides)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import comfy.model_management
 import psutil
 import torch
@@ -12,11 +14,22 @@ from ..sora_core.shapes import VideoShape
 from ..sora_core.speed import PROCESS_BYTES, check_fits, memory_estimate, seconds_a_step
 from ..sora_core.transformer import SpacetimeTransformer
 from .given import Given
+from .host_vae import HostVAE
 
 
-def check_canvas(shape: VideoShape, batch: int) -> None:
-    """Refuses what does not fit even with the smallest model in the smallest passes. The sampler knows its own."""
-    check_fits(shape, batch=batch, at_once=SMALLEST_PASS, device=comfy.model_management.get_torch_device())
+def check_canvas(shape: VideoShape, batch: int, vae) -> None:
+    """Refuses what does not fit even with the smallest model of the VAE in the smallest passes. The sampler knows its own.
+
+    Of a VAE of the host only the latents count: its models it loads in parts, and its VAEs it walks in tiles, where memory is short.
+    """
+    if isinstance(vae.first_stage_model, HostVAE):
+        check_fits(shape, batch=batch, at_once=SMALLEST_PASS, device=comfy.model_management.get_torch_device())
+    else:
+        what = f"{shape.width}x{shape.height} and {shape.seconds:g} s" + (f", {batch} at once" if batch > 1 else "")
+        check_room(
+            4 * batch * math.prod(shape.latent),
+            f"{what} are latents of {{needed}}, this machine has {{there}}: choose a smaller size, or fewer seconds",
+        )
 
 
 def check_room(needed: float, sentence: str, share: float = 1.0) -> None:

@@ -34,6 +34,7 @@ class SoraPrompt(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip, text) -> io.NodeOutput:
+        check_clip(clip)
         try:
             tokens = clip.tokenize(text)
         except PromptError as error:
@@ -42,6 +43,12 @@ class SoraPrompt(io.ComfyNode):
         note = note_on_words(clip, text)
         show_on_node(cls, note)
         return io.NodeOutput(conditioning, ui=ui.PreviewText(note) if note else None)
+
+
+def check_clip(clip) -> None:
+    """Raises ValueError for None: so the host's loaders hand on that a checkpoint holds no text encoder."""
+    if clip is None:
+        raise ValueError("clip: the checkpoint holds no text encoder: connect 'Load CLIP', or the CLIP of 'Sora Load Model'")
 
 
 def note_on_words(clip, text: str) -> str:

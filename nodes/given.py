@@ -134,9 +134,12 @@ def _of_videos(mask: Tensor, videos: list[int]) -> Tensor:
 def samples_of(latent: dict, field: str = "latent") -> Tensor:
     """The samples [B, C, F, h, w] of a LATENT at the input `field`. Raises ValueError for one that is torn or no video's."""
     samples = latent.get("samples") if isinstance(latent, dict) else None
+    if getattr(samples, "is_nested", False):
+        apart = "put 'Separate AV Latent' (LTXVSeparateAVLatent) between, and connect its video_latent"
+        raise ValueError(f"{field}: it holds video and sound together: {apart}")
     if not isinstance(samples, Tensor):
         raise ValueError(f"{field}: it holds no samples: connect 'Sora Canvas' or another node that gives a LATENT")
-    if samples.is_nested or samples.ndim != 5:
+    if samples.ndim != 5:
         raise ValueError(f"{field}: this is a picture's latent of {samples.ndim} axes, a video's has 5: connect 'Sora Canvas'")
     return samples
 

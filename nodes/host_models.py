@@ -1,11 +1,13 @@
 """What the sampler asks of the host's own video models, beyond what is in host.py: conditions that they take, and pairs of them.
 
 Known cells go to every model by the host's in-paint, which shows them clean to those with a noise level for each cell (Wan 2.2 5B,
-LTX-Video), and as noisy as the rest to the others. Image-to-video models of Wan were trained on more: see `image_to_video`.
+LTX-Video), clean too to HunyuanVideo, which is not told which they are, and as noisy as the rest to the others (Wan 2.1). Image-to-video
+models of Wan and HunyuanVideo 1.5 were trained on more: see `image_to_video` and `given_cells`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import comfy.model_base
@@ -16,18 +18,21 @@ from ..sora_core.canvas import Canvas, Guide
 from ..sora_core.checkpoint import CheckpointError, detect_vae, read_layout
 from ..sora_core.config import TEXT_DIM, TEXT_ROW_MULTIPLE, preset
 from ..sora_core.plan import Plan, window_of
+from .costs import check_room
 from .given import KEY, Given
 from .host import SoraModel, header_of
 from .host_vae import VideoCoder, kind_of
-from .known import frames_as_pixels
+from .known import COPIES, frames_as_pixels
 from .load_model import companion
 
 PUBLIC_WIDTH, PUBLIC_VAE_WIDTH = preset("wan-1.3b").dim, 96
 """Of the narrowest public Wan 2.1 model and of its VAE."""
 
+LTX = comfy.model_base.LTXV | comfy.model_base.LTXAV  # to the host LTX-2, which makes sound as well, is no LTX-Video
 FAMILIES = (
     (comfy.model_base.WAN21, "Wan"),
     (comfy.model_base.LTXV, "LTX-Video"),
+    (comfy.model_base.LTXAV, "LTX-2"),
     (comfy.model_base.HunyuanVideo, "HunyuanVideo"),
 )
 HUNYUAN_FPS = 24.0
@@ -72,7 +77,7 @@ def limits(model, given: Given | None, plan: Plan) -> list[str]:
     name, canvas, shape, lines = family(model), given.canvas, given.canvas.shape, []
     wan = isinstance(model.model, comfy.model_base.WAN21)
     at_its_rate = isinstance(model.model, comfy.model_base.HunyuanVideo) and shape.fps == HUNYUAN_FPS
-    if shape.cells > 1 and not (wan or isinstance(model.model, comfy.model_base.LTXV) or at_its_rate):
+    if shape.cells > 1 and not (wan or isinstance(model.model, LTX) or at_its_rate):
         lines.append(f"{name} is told no frame rate: things move as at the rate that it was trained on, not as at {shape.fps:g} a second")
     if not takes_guides(model) and not takes_pictures(model):
         hidden = [canvas.offset + guide.frame for guide in canvas.guides if beside_known(canvas, guide)]
@@ -89,14 +94,20 @@ def limits(model, given: Given | None, plan: Plan) -> list[str]:
     return lines
 
 
-def conditions(model, given: Given | None) -> dict:
-    """What a canvas says that this MODEL takes as entries of CONDITIONING."""
-    if given is None:
-        return {}
-    more = {"frame_rate": given.canvas.shape.fps} if isinstance(model.model, comfy.model_base.LTXV) else {}
-    if takes_pictures(model) and (given.canvas.spans or given.canvas.guides):
-        more |= image_to_video(given)
-    return more
+def conditions(model, given: Given | None, run, pictures: Callable[[], dict]) -> dict:
+    """What this MODEL takes as entries of CONDITIONING, beside the words.
+
+    Args:
+        run: what its sampler gets (sample_video.Run).
+        pictures: gives `image_to_video` of the canvas, which both of a pair are shown.
+    """
+    if type(model.model) is comfy.model_base.HunyuanVideo15 and run.mask is not None:  # the host's one for super-resolution takes others
+        return given_cells(run.samples, run.mask)
+    if given is not None and isinstance(model.model, LTX):
+        return {"frame_rate": given.canvas.shape.fps}
+    if given is not None and takes_pictures(model) and (given.canvas.spans or given.canvas.guides):
+        return pictures()
+    return {}
 
 
 def with_entries(conditioning: list, more: dict) -> list:
@@ -117,8 +128,12 @@ def takes_guides(model) -> bool:
 
 
 def takes_odd_sides(model) -> bool:
-    """Whether sides of an odd number of cells are no question: a token of LTX-Video is one cell, the host's Wan fills up its last ones."""
-    return isinstance(model.model, comfy.model_base.LTXV | comfy.model_base.WAN21) and not isinstance(model.model, SoraModel)
+    """Whether sides of an odd number of cells are no question: a token of LTX-Video or of HunyuanVideo 1.5 is one cell, the host's Wan
+    fills up its last ones."""
+    if isinstance(model.model, LTX | comfy.model_base.WAN21):
+        return not isinstance(model.model, SoraModel)
+    patch = getattr(model.model.diffusion_model, "patch_size", None)  # of HunyuanVideo [time, height, width]
+    return isinstance(patch, list | tuple) and set(patch[-2:]) == {1}
 
 
 def beside_known(canvas: Canvas, guide: Guide) -> bool:
@@ -131,6 +146,11 @@ def image_to_video(given: Given) -> dict:
     """What those models were trained on: the given frames on grey, encoded as one video, and which frames are not given."""
     shape, s = given.canvas.shape, given.canvas.shape.strides.time
     batch = max((media.batch for media in given.sources), default=1)
+    check_room(
+        (batch + COPIES) * shape.frames * shape.width * shape.height * 12,
+        f"latent: this model is shown its canvas as a video: {shape.frames} frames of {shape.width}x{shape.height} take {{needed}} while "
+        "they are encoded, this machine has {there}: make the canvas smaller or shorter",
+    )
     pixels = torch.zeros(batch, 3, shape.frames, shape.height, shape.width)
     missing = torch.ones(shape.frames)
     runs = [(s * (n.cell - 1) + 1 if n.cell else 0, n.frames(shape.strides), n.source, n.start) for n in given.canvas.spans]
@@ -141,6 +161,13 @@ def image_to_video(given: Given) -> dict:
     cells = torch.cat([missing[:1].repeat(s), missing[1:]]).unflatten(0, (shape.cells, s)).T  # s F: the frames of every cell
     mask = cells[None, :, :, None, None].expand(-1, -1, -1, *shape.latent[2:])
     return {"concat_latent_image": VideoCoder(given.vae).encode(pixels), "concat_mask": mask}
+
+
+def given_cells(samples: Tensor, mask: Tensor) -> dict:
+    """What HunyuanVideo 1.5 was trained on: the given cells, zero in place of the others, and which are not given. Of a noise mask alone
+    the host would tell it that zeros are given."""
+    made = (mask > 0).to(samples)
+    return {"concat_latent_image": samples * (1 - made), "concat_mask": made}
 
 
 def continued(model, made: Tensor, noise: Tensor, known: Tensor, mask: Tensor | None, sigma: float) -> Tensor:

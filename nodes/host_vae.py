@@ -145,16 +145,19 @@ def load_vae_patcher(path: str, precision: str = "auto", device=None, disable_dy
 # -- any video VAE of the host -------------------------------------------------------------------------------------------------------
 
 
-LTX = 8, 32, 128
-"""Strides and channels of LTX-Video's VAE: a token of its model is one cell."""
+ONE_CELL_A_TOKEN = (8, 32, 128), (4, 16, 32)
+"""Strides and channels of the VAEs of LTX-Video and of HunyuanVideo 1.5: a token of their models is one cell."""
 
 
 def strides_of(vae) -> Strides:
-    """Strides of a host VAE. Raises ValueError for one that makes pictures or sound."""
+    """Strides of a host VAE. Raises ValueError for one that makes pictures or sound, or for none."""
+    if vae is None:  # so the host's loaders hand on that a checkpoint holds none
+        raise ValueError("vae: the checkpoint holds none: connect 'Load VAE', or the VAE of 'Sora Load Model'")
     time, space = vae.temporal_compression_decode(), vae.spacial_compression_decode()
     if vae.latent_dim != 3 or not isinstance(time, int) or vae.not_video or vae.output_channels < 3:
         raise ValueError("vae: this VAE is not for video: connect the VAE of 'Sora Load Model', or a Wan 2.1 VAE from 'Load VAE'")
-    return Strides(time, space, vae.latent_channels, 1 if (time, space, vae.latent_channels) == LTX else PATCH)
+    form = time, space, vae.latent_channels
+    return Strides(*form, 1 if form in ONE_CELL_A_TOKEN else PATCH)
 
 
 class VideoCoder:

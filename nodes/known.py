@@ -62,7 +62,7 @@ def latent_of(vae, given: Given, latent: dict | None = None) -> dict:
     """
     canvas, coder = given.canvas, VideoCoder(vae)
     batch = len(latent["samples"]) if latent else max((media.batch for media in given.sources), default=1)
-    check_canvas(canvas.shape, batch)
+    check_canvas(canvas.shape, batch, vae)
 
     def read(source: int, start: int, count: int) -> Tensor:
         return frames_as_pixels(given.sources[source], start, count)
@@ -103,7 +103,7 @@ def remix_latent(given: Given, samples: Tensor | None = None) -> dict:
         ValueError: a canvas that cannot fit this machine.
     """
     shape = given.canvas.shape
-    check_canvas(shape, given.sources[0].batch)
+    check_canvas(shape, given.sources[0].batch, given.vae)
     video = to_host(_encoded(given.vae, given.sources[0], shape))
     if given.region is None:
         return {"samples": video, KEY: given}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import comfy.model_base
 import comfy.model_management
@@ -11,6 +12,7 @@ import comfy.model_sampling
 import comfy.samplers
 import comfy.utils
 import torch
+from comfy.cli_args import LatentPreviewMethod, args
 from comfy_api.latest import io, ui
 from PIL import Image
 from torch import Tensor
@@ -31,6 +33,7 @@ from .host_models import (
     empty_prompt,
     family,
     fits_vae,
+    image_to_video,
     limits,
     takes_guides,
     takes_odd_sides,
@@ -45,7 +48,6 @@ from .show import show_on_node
 
 MAX_SEED = 0xFFFFFFFFFFFFFFFF
 PREVIEW_CELLS = 4
-PREVIEW_SIZE = 512
 
 
 def model_input():
@@ -175,7 +177,8 @@ class SoraSampler(io.ComfyNode):
             remarks.append(f"begins where the given sigmas do, not at {given.strength:g} of the noise, as Sora Remix says")
         words = positive, empty_prompt(model, positive) if negative is None else negative
         noise = CellNoise(seed, given) if noise is None else noise
-        stages = [stage(m, levels, latent, noise, words) for m, levels in parts(models, sigmas, switch_sigma)]
+        pictures = cache(lambda: image_to_video(given))  # encoded once, for both of a pair
+        stages = [stage(m, levels, latent, noise, words, pictures) for m, levels in parts(models, sigmas, switch_sigma)]
         run = stages[0].run
         plan = plan_for(model, positive, given, run.known) if given else single(Lattice(run.cells, run.known))
         check_memory(model, given, plan, len(run.samples))
@@ -363,10 +366,11 @@ def at_once_for(model, latent: dict, words: tuple[list, list]) -> int:
     return at_once_on(model.load_device, given.canvas.shape.tokens_per_cell, len(samples_of(latent)))
 
 
-def stage(model, sigmas: Tensor, latent: dict, noise, words: tuple[list, list]) -> Stage:
-    """What one model of a run gets."""
-    more = conditions(model, given_of(latent))
-    return Stage(prepare(model, latent, noise), sigmas, *(with_entries(conditioning, more) for conditioning in words))
+def stage(model, sigmas: Tensor, latent: dict, noise, words: tuple[list, list], pictures: Callable[[], dict]) -> Stage:
+    """What one model of a run gets; `pictures` as `conditions` has it."""
+    run = prepare(model, latent, noise)
+    more = conditions(model, given_of(latent), run, pictures)
+    return Stage(run, sigmas, *(with_entries(conditioning, more) for conditioning in words))
 
 
 def full_mask(mask: Tensor, samples: Tensor) -> Tensor:
@@ -396,21 +400,24 @@ def hold_cells(run: Run, given: Given) -> None:
 
 
 def progress(model, steps: int):
-    """The callback of the host's samplers: progress, a preview, and a chance to stop, at every one of so many steps."""
+    """The callback of the host's samplers: progress, a preview where the user wants previews, and a chance to stop, at every one of so
+    many steps."""
     bar = comfy.utils.ProgressBar(steps)
     form = model.model.latent_format
+    wanted, size = args.preview_method != LatentPreviewMethod.NoPreviews, args.preview_size
 
     def step(i: int, x0: Tensor, x: Tensor, _: int) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
         factors = form.latent_rgb_factors or ()
-        picture = ("JPEG", preview(x0[0], form), PREVIEW_SIZE) if len(factors) == x0.shape[1] else None
+        picture = ("JPEG", preview(x0[0], form, size), size) if wanted and len(factors) == x0.shape[1] else None
         bar.update_absolute(i + 1, steps, picture)
 
     return step
 
 
-def preview(x0: Tensor, form) -> Image.Image:
-    """Some cells of [C, F, h, w] from first to last as a square of pictures, by a linear map of the latents."""
+def preview(x0: Tensor, form, size: int) -> Image.Image:
+    """Some cells of [C, F, h, w] from first to last as a square of pictures, `size` pixels at its longer side, by a linear map of the
+    latents."""
     count = PREVIEW_CELLS if x0.shape[1] >= PREVIEW_CELLS else 1
     chosen = [round(k * (x0.shape[1] - 1) / max(count - 1, 1)) for k in range(count)] if count > 1 else [x0.shape[1] // 2]
     factors = torch.tensor(form.latent_rgb_factors, dtype=torch.float32)
@@ -420,5 +427,5 @@ def preview(x0: Tensor, form) -> Image.Image:
     side = 2 if count > 1 else 1
     rows = [torch.cat(list(rgb[r * side : (r + 1) * side]), 1) for r in range(side)]
     picture = Image.fromarray(torch.cat(rows, 0).numpy())
-    scale = PREVIEW_SIZE / max(picture.size)
+    scale = size / max(picture.size)
     return picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BICUBIC)

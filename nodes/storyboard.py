@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..sora_core.shapes import MAX_SECONDS
 from ..sora_core.storyboard import ScriptError, Storyboard, check_length, describe, listed, parse, snap
-from .encode_prompt import note_on_words
+from .encode_prompt import check_clip, note_on_words
 from .given import KEY
 from .host_vae import strides_of
 from .shots import Shots
@@ -74,6 +74,7 @@ class SoraStoryboard(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip, vae, script, fps, shots=None) -> io.NodeOutput:
+        check_clip(clip)
         board, pictures = read(script, shots or {})
         if hasattr(clip, "header"):
             check_length(board)

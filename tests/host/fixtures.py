@@ -58,7 +58,7 @@ def host_sources(graph):
         return Source
 
     def rows(name: str) -> list:
-        mask = {"attention_mask": torch.ones(1, 8, dtype=torch.long)} if name == "ltxv" else {}
+        mask = {"attention_mask": torch.ones(1, 8, dtype=torch.long)} if name.startswith("ltx") else {}
         words = torch.randn(1, 8, 4096, generator=torch.Generator().manual_seed(6))
         return [[words, {"pooled_output": torch.ones(1, 768), **mask}]]
 

@@ -42,9 +42,9 @@ VERBS = {
 }
 
 
-@pytest.mark.parametrize("how", SOLVERS)
-@pytest.mark.parametrize("name", STRIDES)
+@pytest.mark.parametrize("name, how", [(name, how) for name in STRIDES for how in SOLVERS if name != "hunyuan15" or how == "sora"])
 def test_given_frames_and_known_cells_come_back(graph, host_files, name, how):
+    """The host's own samplers hand HunyuanVideo 1.5 a noise mask of as many channels as the latents have, and it takes one."""
     side = 64 if STRIDES[name].space == 32 else 32
     for verbs, kept in VERBS.values():
         run = SOLVERS[how](steps=2, model=("unet", 0))
@@ -169,7 +169,7 @@ def test_what_is_said_does_not_hang_on_the_order_of_the_families(graph, host_fil
     from sora_pack.sora_core.plan import Lattice, single
 
     monkeypatch.setattr(host_models, "FAMILIES", host_models.FAMILIES[::-1])
-    for name, told in (("wan_t2v", True), ("ltxv", True), ("hunyuan", False)):
+    for name, told in (("wan_t2v", True), ("ltxv", True), ("ltx2", True), ("hunyuan", False), ("hunyuan15", False)):
         prompt = vae_first(canvas(0.5, **size_for(name))) | begin(host_files, name)
         model, latent = graph.run(prompt, ["unet", 0], ["canvas", 0])
         said = "".join(host_models.limits(model, latent["sora"], single(Lattice(5))))
@@ -205,26 +205,87 @@ def test_each_shot_is_heard(graph, host_files, monkeypatch, name):
     "name, kind, width, height",
     [
         ("ltxv", "EmptyLTXVLatentVideo", 96, 64),
+        ("ltx2", "EmptyLTXVLatentVideo", 96, 64),
+        ("hunyuan15", "EmptyHunyuanVideo15Latent", 48, 32),
         ("wan_t2v", "EmptyHunyuanLatentVideo", 40, 24),
         ("hunyuan", "EmptyHunyuanLatentVideo", 40, 24),
         (None, "EmptyHunyuanLatentVideo", 40, 24),
     ],
 )
 def test_sides_of_an_odd_number_of_cells(graph, host_files, name, kind, width, height):
-    """704x480, a size of LTX-Video, is 22 by 15 cells. HunyuanVideo and our models (None) have tokens of 2 by 2."""
+    """704x480, a size of LTX-Video, is 22 by 15 cells, 1280x720 of HunyuanVideo 1.5 80 by 45. HunyuanVideo and our models (None) have
+    tokens of 2 by 2."""
     latent = {"canvas": node(kind, width=width, height=height, length=9, batch_size=1)}
     begun = {**load(), **words()} if name is None else begin(host_files, name)
     prompt = {**begun, **latent, **sample(steps=1, model=("load" if name is None else "unet", 0))}
-    if name in ("ltxv", "wan_t2v"):
+    if name not in ("hunyuan", None):
         empty, made = (latent["samples"] for latent in graph.run(prompt, ["canvas", 0], ["sample", 0]))
         assert made.shape == empty.shape and made.isfinite().all() and made.any()
     else:
         assert "cells, they must be even" in refusal(graph, prompt, ["sample", 0])
 
 
-def test_a_canvas_of_an_odd_number_of_cells_for_ltx_video(graph, host_files):
-    begun = {**begin(host_files, "ltxv"), **vae_first(canvas(width=96, height=64))}
+@pytest.mark.parametrize("name", ["ltxv", "ltx2", "hunyuan15"])
+def test_a_canvas_of_an_odd_number_of_cells(graph, host_files, name):
+    """Where a token is one cell."""
+    space = STRIDES[name].space
+    begun = {**begin(host_files, name), **vae_first(canvas(width=3 * space, height=2 * space))}
     assert graph.run({**begun, **sample(steps=1, model=("unet", 0))}, ["sample", 0])["samples"].shape[-2:] == (2, 3)
+    cells = STRIDES[name].cells(9)
+    assert f"{cells} latent cells, {6 * cells} tokens" in graph.history["outputs"]["canvas"]["text"][0]
+
+
+def test_a_canvas_is_not_measured_by_a_model_of_another_vae(graph, host_files, monkeypatch):
+    """The shipped model in 8 GB says nothing of LTX-Video, of which the host takes care; its latents must fit all the same."""
+    import comfy.model_management
+
+    from sora_pack.sora_core import speed
+
+    monkeypatch.setattr(speed, "machine_memory", lambda device="cpu": 8 * 10**9)
+    large = {"seconds": 5.0, "fps": 24.0, "width": 1920, "height": 1088}
+    assert "need about" in refusal(graph, {**load(), **canvas(**large)}, ["canvas", 0])
+    ltx = begin(host_files, "ltxv")
+    assert graph.run(vae_first(canvas(**large)) | ltx, ["canvas", 0])["samples"].shape[2:] == (16, 34, 60)
+    monkeypatch.setattr(comfy.model_management, "get_total_memory", lambda device=None: 10**6)
+    sentence = refusal(graph, vae_first(canvas(**{**large, "seconds": 4.0})) | ltx, ["canvas", 0])
+    assert "1920x1088 and 4 s are latents of 0.0 GB, this machine has 0.0 GB: choose a smaller size, or fewer seconds" in sentence
+
+
+def test_latents_of_video_and_sound_together_are_refused(graph, host_files):
+    """With the name of the host's node that takes them apart."""
+    ltx = begin(host_files, "ltx2")
+    sound = {"sound": node("NoisySound"), "both": node("LTXVConcatAVLatent", video_latent=["canvas", 0], audio_latent=["sound", 0])}
+    graph.nodes.NODE_CLASS_MAPPINGS["NoisySound"] = noisy_sound()
+    prompt = {**ltx, **vae_first(canvas(width=64, height=64)), **sound, **sample("both", steps=1, model=("unet", 0))}
+    apart = graph.nodes.NODE_CLASS_MAPPINGS["LTXVSeparateAVLatent"].GET_SCHEMA().display_name
+    sentence = refusal(graph, prompt, ["sample", 0])
+    assert f"latent: it holds video and sound together: put '{apart}' (LTXVSeparateAVLatent) between" in sentence
+    prompt |= {"apart": node("LTXVSeparateAVLatent", av_latent=["both", 0]), **sample("apart", steps=1, model=("unet", 0))}
+    assert graph.run(prompt, ["sample", 0])["samples"].isfinite().all()
+
+
+def noisy_sound():
+    """A node that gives a latent of sound as LTX-2 has it."""
+    from comfy_api.latest import io
+
+    class NoisySound(io.ComfyNode):
+        @classmethod
+        def define_schema(cls):
+            return io.Schema(node_id="NoisySound", category="test", inputs=[], outputs=[io.Latent.Output()])
+
+        @classmethod
+        def execute(cls):
+            return io.NodeOutput({"samples": torch.zeros(1, 8, 4, 16), "type": "audio"})
+
+    return NoisySound
+
+
+def test_strides_of_the_hosts_vaes():
+    from sora_pack.nodes.host_vae import strides_of
+    from sora_pack.tests.host.tiny_host_models import tiny_vae
+
+    for name, strides in STRIDES.items():
+        assert strides_of(tiny_vae(strides)) == strides, name
 
 
 def test_a_vae_of_other_latents_is_refused(graph, host_files):
@@ -275,6 +336,120 @@ def test_image_to_video_sees_what_is_given(graph, host_files, monkeypatch):
         shown = torch.where(frames_given.view(-1, 1, 1, 1) == 1, lattice, 0.5)
         wanted = model.model.process_latent_in(latent["sora"].vae.encode(shown))
         assert torch.allclose(cells.cpu(), wanted, atol=1e-4), f"{(cells.cpu() - wanted).abs().max():.1e}"
+
+
+def test_image_to_video_sees_what_clip_vision_sees(graph, host_files, monkeypatch):
+    """Wan 2.1's, by way of the host's own node between, and the canvas stays what it is given."""
+    import comfy.ldm.wan.model
+    import comfy.model_base
+    from comfy_api.latest import io
+    from comfy_extras.nodes_wan import WanImageToVideo
+
+    class Seen(io.ComfyNode):
+        @classmethod
+        def define_schema(cls):
+            return io.Schema(node_id="Seen", category="test", inputs=[], outputs=[io.ClipVisionOutput.Output()])
+
+        @classmethod
+        def execute(cls):
+            from comfy.clip_vision import Output
+
+            seen = Output()
+            seen.penultimate_hidden_states = torch.ones(1, 257, 1280)
+            return io.NodeOutput(seen)
+
+    graph.nodes.NODE_CLASS_MAPPINGS |= {"Seen": Seen, "WanImageToVideo": WanImageToVideo}
+    features, shown = [], []
+    kind, base = comfy.ldm.wan.model.WanModel, comfy.model_base.WAN21
+    forward, concat = kind.forward, base.concat_cond
+    monkeypatch.setattr(kind, "forward", lambda self, *a, **k: features.append(k.get("clip_fea")) or forward(self, *a, **k))
+    monkeypatch.setattr(base, "concat_cond", lambda self, **more: (shown.append(concat(self, **more)), shown[-1])[1])
+    size = {"width": 32, "height": 32}
+    ends = {"positive": ["words", 0], "negative": ["words", 0], "vae": ["load", 0], "clip_vision_output": ["seen", 0]}
+    between = {"seen": node("Seen"), "between": node("WanImageToVideo", **ends, **size, length=9, batch_size=1)}
+    run = sample("placed", steps=1, model=("unet", 0))
+    plain = vae_first({**canvas(**size), **picture(**size), **place(), **run}) | begin(host_files, "wan_i2v")
+    graph.run(plain, ["sample", 0])
+    without = shown[:]
+    assert features == [None] and without
+    features.clear(), shown.clear()
+    run["sample"]["inputs"] |= {"positive": ["between", 0], "seed": 8}
+    for negative in ({}, {"negative": ["between", 1], "seed": 9}):
+        run["sample"]["inputs"] |= negative
+        assert graph.run({**plain, **between, **run}, ["sample", 0])["samples"].isfinite().all()
+    assert len(features) == 2 and all(seen.shape == (2, 257, 1280) and seen.any() for seen in features)
+    assert all(torch.equal(told, without[0]) for told in shown)
+
+
+def test_image_to_video_is_encoded_once_for_a_pair(graph, host_files, monkeypatch):
+    from sora_pack.nodes.host_vae import VideoCoder
+
+    encoded, inner = [], VideoCoder.encode
+    size = {"width": 32, "height": 32}
+    run = sample("placed", steps=3, model=("unet", 0), low_noise_model=["unet", 0], switch_sigma=0.9)
+    prompt = vae_first({**canvas(**size), **picture(**size), **place(), **run}) | begin(host_files, "wan22_i2v")
+    graph.run(prompt, ["placed", 0])
+    monkeypatch.setattr(VideoCoder, "encode", lambda self, x: encoded.append(x.shape[2]) or inner(self, x))
+    graph.run(prompt, ["sample", 0])
+    assert encoded == [9]
+
+
+def test_image_to_video_that_does_not_fit_is_refused(graph, host_files, monkeypatch):
+    """Before the whole canvas stands there in pixels."""
+    import comfy.model_management
+
+    size = {"width": 32, "height": 32}
+    run = sample("placed", steps=1, model=("unet", 0))
+    prompt = vae_first({**canvas(**size), **picture(**size), **place(), **run}) | begin(host_files, "wan_i2v")
+    graph.run(prompt, ["placed", 0])
+    one_frame = 4 * 32 * 32 * 12  # of the picture, with what the host needs to encode it
+    monkeypatch.setattr(comfy.model_management, "get_total_memory", lambda device=None: 2 * one_frame)
+    sentence = refusal(graph, prompt, ["sample", 0])
+    assert "latent: this model is shown its canvas as a video: 9 frames of 32x32 take" in sentence, sentence
+    assert "make the canvas smaller or shorter" in sentence
+
+
+def test_hunyuan_video_15_is_told_what_is_given(graph, host_files, runs, monkeypatch):
+    """The given cells and which they are, also of a picture at a later moment, and in each pass those that it sees."""
+    import comfy.model_base
+
+    seen, inner = [], comfy.model_base.HunyuanVideo15.concat_cond
+    monkeypatch.setattr(comfy.model_base.HunyuanVideo15, "concat_cond", lambda self, **more: seen.append(inner(self, **more)) or seen[-1])
+    size = {"width": 48, "height": 32}
+    begun = {**canvas(6.5, **size), **picture(**size), **place(), **place(4.9, latent="placed", name="later"), **rollout(latent="later")}
+    run = {"steps": 1, "guidance": 1.0, "model": ("unet", 0)}
+    for latent, count in (("later", 1), ("plan", 4), ("canvas", 1)):
+        seen.clear(), runs[1].clear()
+        prompt = vae_first({**begun, **sample(latent, **run), **frames()}) | begin(host_files, "hunyuan15")
+        still, model, made, images = graph.run(prompt, ["picture", 0], ["unet", 0], ["sample", 0], ["frames", 0])
+        assert len(runs[1]) == count and made["samples"].isfinite().all()
+        each = len(seen) // count  # words of both kinds
+        known = {0, 10} if latent != "canvas" else set()
+        for (p, _, whole), told in zip(runs[1], seen[::each], strict=True):
+            image, mask = told[:, :32].cpu(), told[:, 32:].cpu()
+            given = [at for at, cell in enumerate(p.cells) if cell in known or at in p.seen_at]
+            expected = torch.zeros_like(mask)
+            expected[:, :, given] = 1
+            assert mask.shape[1] == 1 and torch.equal(mask, expected)
+            wanted = model.model.process_latent_in(whole.float().clone()) * expected
+            assert torch.allclose(image, wanted, atol=1e-5), f"{(image - wanted).abs().max():.1e}"
+        if known:
+            assert torch.equal(images[0], still[0]) and torch.equal(images[39], still[0])
+
+
+@pytest.mark.parametrize("name, clean", [("hunyuan", True), ("hunyuan15", True), ("wan_t2v", False)])
+def test_how_known_cells_are_shown_to_models_with_one_level_of_noise(graph, host_files, monkeypatch, name, clean):
+    prompt = {**clip(count=26, **size_for(name)), **extend(), **sample(steps=1, guidance=1.0, model=("unet", 0))}
+    prompt, seen = vae_first(prompt) | begin(host_files, name), []
+    model, latent = graph.run(prompt, ["unet", 0], ["canvas", 0])
+    kind = type(model.model.diffusion_model)
+    inner = kind.forward
+    monkeypatch.setattr(kind, "forward", lambda self, x, *a, **k: seen.append(x.cpu()) or inner(self, x, *a, **k))
+    graph.run(prompt, ["sample", 0])
+    known = latent["noise_mask"].amax((0, 1, 3, 4)) == 0
+    wanted = model.model.process_latent_in(latent["samples"].float().clone())[:, :, known]
+    moved = (seen[0][:, : wanted.shape[1], known] - wanted).abs().max().item()  # behind them those of HunyuanVideo 1.5's picture
+    assert (moved < 1e-4) is clean, f"{moved:.1e}"
 
 
 @pytest.mark.parametrize("name", ["wan_i2v", "wan22_i2v"])
@@ -417,15 +592,16 @@ def test_rates_of_the_host_models(graph, host_files):
     from sora_pack.nodes.host_models import conditions
     from sora_pack.nodes.sample_video import CellNoise, prepare
 
-    for name, scale in (("wan_t2v", 2.0), ("wan22_5b", 3.0), ("hunyuan", None), ("ltxv", None)):
+    ltx = comfy.model_base.LTXV | comfy.model_base.LTXAV
+    for name, scale in (("wan_t2v", 2.0), ("wan22_5b", 3.0), ("hunyuan", None), ("ltxv", None), ("ltx2", None)):
         side = 64 if STRIDES[name].space == 32 else 32
         prompt = vae_first({**clip(width=side, height=side), **extend()}) | begin(host_files, name)
         model, latent = graph.run(prompt, ["unet", 0], ["canvas", 0])
         run = prepare(model, latent, CellNoise(0, given_of(latent)))
         options = run.model.model_options["transformer_options"]
         assert options.get("rope_options", {}).get("scale_t") == scale
-        told = conditions(model, given_of(latent)).get("frame_rate")
-        assert told == (8.0 if isinstance(model.model, comfy.model_base.LTXV) else None)
+        told = conditions(model, given_of(latent), run, dict).get("frame_rate")
+        assert told == (8.0 if isinstance(model.model, ltx) else None)
 
 
 @pytest.mark.slow

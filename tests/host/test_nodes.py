@@ -14,7 +14,7 @@ from sora_pack.sora_core.autoencoder import VideoVAE
 from sora_pack.sora_core.checkpoint import save_vae
 from sora_pack.sora_core.config import VAEConfig
 from sora_pack.tests.host.executor import refusal
-from sora_pack.tests.host.prompts import canvas, decode, frames, ksample, load, node, picture, place, sample, save, words
+from sora_pack.tests.host.prompts import canvas, decode, extend, frames, ksample, load, node, picture, place, sample, save, words
 
 # -- words ---------------------------------------------------------------------------------------------------------------------------
 
@@ -90,6 +90,21 @@ def test_long_shots_for_another_encoder(graph):
     assert SoraStoryboard.execute(OtherClip(), vae, f"[0-2 s] {text}", 8.0).result[0] == [[text, {}]]
 
 
+def test_a_checkpoint_without_text_encoder_or_vae(graph):
+    """The host's loaders hand on None for what is not in the file."""
+    from sora_pack.nodes.canvas import SoraCanvas
+    from sora_pack.nodes.encode_prompt import SoraPrompt
+    from sora_pack.nodes.storyboard import SoraStoryboard
+
+    clip, vae = graph.run(load(), ["load", 1], ["load", 2])
+    for run in (lambda: SoraPrompt.execute(None, "a ball"), lambda: SoraStoryboard.execute(None, vae, "[0-2 s] a ball", 8.0)):
+        with pytest.raises(ValueError, match="clip: the checkpoint holds no text encoder: connect 'Load CLIP'"):
+            run()
+    for run in (lambda: SoraCanvas.execute(None, 1.0, 8.0), lambda: SoraStoryboard.execute(clip, None, "[0-2 s] a ball", 8.0)):
+        with pytest.raises(ValueError, match="vae: the checkpoint holds none: connect 'Load VAE'"):
+            run()
+
+
 # -- canvas --------------------------------------------------------------------------------------------------------------------------
 
 
@@ -135,6 +150,9 @@ def test_refused_canvas(graph, change, parts):
 def test_unknown_aspect_ratio(graph):
     prompt = {**load(), "canvas": node("SoraCanvas", vae=["load", 2], seconds=1.0, fps=8.0, size="5:4", batch=1)}
     assert "use one of 1:1, 16:9" in refusal(graph, prompt, ["canvas", 0])
+    around = {**load(), **picture(), **extend(video="picture", size="as_given")}
+    sentence = refusal(graph, around, ["canvas", 0])
+    assert "21:9 or custom; around a given video also 'as given'" in sentence, sentence
 
 
 def test_canvas_of_a_picture_vae(graph):

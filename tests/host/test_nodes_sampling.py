@@ -605,7 +605,7 @@ def test_cancel_while_saving(graph, monkeypatch):
 
 @pytest.mark.parametrize("run, size", [(sample, (512, 256)), (ksample, (8, 4)), (custom_sample, (8, 4))])
 def test_every_step_has_a_preview(graph, monkeypatch, run, size):
-    """The host's samplers show what the host makes of the factors in the header, where its previews are switched on."""
+    """Where they are switched on; the host's samplers show what the host makes of the factors in the header."""
     import comfy.utils
     import latent_preview
 
@@ -618,12 +618,29 @@ def test_every_step_has_a_preview(graph, monkeypatch, run, size):
     assert {(kind, image.size, limit) for kind, image, limit in shown.values()} == {("JPEG", size, 512)}
 
 
+def test_previews_are_as_the_user_wants_them(graph, monkeypatch):
+    """None at all, or of another size: what ComfyUI is told counts for Sora Sampler too."""
+    import comfy.utils
+    import latent_preview
+    from comfy.cli_args import args
+
+    seen, settings = [], latent_preview.LatentPreviewMethod
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, picture, node_id=None: seen.append(picture))
+    monkeypatch.setattr(args, "preview_size", 64)
+    for seed, method in enumerate((settings.NoPreviews, settings.Latent2RGB)):
+        seen.clear()
+        monkeypatch.setattr(latent_preview, "default_preview_method", method)
+        graph.run({**BEGIN, **canvas(seconds=2.0), **sample(seed=seed, steps=2)}, ["sample", 0])
+        sizes = [(image.size, limit) for _, image, limit in filter(None, seen)]
+        assert sizes == ([((64, 32), 64)] * 2 if method == settings.Latent2RGB else [])
+
+
 def test_preview_shows_the_colours_of_the_header(pack):
     from sora_pack.nodes.host import SoraLatentFormat
     from sora_pack.nodes.sample_video import preview
     from sora_pack.tests.tiny_model import HEADER
 
-    picture = preview(torch.zeros(16, 5, 4, 8), SoraLatentFormat(HEADER.preview_factors))
+    picture = preview(torch.zeros(16, 5, 4, 8), SoraLatentFormat(HEADER.preview_factors), 512)
     assert picture.size == (512, 256) and picture.getpixel((9, 9)) == (127, 140, 153)
 
 
@@ -637,7 +654,7 @@ def test_preview_shows_what_is_encoded(pack):
     cells, pixels = [], []
     for seed in range(100, 104):
         clip = pixels_of(render(sample_scene(seed), [0.0], 128, 128)[None])
-        shown = preview(normalise(vae.encode(clip))[0], form).resize((16, 16), Image.Resampling.BOX)
+        shown = preview(normalise(vae.encode(clip))[0], form, 512).resize((16, 16), Image.Resampling.BOX)
         cells.append(torch.from_numpy(np.array(shown)).float().movedim(-1, 0))
         pixels.append(F.avg_pool2d(clip[0, :, 0], 8))
     found = torch.corrcoef(torch.stack([torch.stack(both).flatten() for both in (cells, pixels)]))[0, 1]

@@ -1,5 +1,6 @@
 """Public video models with random weights, small enough for a test: files in the public key format, for the host's own loaders."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -11,7 +12,8 @@ WAN_STRIDES, WAN_5B_STRIDES, LTX_STRIDES = Strides(), Strides(4, 16, 48), Stride
 STRIDES = {  # of the VAE that belongs to each
     **dict.fromkeys(("wan_t2v", "wan_i2v", "wan22_i2v", "hunyuan"), WAN_STRIDES),
     "wan22_5b": WAN_5B_STRIDES,
-    "ltxv": LTX_STRIDES,
+    **dict.fromkeys(("ltxv", "ltx2"), LTX_STRIDES),
+    "hunyuan15": Strides(4, 16, 32, patch=1),
 }
 WAN = {"dim": 128, "ffn_dim": 128, "num_heads": 1, "num_layers": 1}
 HUNYUAN = {
@@ -20,30 +22,43 @@ HUNYUAN = {
     **{"qkv_bias": True, "guidance_embed": True, "byt5": False, "meanflow": False, "use_cond_type_embedding": False},
     **{"vision_in_dim": None, "meanflow_sum": False},
 }
+HUNYUAN_15 = {
+    **{**HUNYUAN, "in_channels": 65, "out_channels": 32, "vec_in_dim": None, "patch_size": [1, 1, 1], "guidance_embed": False},
+    **{"use_cond_type_embedding": True, "vision_in_dim": 1152, "meanflow_sum": True},
+}
+LTX = {"cross_attention_dim": 128, "attention_head_dim": 4, "num_layers": 1}
+LTX_2 = {  # as its files say in their metadata; of video and sound alike
+    **{**LTX, "audio_cross_attention_dim": 128, "audio_attention_head_dim": 4, "caption_channels": 2048},
+    **{"connector_attention_head_dim": 4, "connector_num_attention_heads": 1, "connector_num_layers": 1},
+    **{"audio_connector_attention_head_dim": 4, "audio_connector_num_attention_heads": 1},
+}
 
 
 def write_host_model(folder: Path, name: str, seed: int = 0) -> str:
     """Writes one of STRIDES to a folder; returns the file's name."""
     import comfy.ldm.hunyuan_video.model
+    import comfy.ldm.lightricks.av_model
     import comfy.ldm.lightricks.model
     import comfy.ldm.wan.model
     import comfy.ops
 
-    wan = comfy.ldm.wan.model.WanModel
+    wan, hunyuan = comfy.ldm.wan.model.WanModel, comfy.ldm.hunyuan_video.model.HunyuanVideo
     kinds = {
         "wan_t2v": (wan, WAN),
         "wan_i2v": (wan, {**WAN, "model_type": "i2v", "in_dim": 36}),
         "wan22_i2v": (wan, {**WAN, "in_dim": 36}),
         "wan22_5b": (wan, {**WAN, "in_dim": 48, "out_dim": 48}),
-        "ltxv": (comfy.ldm.lightricks.model.LTXVModel, {"cross_attention_dim": 128, "attention_head_dim": 4, "num_layers": 1}),
-        "hunyuan": (comfy.ldm.hunyuan_video.model.HunyuanVideo, HUNYUAN),
+        "ltxv": (comfy.ldm.lightricks.model.LTXVModel, LTX),
+        "ltx2": (comfy.ldm.lightricks.av_model.LTXAVModel, LTX_2),
+        "hunyuan": (hunyuan, HUNYUAN),
+        "hunyuan15": (hunyuan, HUNYUAN_15),
     }
     kind, sizes = kinds[name]
     torch.manual_seed(seed)
     model = kind(**sizes, dtype=torch.float32, operations=comfy.ops.disable_weight_init)
     file = f"host_{name}_{seed}.safetensors" if seed else f"host_{name}.safetensors"
     tensors = {key: torch.randn(t.shape) * 0.05 for key, t in model.state_dict().items()}
-    save_file(tensors, folder / file)
+    save_file(tensors, folder / file, {"config": json.dumps({"transformer": LTX_2})} if name == "ltx2" else None)
     return file
 
 

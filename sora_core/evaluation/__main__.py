@@ -66,18 +66,23 @@ def _say(words: str) -> None:
     sys.stderr.flush()
 
 
-def worst_sheets(bench: Bench, folder: Path) -> list[tuple[str, Path]]:
-    """Sheets of the clips of which least was found, made above rendered, with their words."""
-    scores = [score for clips in bench.scores.values() for score in clips]
-    worst = sorted(scores, key=lambda s: -len(s.missed) / len(s.facts))[:WORST]
-    sheets = []
+def sections(bench: Bench, out: Path) -> dict[str, str]:
+    """Of the page: the clips of which least was found, made above rendered, with their words; and all minutes, a row each."""
+    folder, made = out / "scorecard", {}
     folder.mkdir(parents=True, exist_ok=True)
-    for i, score in enumerate(worst):
-        path = folder / f"worst{i}.png"
-        contact_sheet(score.shown, path, columns=MOMENTS)
-        missed = ", ".join(map(described, score.missed)) or "nothing"
-        sheets.append((f"**{i}.** {score.prompt} Missed: {missed}.", path))
-    return sheets
+    scores = [score for clips in bench.scores.values() for score in clips]
+    lines = ["What was made, and below it a render of what was told. The observer missed what is named.", ""]
+    for i, clip in enumerate(sorted(scores, key=lambda s: -len(s.missed) / len(s.facts))[:WORST]):
+        contact_sheet(clip.shown, folder / f"worst{i}.png", columns=MOMENTS)
+        missed = ", ".join(map(described, clip.missed)) or "nothing"
+        lines += [f"**{i}.** {clip.prompt} Missed: {missed}.", "", f"![clip](scorecard/worst{i}.png)", ""]
+    if scores:
+        made["The worst clips"] = "\n".join(lines).strip()
+    if bench.takes:
+        contact_sheet(torch.cat(bench.takes), folder / "takes.png", columns=len(bench.takes[0]))
+        words = f"By foresight, a row each, {len(bench.takes[0])} moments of {bench.budget.film_seconds:g} s, at half their size."
+        made["Long takes"] = f"{words}\n\n![takes](scorecard/takes.png)"
+    return made
 
 
 def score(args: argparse.Namespace) -> list[Row]:
@@ -102,7 +107,7 @@ def score(args: argparse.Namespace) -> list[Row]:
     model |= (
         {"size": "measured in parts, n says of how many"} if before else {"size": "full" if args.full else "quick", **asdict(bench.budget)}
     )
-    write(out, merged(before, rows), model, worst_sheets(bench, out / "scorecard"))
+    write(out, merged(before, rows), model, sections(bench, out))
     return rows
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from torch import Tensor
+
 from .observer import Observer
 from .studio import Studio
 
@@ -61,7 +63,8 @@ FULL = Budget(prompts=120, paired=70, reconstructions=40, minutes=12, pictures=2
 class Bench:
     """What every row needs: the model, the observer, how much, and words for the terminal.
 
-    source: arguments of Pipeline.load, strings, for rows that open the model anew. scores: what rows share (adherence.py).
+    source: arguments of Pipeline.load, strings, for rows that open the model anew. scores: what rows share (adherence.py). takes: moments
+    of each long take, for the page (minute.py).
     """
 
     studio: Studio
@@ -70,3 +73,4 @@ class Bench:
     source: dict[str, str] = field(default_factory=dict)
     say: Callable[[str], None] = lambda words: None
     scores: dict = field(default_factory=dict)
+    takes: list[Tensor] = field(default_factory=list)

@@ -1,7 +1,7 @@
 """Rows of a minute: long videos by foresight, and by rollout with the same model and seeds beside it, against renders of what was told.
 
-    python -m sora_core.evaluation --full --rows minute "minute cost" --out docs            # 20 videos: hours on two cores; goes on
-    python -m sora_core.evaluation --rows minute --videos 1 --seconds 12 --steps 4          # a first look: some minutes
+    python -m sora_core.evaluation --full --out docs --rows exact takes returns casts "minute cost"   # 20 videos: hours; goes on
+    python -m sora_core.evaluation --rows takes --videos 1 --seconds 12 --steps 4                     # a first look: some minutes
 
 Of all that is measured there is a pure function of frames (`border_jump`, `joins`, `shots.cuts_in`,
 `tracking.seen_shape`), so each can be tried on renders and on renders that were spoiled.
@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -32,6 +33,7 @@ from ..pipeline import Pipeline
 from ..plan import Lattice, Plan, make_plan, window_of
 from ..shapes import Strides, VideoShape, frames_for_seconds
 from ..storyboard import Storyboard, first_frame, lattice_of, listed, snap
+from ..video_file import evenly
 from ..world import Object, Scene, caption, events, introduce, render, sample_shots, sample_story
 from ..world.motion import position
 from ..world.parts import COVER_SECONDS
@@ -51,6 +53,7 @@ HIDDEN = {1.0: 0.9, 5.0: 0.9, 15.0: 0.8}  # seconds out of sight -> share that m
 LOOK = 2.0  # seconds before and after what hides, at least
 SHOTS = 4
 BEGINNING = 5.0  # seconds
+MOMENTS = 25  # of a take on the page
 EXACT_SECONDS = 20.0  # of a video that has two gaps which look alike
 
 NOT_LESS, NOT_MORE, MORE = "0 inside, or >= 0", "0 inside, or <= 0", "> 0"  # of foresight - rollout
@@ -126,6 +129,11 @@ def beginning_jump(frames: Tensor, fps: float) -> float:
     """The step onto frame 1 over the median one of the first BEGINNING seconds; cell 0 holds frame 0 alone, and may be of another light."""
     steps = frame_differences(frames[: 1 + round(BEGINNING * fps)])
     return jump(float(steps[0]), float(steps.median()))
+
+
+def half_size(frames: Tensor) -> Tensor:
+    """uint8 [T, H, W, 3] -> [T, H / 2, W / 2, 3]."""
+    return F.avg_pool2d(frames.movedim(-1, 1).float(), 2).movedim(1, -1).round().byte()
 
 
 # -- what is told --------------------------------------------------------------------------------------------------------------------
@@ -234,15 +242,6 @@ def _a_join(values: np.ndarray) -> float:
     return float(np.exp(abs(np.mean(np.log(values)))))
 
 
-def minute_rows(bench: Bench) -> Iterator[Row]:
-    """All but the cost. Nothing where the budget has no films."""
-    if bench.budget.films:
-        yield from exact_rows(bench)
-        yield from take_rows(bench)
-        yield from return_rows(bench)
-        yield from cast_rows(bench)
-
-
 class _Killed(Exception):
     pass
 
@@ -294,6 +293,8 @@ def take_rows(bench: Bench) -> Iterator[Row]:
         for kind in KINDS:
             frames, plan = make_film(bench.studio, board, shape, scene.seed, kind)
             begun[kind].append(beginning_jump(frames, shape.fps))
+            if kind == KINDS[0]:
+                bench.takes.append(half_size(frames[evenly(len(frames), MOMENTS)]))
             for name, value in relative_drift(frames, renders, shape.fps).items():
                 drifts[name][kind].append(value)
                 per_join[name][kind].append(value ** (1 / joins(plan)))
@@ -394,8 +395,6 @@ def minute_cost_rows(bench: Bench) -> Iterator[Row]:
 
     Processor time, so that a busy machine changes the ratio little; the time on the clock stands beside it. The bars are foresight's.
     """
-    if not bench.budget.films:
-        return
     command = [sys.executable, "-c", COST, str(Path(__file__).parents[2]), json.dumps(bench.source)]
     whole = bench.budget.film_seconds
     for kind in KINDS:

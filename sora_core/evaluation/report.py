@@ -13,7 +13,6 @@ import numpy as np
 from ..config import UserError
 from .intervals import bootstrap, mean, wilson
 
-WORST = "## The worst clips"
 OF_ONE_MODEL = ("hash", "steps", "guidance")  # of a scorecard: rows with others do not belong in one table
 SHARES = ("prompt adherence", "surprise", "returns", "shots")  # how the names of rows begin that the plot shows
 WIDTH, LEFT, RIGHT, STEP, TOP = 640, 250, 40, 22, 44
@@ -129,9 +128,12 @@ def merged(before: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
     return list(named.values())
 
 
-def write(folder: Path, rows: Sequence[Row], model: dict, sheets: Sequence[tuple[str, Path]] = ()) -> None:
-    """scorecard.json, .svg and .md in `folder`; `sheets` are words and pictures of the worst clips, in a folder beside. Without any, those
-    that the page has stay."""
+def write(folder: Path, rows: Sequence[Row], model: dict, sections: dict[str, str] | None = None) -> None:
+    """scorecard.json, .svg and .md in `folder`.
+
+    Args:
+        sections: of the page, title -> markdown. Others that the page has stay: they show rows that were not measured this time.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "scorecard.json").write_text(to_json(rows, model), encoding="utf-8")
     shares = [row for row in rows if row.low is not None and row.name.startswith(SHARES)]
@@ -141,10 +143,8 @@ def write(folder: Path, rows: Sequence[Row], model: dict, sheets: Sequence[tuple
         lines += ["![shares](scorecard.svg)", ""]
     lines.append(table(rows))
     page = folder / "scorecard.md"
-    if sheets:
-        lines += [WORST, "", "What was made, and below it a render of what was told. The observer missed what is named.", ""]
-        for words, path in sheets:
-            lines += [words, "", f"![clip]({path.relative_to(folder).as_posix()})", ""]
-    elif page.is_file() and (found := page.read_text(encoding="utf-8").partition(WORST))[1]:
-        lines += [found[1] + found[2]]
+    before = page.read_text(encoding="utf-8").split("\n## ")[1:] if page.is_file() else []
+    titled = {title: text.strip() for title, _, text in (part.partition("\n") for part in before)} | (sections or {})
+    for title, text in titled.items():
+        lines += [f"## {title}", "", text, ""]
     page.write_text("\n".join(lines), encoding="utf-8")

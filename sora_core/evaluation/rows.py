@@ -13,7 +13,7 @@ from .bench import Bench
 from .cameras import camera_rows
 from .geometry import geometry_rows
 from .hearing import hearing_rows
-from .minute import minute_cost_rows, minute_rows
+from .minute import cast_rows, exact_rows, minute_cost_rows, return_rows, take_rows
 from .permanence import permanence_rows
 from .physics import physics_rows
 from .quality import cost_rows, drift_rows, picture_rows, reconstruction_rows
@@ -22,7 +22,15 @@ from .shots import shot_rows
 from .story_events import story_rows
 from .surprise import surprise_rows
 
-ROWS: dict[str, Callable[[Bench], Iterator[Row]]] = {
+Rows = Callable[[Bench], Iterator[Row]]
+
+
+def _of_films(rows: Rows) -> Rows:
+    """Rows of long videos: none where the budget has no films."""
+    return lambda bench: rows(bench) if bench.budget.films else iter(())
+
+
+ROWS: dict[str, Rows] = {
     "observer": observer_rows,
     "reconstruction": reconstruction_rows,
     "adherence": adherence_rows,
@@ -38,6 +46,9 @@ ROWS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "shots": shot_rows,
     "drift": drift_rows,
     "cost": cost_rows,
-    "minute": minute_rows,
-    "minute cost": minute_cost_rows,
+    "exact": _of_films(exact_rows),
+    "takes": _of_films(take_rows),
+    "returns": _of_films(return_rows),
+    "casts": _of_films(cast_rows),
+    "minute cost": _of_films(minute_cost_rows),
 }

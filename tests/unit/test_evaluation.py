@@ -454,7 +454,7 @@ def test_a_bar_is_met_or_not(bar, value, low, high, expected):
 
 def test_report_has_the_agreed_fields_and_says_what_is_not_met(tmp_path):
     made = [report.Row("prompt adherence: shape", 0.5, 0.4, 0.6, 90, ">= 0.9", 0.97), report.Row("cost", 12.5, None, None, 1)]
-    report.write(tmp_path, made, {"file": "m.safetensors", "hash": "abc"}, [("words", tmp_path / "scorecard" / "worst0.png")])
+    report.write(tmp_path, made, {"file": "m.safetensors", "hash": "abc"}, {"The worst clips": "![clip](scorecard/worst0.png)"})
     data = json.loads((tmp_path / "scorecard.json").read_text())
     assert data["model"]["hash"] == "abc"
     assert all(set(row) == {"name", "value", "low", "high", "n", "bar", "reference"} for row in data["rows"])
@@ -474,12 +474,13 @@ def test_a_budget_between_quick_and_full():
 def test_a_part_of_the_rows_is_added_to_those_of_the_same_model(tmp_path):
     model = {"file": "m.safetensors", "hash": "abc", "steps": 20, "guidance": 3.5}
     first, second = (report.Row(name, 0.5, 0.4, 0.6, 9) for name in ("one", "two"))
-    report.write(tmp_path, [first, second], model, [("words", tmp_path / "scorecard" / "worst0.png")])
+    report.write(tmp_path, [first, second], model, {"The worst clips": "![clip](scorecard/worst0.png)"})
     better = report.Row("two", 0.7, 0.6, 0.8, 90)
     rows = report.merged(report.earlier(tmp_path, model), [better, report.Row("three", 1, 1, 1, 1)])
     assert [row.name for row in rows] == ["one", "two", "three"] and rows[1] == better and rows[0] == first
-    report.write(tmp_path, rows, model)
-    assert "worst0.png" in (tmp_path / "scorecard.md").read_text(), "the worst clips stay"
+    report.write(tmp_path, rows, model, {"Long takes": "![takes](scorecard/takes.png)"})
+    page = (tmp_path / "scorecard.md").read_text()
+    assert page.index("## The worst clips\n\n![clip](scorecard/worst0.png)") < page.index("## Long takes"), "the worst clips stay"
     assert report.earlier(tmp_path / "nowhere", model) == []
     with pytest.raises(ValueError, match="another model or settings .hash abc.: give another folder"):
         report.earlier(tmp_path, {**model, "hash": "xyz"})
@@ -501,7 +502,7 @@ def test_a_scorecard_says_of_how_much_it_is(model, observer, tmp_path, monkeypat
     monkeypatch.setattr(program, "load_observer", lambda: observer)
     monkeypatch.setattr(program, "ROWS", {"films": lambda bench: [report.Row("films", bench.budget.films, None, None, 1)]})
     arguments = {"model": str(model), "device": "cpu", "full": False, "rows": ["films"], "videos": 3, "seconds": 12.0, "steps": 4}
-    arguments |= {"vae": "", "text": ""}
+    arguments |= {"vae": "", "text": "", "clips": None}
     program.score(Namespace(**arguments, prompts=None, guidance=2.0, folder=str(tmp_path), out=str(tmp_path)))
     said = json.loads((tmp_path / "scorecard.json").read_text())
     assert said["rows"][0]["value"] == said["model"]["films"] == 3

@@ -29,6 +29,12 @@ from .given import KEY, Given, fps_of, given_of, restored, samples_of
 from .host_vae import VideoCoder, same_vae, strides_of
 from .show import show_on_node
 
+LAST_SECOND = 86_400.0
+"""24 hours: a moment of a given video may lie far behind what is made at once."""
+
+NATIVE_FPS = {(4, 16, 48): 24.0, (4, 16, 32): 24.0, (8, 32, 128): 25.0}
+"""Frames a second of the models whose VAE has these strides and channels: Wan 2.2 5B, HunyuanVideo 1.5, LTX-Video."""
+
 SEAMS = ("carry", "hard")
 SEAM_TOOLTIP = (
     "How made frames meet a given one. carry: what encoding lost of the given frame is added to the 16 beside it, fading out, so that "
@@ -130,26 +136,40 @@ class Clip:
         return None, 0
 
 
-def clips(vae, latent: dict, seam: str, field: str = "latent") -> tuple[list[Clip], str]:
+def guessed_fps(vae) -> float:
+    """Frames a second of latents of which only the VAE is known."""
+    strides = strides_of(vae)
+    return NATIVE_FPS.get((strides.time, strides.space, strides.channels), ModelHeader.native_fps)
+
+
+def clips(vae, latent: dict, seam: str, field: str = "latent", fps: float = 0.0) -> tuple[list[Clip], str]:
     """All videos of a LATENT at the input `field`, and a sentence for the node.
+
+    Args:
+        fps: frames a second of a LATENT that came by no canvas; 0 for what is most likely.
 
     Raises:
         ValueError: a LATENT that is not for video, or for another VAE.
     """
+    if fps and not 1 <= fps <= 120:
+        raise ValueError(f"fps is {fps:g}: use 1 to 120, or 0 where it is not known")
     samples, strides = samples_of(latent, field), strides_of(vae)
     if samples.shape[1] != strides.channels:
         raise ValueError(
             f"{field}: it has {samples.shape[1]} channels, the VAE needs {strides.channels}: use the VAE that belongs to the MODEL"
         )
-    given, fps = given_of(latent), fps_of(latent, ModelHeader.native_fps)
+    told, given, fps = fps, given_of(latent), fps_of(latent, fps or guessed_fps(vae))
     if given is not None and (given.canvas.shape.strides != strides or not same_vae(vae, given.vae)):
         raise ValueError("vae: this is not the VAE that the canvas was made with: connect the same one to both nodes")
     first = Clip(vae, samples, 0, given, fps, seam == "carry", 0, 0)
     frames = first.canvas.timeline.frames
     facts = f"{frames} frames of {first.size[0]}x{first.size[1]}, {fps:g} a second"
     if given is None:
-        why = "the latents were changed on the way here" if KEY in latent else "no Sora canvas, so the frames a second are a guess"
-        facts = f"{facts}\nDecoded plainly: {why}"
+        why = "the latents were changed on the way here" if KEY in latent else "no Sora canvas"
+        guess = "" if told or KEY in latent else ", so the frames a second are a guess: say them in fps"
+        facts = f"{facts}\nDecoded plainly: {why}{guess}"
+    if told and told != fps:
+        facts = f"{facts}\nfps {told:g} is left out: the canvas was made for {fps:g}"
     return [replace(first, batch_index=i, end=frames) for i in range(len(samples))], facts
 
 
@@ -185,7 +205,8 @@ class LatentVideo(Input.Video):
 
     def get_components(self):
         check_image("video", self.clip.count, self.clip.size)
-        return Types.VideoComponents(images=as_image(self.clip.frames()), audio=self.clip.sound, frame_rate=self.get_frame_rate())
+        images = as_image(self.clip.frames(), comfy.utils.ProgressBar(self.clip.count).update)
+        return Types.VideoComponents(images=images, audio=self.clip.sound, frame_rate=self.get_frame_rate())
 
     def as_trimmed(self, start_time=None, duration=None, strict_duration=False):
         fps, count = self.clip.fps, self.clip.count
@@ -223,6 +244,28 @@ class LatentVideo(Input.Video):
 # -- nodes ---------------------------------------------------------------------------------------------------------------------------
 
 
+def moment_input(name: str, tooltip: str, default: float = 0.0):
+    """A moment of a video, in seconds from its start."""
+    return io.Float.Input(name, default=default, min=0.0, max=LAST_SECOND, step=0.001, tooltip=tooltip)
+
+
+def fps_input():
+    """A connection: a field would be missing in the workflows that were saved without it."""
+    return io.Float.Input(
+        "fps",
+        default=0.0,
+        min=0.0,
+        max=120.0,
+        step=0.001,
+        optional=True,
+        force_input=True,
+        tooltip=(
+            "Frames a second of a LATENT without a Sora canvas; left open or 0: what models of this VAE make, such as 16 for Wan 2.1. A "
+            "canvas brings its own."
+        ),
+    )
+
+
 class SoraDecode(io.ComfyNode):
     @classmethod
     def define_schema(cls):
@@ -239,6 +282,7 @@ class SoraDecode(io.ComfyNode):
                 io.Vae.Input("vae", tooltip="The VAE of the model."),
                 io.Latent.Input("latent", tooltip="From Sora Sampler or another sampler."),
                 io.Combo.Input("seam", options=list(SEAMS), default="carry", tooltip=SEAM_TOOLTIP),
+                fps_input(),
             ],
             outputs=[
                 io.Video.Output(is_output_list=True, tooltip="One video for each of the batch, for Save Video and ComfyUI's video nodes.")
@@ -247,8 +291,8 @@ class SoraDecode(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, vae, latent, seam) -> io.NodeOutput:
-        made, note = clips(vae, restored(latent, cls.hidden), seam)
+    def execute(cls, vae, latent, seam, fps=0.0) -> io.NodeOutput:
+        made, note = clips(vae, restored(latent, cls.hidden), seam, fps=fps)
         show_on_node(cls, note)
         return io.NodeOutput([LatentVideo(clip) for clip in made], ui=ui.PreviewText(note))
 
@@ -268,35 +312,44 @@ class SoraDecodeFrames(io.ComfyNode):
             inputs=[
                 io.Vae.Input("vae", tooltip="The VAE of the model."),
                 io.Latent.Input("latent", tooltip="From Sora Sampler or another sampler."),
-                io.Float.Input(
-                    "from_second", default=0.0, min=0.0, max=3600.0, step=0.001, tooltip="First moment, in seconds from the start."
-                ),
-                io.Float.Input(
-                    "to_second",
-                    default=0.0,
-                    min=0.0,
-                    max=3600.0,
-                    step=0.001,
-                    tooltip="Last moment, in seconds from the start; 0 is the end.",
-                ),
+                moment_input("from_second", "First moment, in seconds from the start."),
+                moment_input("to_second", "Last moment, in seconds from the start; 0 is the end."),
                 io.Combo.Input("seam", options=list(SEAMS), default="carry", tooltip=SEAM_TOOLTIP),
+                fps_input(),
             ],
             outputs=[
                 io.Image.Output(is_output_list=True, tooltip="The frames, one IMAGE for each video of the batch."),
                 io.Float.Output(display_name="fps", tooltip="Frames a second, for Create Video."),
+                io.Audio.Output(tooltip="The sound of these frames, for Create Video; nothing where no given video has any."),
             ],
             hidden=[io.Hidden.prompt, io.Hidden.unique_id],
         )
 
     @classmethod
-    def execute(cls, vae, latent, from_second, to_second, seam) -> io.NodeOutput:
-        made, note = clips(vae, restored(latent, cls.hidden), seam)
+    def validate_inputs(cls, from_second=None, to_second=None):  # None where another node gives it
+        # The host leaves the limits of fields that are named here to this.
+        for name, moment in (("from_second", from_second), ("to_second", to_second)):
+            if moment is not None and not 0 <= moment <= LAST_SECOND:
+                return f"{name} {moment:g} is no moment of a video: use 0 to {LAST_SECOND:g}"
+        return out_of_order(from_second or 0.0, to_second or 0.0) or True
+
+    @classmethod
+    def execute(cls, vae, latent, from_second, to_second, seam, fps=0.0) -> io.NodeOutput:
+        made, note = clips(vae, restored(latent, cls.hidden), seam, fps=fps)
         start, end = frame_range(from_second, to_second, made[0].count, made[0].fps)
         check_image("to_second", (end - start) * len(made), made[0].size)
         bar = comfy.utils.ProgressBar((end - start) * len(made))
-        images = [as_image(replace(clip, start=start, end=end).frames(), bar.update) for clip in made]
+        parts = [replace(clip, start=start, end=end) for clip in made]
+        images = [as_image(part.frames(), bar.update) for part in parts]
         show_on_node(cls, note)
-        return io.NodeOutput(images, made[0].fps, ui=ui.PreviewText(note))
+        return io.NodeOutput(images, made[0].fps, parts[0].sound, ui=ui.PreviewText(note))
+
+
+def out_of_order(from_second: float, to_second: float) -> str:
+    """What is wrong with two moments whatever the video is; to 0 is the end."""
+    if not to_second or to_second >= from_second:
+        return ""
+    return f"to_second {to_second:g} is before from_second {from_second:g}: use {from_second:g} or more, or 0 for the end"
 
 
 def frame_range(from_second: float, to_second: float, frames: int, fps: float) -> tuple[int, int]:
@@ -304,8 +357,8 @@ def frame_range(from_second: float, to_second: float, frames: int, fps: float) -
     last = (frames - 1) / fps
     if from_second > last:
         raise ValueError(f"from_second {from_second:g} is behind the end of the video: use 0 to {last:g}")
-    if to_second and to_second < from_second:
-        raise ValueError(f"to_second {to_second:g} is before from_second {from_second:g}: use {from_second:g} or more, or 0 for the end")
+    if wrong := out_of_order(from_second, to_second):
+        raise ValueError(wrong)
     start = math.ceil(from_second * fps - 1e-6)
     end = math.floor(to_second * fps + 1e-6) + 1 if to_second else frames
     return start, max(start + 1, min(end, frames))
@@ -315,6 +368,7 @@ def as_image(frames: Iterator[Tensor], told: Callable[[int], None] = lambda coun
     """Chunks of frames, given ones and made ones, as one IMAGE where the host keeps those; `told` how many have come."""
     device, parts = comfy.model_management.intermediate_device(), []
     for part in frames:
+        comfy.model_management.throw_exception_if_processing_interrupted()
         parts.append(part.to(device))
         told(len(part))
     return torch.cat(parts)

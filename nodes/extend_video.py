@@ -10,6 +10,7 @@ from ..sora_core import verbs
 from ..sora_core.canvas import NEW, Canvas
 from ..sora_core.shapes import MAX_SECONDS, VideoShape
 from .canvas import made_and_kept
+from .decode_video import moment_input
 from .given import Given, Media
 from .host_vae import strides_of
 from .known import latent_of
@@ -82,7 +83,7 @@ class SoraExtend(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, vae, video, direction, seconds, size=None, fit="cover", fps=0.0, image_fps=8.0, context=2.0) -> io.NodeOutput:
+    def execute(cls, vae, video, direction, seconds, size=None, fit="cover", fps=0.0, image_fps=0.0, context=2.0) -> io.NodeOutput:
         media, clip, still = take_in(cls, video, vae, size, fit, fps, image_fps)
         new, seen, lines = frames_in(seconds, still), cells_of(context, still), changes(media, still)
         if direction == FORWARD:
@@ -102,8 +103,8 @@ class SoraFill(io.ComfyNode):
     def define_schema(cls):
         fields = [
             media_input(),
-            seconds_input("Where the part begins that is made anew, in seconds from the start.", "from_second", 1.0),
-            seconds_input("Where that part ends, in seconds from the start; 0 is the end of the video.", "to_second", 2.0),
+            moment_input("from_second", "Where the part begins that is made anew, in seconds from the start.", 1.0),
+            moment_input("to_second", "Where that part ends, in seconds from the start; 0 is the end of the video.", 2.0),
             seconds_input(f"How long the new part is, in seconds; 0: as long as the old one. {ROUNDED}", "length", 0.0),
         ]
         return schema(
@@ -116,7 +117,7 @@ class SoraFill(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, vae, video, from_second, to_second, length, size=None, fit="cover", fps=0.0, image_fps=8.0, context=2.0
+        cls, vae, video, from_second, to_second, length, size=None, fit="cover", fps=0.0, image_fps=0.0, context=2.0
     ) -> io.NodeOutput:
         media, clip, still = take_in(cls, video, vae, size, fit, fps, image_fps)
         start, end = gap(from_second, to_second, clip)
@@ -147,9 +148,9 @@ class SoraJoin(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, vae, video, next_video, seconds, size=None, fit="cover", fps=0.0, image_fps=8.0, context=2.0) -> io.NodeOutput:
+    def execute(cls, vae, video, next_video, seconds, size=None, fit="cover", fps=0.0, image_fps=0.0, context=2.0) -> io.NodeOutput:
         media, clip, still = take_in(cls, video, vae, size, fit, fps, image_fps)
-        second = media_of(next_video, vae, image_fps, "next_video", cls.hidden)
+        second = media_of(next_video, vae, image_fps, "next_video", cls.hidden, media.fps)
         behind = conformed(second, still, fit)
         if clip.batch != behind.batch and 1 not in (clip.batch, behind.batch):
             raise ValueError(f"next_video: {behind.batch} videos for {clip.batch}: give 1 or {clip.batch}")
@@ -171,7 +172,7 @@ class SoraLoop(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, vae, video, seconds, size=None, fit="cover", fps=0.0, image_fps=8.0, context=2.0) -> io.NodeOutput:
+    def execute(cls, vae, video, seconds, size=None, fit="cover", fps=0.0, image_fps=0.0, context=2.0) -> io.NodeOutput:
         media, clip, still = take_in(cls, video, vae, size, fit, fps, image_fps)
         canvas = verbs.loop(still, clip.frames, frames_in(seconds, still), cells_of(context, still), clip.grid(0))
         return give_out(cls, vae, canvas, (clip,), changes(media, still))

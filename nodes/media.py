@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from io import BytesIO
 
+import comfy.model_management
 import comfy.utils
 import torch
 from comfy_api.latest import Input, InputImpl, io
@@ -13,9 +17,9 @@ from torch import Tensor
 
 from ..sora_core.shapes import Strides, VideoShape, retimed
 from ..sora_core.sound import read_sound
-from ..sora_core.video_file import frame_times
+from ..sora_core.video_file import frames_from, shown_times
 from .canvas import pixels, size_options
-from .decode_video import Clip, LatentVideo, clips
+from .decode_video import Clip, LatentVideo, clips, guessed_fps
 from .given import KEY, Given, Media, restored
 
 CUT = 1 / 16
@@ -29,9 +33,14 @@ FIT_TOOLTIP = (
     "bends it."
 )
 AS_GIVEN = "as given"
-BACK = (0, 32, 128, 512)  # frames
+IMAGE_FPS = 8.0
+"""Frames a second of an IMAGE that nothing else is said of: what the shipped model makes."""
+
 WINDOW = 2**28
 """Bytes of frames that are read from a file at once."""
+
+UNEVEN = 0.75
+"""Of a frame: so far from even times the rate of a film changes. Times that are merely rounded are half a frame off at most."""
 
 
 # -- kinds ---------------------------------------------------------------------------------------------------------------------------
@@ -64,6 +73,7 @@ class Pictures(Media):
     images: Tensor
     fps: float
     sound: dict | None = None
+    note: str = ""  # for the node
 
     @property
     def frames(self) -> int:
@@ -78,45 +88,71 @@ class Pictures(Media):
 
 
 class Film(Media):
-    """A video file. It is read by the host, some frames at a time, so each frame is the one that Get Video Components gives."""
+    """A video file. What is read of it is turned into pictures by the host, so each frame is the one that Get Video Components gives.
+
+    Attributes:
+        moments: when each frame is shown, in seconds, where that is uneven, as telephones and screen recorders write it; else None.
+        end: when the last one of those has been shown.
+    """
 
     def __init__(self, video):
         self.source = video.get_stream_source()
         window = video.get_active_trim_window()
-        self.times, self.unit = frame_times(self.source, *window)
+        self.times, end, unit = shown_times(self._file(), *window)
         if not self.times:
             raise ValueError("video: there is no frame in it: give a longer part of the file")
-        self.frames, self.fps, self.sound = len(self.times), float(video.get_frame_rate()), read_sound(self._file(), *window)
-        first = self._window(0, 1)
+        self.frames, self.sound = len(self.times), read_sound(self._file(), *window)
+        self.fps, self.moments = _rate([float((time - self.times[0]) * unit) for time in self.times], float(video.get_frame_rate()))
+        if self.moments:
+            before = float(self.times[0] * unit) - window[0] if window[0] else 0.0  # where its sound begins
+            self.moments = [before + moment for moment in self.moments]
+            self.end = before + float((end - self.times[0]) * unit)
+        first = next(self._windows(0, 1, 1))
         self.size = first.shape[2], first.shape[1]
 
     def read(self, batch_index: int, start: int, count: int) -> Iterator[Tensor]:
-        step = max(1, WINDOW // (self.size[0] * self.size[1] * 12))
-        for at in range(start, start + count, step):
-            yield self._window(at, min(at + step, start + count))
+        return self._windows(start, start + count, max(1, WINDOW // (self.size[0] * self.size[1] * 12)))
 
-    def _window(self, start: int, end: int) -> Tensor:
-        """Frames start..end-1. Where a seek lands behind what was asked for, as in MPEG transport streams, it begins further back."""
-        for back in BACK:
-            images = self._read(max(0, start - back), end)
-            if len(images) >= end - start or back > start:
-                break
-        if len(images) < end - start:
-            raise ValueError(f"video: of the frames {start} to {end - 1} the file gives {len(images)}: save it anew with 'Save Video'")
-        return images[len(images) - (end - start) :]
-
-    def _read(self, start: int, end: int) -> Tensor:
-        """The host takes what is shown from one moment to another; these lie just behind those of frames. From the first frame on it is not
-        told to seek."""
-        after = self.times[end] if end < len(self.times) else self.times[-1] + 1
-        begin = float((self.times[start] + 0.25) * self.unit) if start else 0.0
-        stop = float((after + 0.5) * self.unit)
-        return InputImpl.VideoFromFile(self._file(), start_time=begin, duration=stop - begin).get_components().images
+    def _windows(self, start: int, end: int, step: int) -> Iterator[Tensor]:
+        """Frames start..end-1 in one walk, `step` of them at a time: who opens the file anew decodes from a key frame on."""
+        reader = InputImpl.VideoFromFile(self._file())
+        with frames_from(self._file(), self.times, start) as (file, frames):
+            for at in range(start, end, step):
+                comfy.model_management.throw_exception_if_processing_interrupted()
+                count = min(step, end - at)
+                images = reader.get_components_internal(_Walked(file, itertools.islice(frames, count))).images
+                if len(images) < count:
+                    there = f"of the frames {at} to {at + count - 1} the file gives {len(images)}"
+                    raise ValueError(f"video: {there}: save it anew with 'Save Video'")
+                yield images
 
     def _file(self):
-        if not isinstance(self.source, str):
-            self.source.seek(0)
-        return self.source
+        """The source, to be read beside other readers of it."""
+        return BytesIO(self.source.getvalue()) if isinstance(self.source, BytesIO) else self.source
+
+
+class _Walked:
+    """Decoded frames as an open file for the host's own reader, which takes them for the frames of one packet."""
+
+    def __init__(self, file, frames: Iterator):
+        self.file, self.frames, self.stream = file, frames, file.streams.video[0]
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+    def demux(self, *streams):
+        yield self
+
+    def decode(self) -> Iterator:
+        return self.frames
+
+
+def _rate(moments: list[float], fps: float) -> tuple[float, list[float] | None]:
+    """Frames a second of a film, from what its file says and the times of its frames; and those times where they are uneven."""
+    last = len(moments) - 1
+    if moments[-1] and abs(moments[-1] * fps - last) > UNEVEN:  # of a part of a file, or not known when its header was written
+        fps = last / moments[-1]
+    return fps, moments if any(abs(moment * fps - number) > UNEVEN for number, moment in enumerate(moments)) else None
 
 
 @dataclass(frozen=True)
@@ -164,7 +200,10 @@ class Fitted(Media):
 
     def __init__(self, media: Media, width: int, height: int, fit: str, fps: float):
         self.media, self.size, self.fit, self.fps = media, (width, height), fit, fps
-        self.shown = list(range(media.frames)) if same_rate(media.fps, fps) else retimed(media.frames, media.fps, fps)
+        if moments := moments_of(media):
+            self.shown = evened(moments, media.end, fps)
+        else:
+            self.shown = list(range(media.frames)) if same_rate(media.fps, fps) else retimed(media.frames, media.fps, fps)
         self.frames, self.batch, self.sound = len(self.shown), media.batch, media.sound
 
     def read(self, batch_index: int, start: int, count: int) -> Iterator[Tensor]:
@@ -183,16 +222,19 @@ def media_input(name: str = "video", tooltip: str = "The video: a VIDEO, the fra
     return io.MultiType.Input(name, types=[io.Video, io.Image, io.Latent], tooltip=tooltip)
 
 
-def image_fps_input():
+def image_fps_input(otherwise: str = f"{IMAGE_FPS:g}, of a LATENT what Sora Decode takes"):
+    """`otherwise`: what 0 stands for."""
     return io.Float.Input(
         "image_fps",
-        default=8.0,
-        min=1.0,
+        default=0.0,
+        min=0.0,
         max=120.0,
         step=0.001,
         optional=True,
         advanced=True,
-        tooltip="Frames a second of a video that comes as IMAGE, or as a LATENT without a Sora canvas. Others bring their own.",
+        tooltip=(
+            f"Frames a second of a video that comes as IMAGE, or as a LATENT without a Sora canvas; 0: {otherwise}. Others bring their own."
+        ),
     )
 
 
@@ -217,8 +259,13 @@ def form_inputs() -> list:
     ]
 
 
-def media_of(value, vae, image_fps: float, name: str = "video", hidden=None) -> Media:
-    """A VIDEO, IMAGE or LATENT as Media; `hidden` as for `restored`. Raises ValueError naming the input."""
+def media_of(value, vae, image_fps: float, name: str = "video", hidden=None, otherwise: float = 0.0) -> Media:
+    """A VIDEO, IMAGE or LATENT as Media. Raises ValueError naming the input.
+
+    Args:
+        image_fps: frames a second of what brings no rate; 0 for `otherwise`, and without that for what is most likely.
+        hidden: as for `restored`.
+    """
     if isinstance(value, LatentVideo):
         return Undecoded((value.clip,), value.clip.vae is vae)
     if isinstance(value, InputImpl.VideoFromFile):
@@ -227,12 +274,23 @@ def media_of(value, vae, image_fps: float, name: str = "video", hidden=None) -> 
         parts = value.get_components()
         return Pictures(rgb(parts.images, name), float(parts.frame_rate), parts.audio)
     if isinstance(value, Tensor):
-        return Pictures(rgb(value, name), image_fps)
+        fps, note = _told_or_taken("IMAGE", image_fps, otherwise or IMAGE_FPS)
+        return Pictures(rgb(value, name), fps, note=note)
     if isinstance(value, dict):
-        made, known = clips(vae, restored(value, hidden, name), "carry", name)[0], isinstance(value.get(KEY), Given)
-        note = "given frames of it are decoded like all others: its latents were changed on the way here" if known else ""
-        return Undecoded(tuple(clip if known else replace(clip, fps=image_fps) for clip in made), note="" if made[0].given else note)
+        made = clips(vae, restored(value, hidden, name), "carry", name)[0]
+        if not isinstance(value.get(KEY), Given):
+            fps, note = _told_or_taken("LATENT", image_fps, otherwise or guessed_fps(vae))
+            return Undecoded(tuple(replace(clip, fps=fps) for clip in made), note=note)
+        changed = "given frames of it are decoded like all others: its latents were changed on the way here"
+        return Undecoded(tuple(made), note="" if made[0].given else changed)
     raise ValueError(f"{name}: this is no video: connect a VIDEO, an IMAGE or a LATENT")
+
+
+def _told_or_taken(what: str, image_fps: float, otherwise: float) -> tuple[float, str]:
+    """The rate of what brings none, and what the node says where nobody has told it. Raises ValueError."""
+    if 0 < image_fps < 1:
+        raise ValueError(f"image_fps is {image_fps:g}: use 1 to 120, or 0 where it is not known")
+    return image_fps or otherwise, "" if image_fps else f"{what} taken as {otherwise:g} frames a second (image_fps)"
 
 
 def rgb(image: Tensor, name: str) -> Tensor:
@@ -248,6 +306,33 @@ def rgb(image: Tensor, name: str) -> Tensor:
 def same_rate(fps: float, other: float) -> bool:
     """Whether two rates are one: 23.976 is a file's 24000 / 1001, and 24 is another."""
     return math.isclose(fps, other, rel_tol=1e-4)
+
+
+def moments_of(media: Media) -> list[float] | None:
+    """When the frames of a film are shown, in seconds, where that is uneven."""
+    return media.moments if isinstance(media, Film) else None
+
+
+def evened(moments: list[float], end: float, fps: float) -> list[int]:
+    """A film of uneven times at an even rate: for each frame of the result the number of the one that is nearest in time; one that stands
+    longer stays until half a frame before the next."""
+    begins = [max((a + b) / 2, b - 0.5 / fps) for a, b in itertools.pairwise(moments)]
+    count = 1 + math.floor(max(moments[-1], end - 1 / fps) * fps + 1e-6)
+    return [bisect_left(begins, p / fps - 1e-6) for p in range(count)]
+
+
+def even(media: Media) -> Media:
+    """Media to be shown at its one rate: frames of a film of uneven times stand for as long as they did, others as they are."""
+    return Fitted(media, *media.size, "cover", media.fps) if moments_of(media) else media
+
+
+def counted(count: int, thing: str) -> str:
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
+
+
+def one_or(count: int) -> str:
+    """How many to give where one stands for all `count`."""
+    return "1" if count == 1 else f"1 or {count}"
 
 
 def shape_for(media: Media, size: dict | None, fps: float, strides: Strides) -> VideoShape:
@@ -269,7 +354,7 @@ def fit_for(size: dict | None, fit: str) -> str:
 
 def conformed(media: Media, shape: VideoShape, fit: str) -> Media:
     """Media at the size and rate of a canvas; the same object where nothing is to be done, so that latents stay in reach."""
-    if media.size == (shape.width, shape.height) and same_rate(media.fps, shape.fps):
+    if media.size == (shape.width, shape.height) and same_rate(media.fps, shape.fps) and not moments_of(media):
         return media
     return Fitted(media, shape.width, shape.height, fit, shape.fps)
 
@@ -282,10 +367,12 @@ def refitted(media: Media, shape: VideoShape) -> Media:
 
 def changes(media: Media, shape: VideoShape) -> list[str]:
     """Lines for the node: what was done to media to bring it to a canvas."""
-    lines = [media.note] if isinstance(media, Undecoded) and media.note else []
+    lines = [note] if (note := getattr(media, "note", "")) else []
     if media.size != (shape.width, shape.height):
         lines.append(f"given {media.size[0]}x{media.size[1]}, fitted to {shape.width}x{shape.height}")
-    if not same_rate(media.fps, shape.fps):
+    if moments_of(media):
+        lines.append(f"its rate changes, {media.fps:g} frames a second on average: each frame of {shape.fps:g} is the one shown then")
+    elif not same_rate(media.fps, shape.fps):
         lines.append(f"given {media.fps:g} frames a second: each frame of {shape.fps:g} is the nearest in time")
     return lines
 

@@ -7,20 +7,16 @@ from dataclasses import replace
 from comfy_api.latest import io, ui
 
 from ..sora_core.canvas import NEW
-from ..sora_core.shapes import MAX_SECONDS
 from ..sora_core.storyboard import ROUNDING, first_frame
 from ..sora_core.verbs import place
 from .canvas import made_and_kept
+from .decode_video import moment_input
 from .given import KEY, Given, given_of, restored
 from .host_vae import same_vae, strides_of
 from .known import latent_of
-from .media import FIT_TOOLTIP, FITS, Still, changes, conformed, image_fps_input, media_input, media_of, rgb
+from .media import FIT_TOOLTIP, FITS, Still, changes, conformed, counted, image_fps_input, media_input, media_of, one_or, rgb
 from .shots import has_pictures, shots_of
 from .show import show_on_node
-
-
-def second_input(what: str):
-    return io.Float.Input("second", default=0.0, min=0.0, max=MAX_SECONDS, step=0.001, tooltip=what)
 
 
 class SoraPlaceImage(io.ComfyNode):
@@ -36,7 +32,7 @@ class SoraPlaceImage(io.ComfyNode):
                 io.Vae.Input("vae", tooltip="The VAE of the model."),
                 io.Latent.Input("latent", tooltip="The canvas, from Sora Canvas or another node of this pack."),
                 io.Image.Input("image", tooltip="The picture; or as many as the batch has videos, one for each."),
-                second_input("When the picture stands in the video, in seconds from its start. 0 is the first frame."),
+                moment_input("second", "When the picture stands in the video, in seconds from its start. 0 is the first frame."),
                 io.Combo.Input("fit", options=list(FITS), default="cover", tooltip=FIT_TOOLTIP),
             ],
             outputs=[io.Latent.Output(tooltip="The canvas with the picture on it.")],
@@ -68,22 +64,24 @@ class SoraPlaceVideo(io.ComfyNode):
                 io.Vae.Input("vae", tooltip="The VAE of the model."),
                 io.Latent.Input("latent", tooltip="The canvas, from Sora Canvas or another node of this pack."),
                 media_input(tooltip="The clip: a VIDEO, the frames of one as IMAGE, or a LATENT."),
-                second_input("When the clip begins, in seconds from the start of the canvas. What stands over its end is left out."),
+                moment_input(
+                    "second", "When the clip begins, in seconds from the start of the canvas. What stands over its end is left out."
+                ),
                 io.Combo.Input("fit", options=list(FITS), default="cover", tooltip=FIT_TOOLTIP),
-                image_fps_input(),
+                image_fps_input("the canvas'"),
             ],
             outputs=[io.Latent.Output(tooltip="The canvas with the clip on it.")],
             hidden=[io.Hidden.prompt, io.Hidden.unique_id],
         )
 
     @classmethod
-    def execute(cls, vae, latent, video, second, fit, image_fps=8.0) -> io.NodeOutput:
+    def execute(cls, vae, latent, video, second, fit, image_fps=0.0) -> io.NodeOutput:
         latent = restored(latent, cls.hidden)
         given, shape = canvas_of(latent, vae)
-        media = media_of(video, vae, image_fps, hidden=cls.hidden)
+        media = media_of(video, vae, image_fps, hidden=cls.hidden, otherwise=shape.fps)
         clip, batch = conformed(media, shape, fit), len(latent["samples"])
         if clip.batch not in (1, batch):
-            raise ValueError(f"video: {clip.batch} clips for {batch} videos: give 1 or {batch}")
+            raise ValueError(f"video: {clip.batch} clips for {counted(batch, 'video')}: give {one_or(batch)}")
         frame = frame_at(second, given)
         grid = clip.grid(0)
         if grid is not None:
@@ -120,7 +118,8 @@ def with_picture(given: Given, image, frame: int, fit: str, batch: int, name: st
     """What is given, and an IMAGE at a frame of the result, not yet encoded; `name` is what it is called in errors. Raises ValueError."""
     image = rgb(image, name)
     if len(image) not in (1, batch):
-        raise ValueError(f"{name}: {len(image)} pictures for {batch} videos: give 1 or {batch}")
+        clip = "for a clip use 'Sora Place Video'"
+        raise ValueError(f"{name}: {len(image)} pictures for {counted(batch, 'video')}: give {one_or(batch)}; {clip}")
     still = conformed(Still(image), given.canvas.shape, fit)
     return replace(given, canvas=place(given.canvas, frame, len(given.sources)), sources=(*given.sources, still))
 

@@ -12,7 +12,7 @@ from .canvas import made_and_kept
 from .extend_video import take_in
 from .given import Given, Media
 from .known import remix_latent
-from .media import changes, fit_for, fitted, form_inputs, media_input
+from .media import changes, counted, fit_for, fitted, form_inputs, media_input, one_or
 from .show import show_on_node
 
 STRENGTHS = {"subtle": 0.3, "mild": 0.5, "strong": 0.7}
@@ -61,7 +61,7 @@ class SoraRemix(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, vae, video, strength=None, size=None, fit="cover", fps=0.0, image_fps=8.0, mask=None) -> io.NodeOutput:
+    def execute(cls, vae, video, strength=None, size=None, fit="cover", fps=0.0, image_fps=0.0, mask=None) -> io.NodeOutput:
         share = share_of(strength)
         media, clip, still = take_in(cls, video, vae, size, fit, fps, image_fps)
         region = None if mask is None else region_of(mask, media, clip, still, fit_for(size, fit))
@@ -74,7 +74,7 @@ class SoraRemix(io.ComfyNode):
             f"begins from {share:g} of the noise",
         ]
         if region is not None:
-            lines.append(f"{region.mean().item():.0%} is changed")
+            lines.append(how_much(region))
         note = "\n".join([*lines, *changes(media, still)])
         show_on_node(cls, note)
         return io.NodeOutput(latent, ui=ui.PreviewText(note))
@@ -90,11 +90,19 @@ def share_of(strength: dict | None) -> float:
     return STRENGTHS[name]
 
 
+def how_much(region: Tensor) -> str:
+    """A line for the node: how much of a video a region is."""
+    share = region.mean().item()
+    if not share:
+        return "NOTHING IS CHANGED: the mask is all black (so is that of Load Image without transparency); white is where it is changed"
+    return f"{share:.0%} is changed" if share >= 0.01 else "less than 1% is changed"
+
+
 def region_of(mask: Tensor, media: Media, clip: Media, still: VideoShape, fit: str) -> Tensor:
     """A MASK as [T, H, W] in 0..1 for every frame of the canvas, fitted as the video is. Raises ValueError."""
     mask = mask.reshape(-1, *mask.shape[-2:]).float().clamp(0, 1)
     if len(mask) not in (1, media.frames):
-        raise ValueError(f"mask: {len(mask)} masks for {media.frames} frames: give 1 or {media.frames}")
+        raise ValueError(f"mask: {len(mask)} masks for {counted(media.frames, 'frame')}: give {one_or(media.frames)}")
     if len(mask) > 1 and clip is not media:
         mask = mask[torch.tensor(clip.shown)]
     # A mask of any size lies over the whole picture. By area, for lanczos would change a little of what is black beside an edge.

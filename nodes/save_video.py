@@ -15,7 +15,7 @@ from comfy_api.latest import io, ui
 
 from ..sora_core.files import unfinished
 from ..sora_core.video_file import write_pictures, write_video
-from .media import media_of
+from .media import even, media_of
 
 FORMATS = ("webm", "png", "mp4")
 DATE = re.compile(r"%date:([^%]*)%")
@@ -43,7 +43,7 @@ class SoraSave(io.ComfyNode):
                     "format",
                     options=list(FORMATS),
                     default="webm",
-                    tooltip="webm: VP9. png: a folder of pictures, without loss and without sound. mp4: H.264, as Save Video writes it.",
+                    tooltip="webm: VP9. png: a folder of pictures, without loss and without sound. mp4: H.264, encoded anew.",
                 ),
             ],
             outputs=[io.String.Output(display_name="path", tooltip="Where it is: the file, or the folder of the pictures.")],
@@ -60,6 +60,7 @@ class SoraSave(io.ComfyNode):
     @classmethod
     def execute(cls, video, filename_prefix, format) -> io.NodeOutput:
         media = media_of(video, None, 0.0)
+        media = media if format == "png" else even(media)  # a folder has no times
         folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
             with_name(filename_prefix), folder_paths.get_output_directory(), *media.size
         )

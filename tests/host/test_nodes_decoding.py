@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sora_pack.sora_core.video_file import read_frames, video_facts
-from sora_pack.tests.host.executor import refusal
+from sora_pack.tests.host.executor import note, refusal
 from sora_pack.tests.host.prompts import canvas, custom_sample, decode, frames, ksample, load, node, picture, place, sample, save, words
 
 BEGIN = {**load(), **words(), **canvas(), **picture()}
@@ -88,6 +88,35 @@ def test_encode_and_decode_by_the_host(graph):
     assert latent["samples"].shape == (1, 16, 3, 4, 8) and torch.allclose(latent["samples"], tiled["samples"], atol=1e-5)
     assert "no Sora canvas" in graph.history["outputs"]["video"]["text"][0]
     assert video_facts(output_files(graph)[0]).fps == 16
+
+
+@pytest.mark.usefixtures("host_sources")
+@pytest.mark.parametrize("name, guess", [("wan_t2v", 16), ("wan22_5b", 24), ("ltxv", 25)])
+def test_the_rate_of_latents_without_a_canvas(graph, name, guess):
+    """By what the models of the VAE make, and the node says that it is a guess; or as it is told."""
+    latent = {"load": node("TinyVAE", name=name), **picture(height=64), "clip": node("RepeatImageBatch", image=["picture", 0], amount=9)}
+    latent["latent"] = node("VAEEncode", pixels=["clip", 0], vae=["load", 0])
+    videos = {"video": node("SoraDecode", vae=["load", 0], latent=["latent", 0], seam="carry")}
+    assert graph.run({**latent, **videos}, ["video", 0]).get_frame_rate() == guess
+    assert f"{guess} a second" in note(graph, "video") and "a guess: say them in fps" in note(graph, "video")
+    videos["video"]["inputs"]["fps"] = 12.0
+    assert graph.run({**latent, **videos}, ["video", 0]).get_frame_rate() == 12 and "guess" not in note(graph, "video")
+    part = node("SoraDecodeFrames", vae=["load", 0], latent=["latent", 0], from_second=0.25, to_second=0.5, seam="carry", fps=12.0)
+    images, fps = graph.run({**latent, "part": part}, ["part", 0], ["part", 1])
+    assert (len(images), fps) == (4, 12)
+    videos["video"]["inputs"]["fps"] = 0.5
+    assert "fps is 0.5: use 1 to 120, or 0" in refusal(graph, {**latent, **videos}, ["video", 0])
+
+
+def test_a_canvas_brings_its_rate(graph):
+    """Its sound would be out of step at another one."""
+    videos = decode()
+    videos["video"]["inputs"]["fps"] = 24.0
+    assert graph.run({**BEGIN, **sample(), **videos}, ["video", 0]).get_frame_rate() == 8
+    assert "fps 24 is left out: the canvas was made for 8" in note(graph, "video")
+    videos["video"]["inputs"]["fps"] = 8.0
+    graph.run({**BEGIN, **sample(), **videos}, ["video", 0])
+    assert "left out" not in note(graph, "video")
 
 
 def test_odd_pictures_and_batches_by_the_host(graph):
@@ -210,6 +239,25 @@ def test_facts_need_no_decoding(video, decoded):
     assert decoded == []
 
 
+def test_components_tell_how_far_they_are_and_can_be_interrupted(video, monkeypatch):
+    import comfy.model_management
+    import comfy.utils
+
+    told, inner = [], comfy.utils.ProgressBar.update
+
+    def update(self, value):
+        inner(self, value)
+        told.append((self.current, self.total))
+
+    monkeypatch.setattr(comfy.utils.ProgressBar, "update", update)
+    video.get_components()
+    assert told[0] == (1, 17) and told[-1] == (17, 17)
+    comfy.model_management.interrupt_current_processing()
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        video.as_trimmed(0, 0.1).get_components()  # the given frame alone, which is not decoded
+    assert len(video.get_components().images) == 17
+
+
 def test_trims(video):
     whole = video.get_components().images
     for start, duration, first, last in ((0, 0, 0, 17), (1.0, 0, 8, 17), (-0.5, 0, 13, 17), (0.25, 0.5, 2, 6), (1.9, 5, 15, 17)):
@@ -250,15 +298,25 @@ def test_host_api_takes_it(video, tmp_path):
     assert again.get_frame_count() == 17 and again.get_dimensions() == (64, 32)
 
 
-@pytest.mark.parametrize(
-    "start, end, sentence",
-    [(9.0, 0.0, "from_second 9 is behind the end"), (0.5, 0.2, "to_second 0.2 is before from_second 0.5")],
-)
-def test_refused_range(graph, start, end, sentence):
-    from sora_pack.tests.host.executor import Failed
+def test_refused_range(graph):
+    """What no video can mend is refused before anything is sampled; whoever takes a moment from another node hears it later."""
+    from sora_pack.tests.host.executor import Failed, Refused
 
-    with pytest.raises(Failed, match=sentence):
-        graph.run({**BEGIN, **sample(), **frames(start=start, end=end)}, ["frames", 0])
+    moment = {"INPUT_TYPES": classmethod(lambda cls: {"required": {}}), "make": lambda self: (0.2,)}
+    graph.nodes.NODE_CLASS_MAPPINGS["Moment"] = type("Moment", (), {**moment, "RETURN_TYPES": ("FLOAT",), "FUNCTION": "make"})
+
+    def run(**part):
+        graph.run({**BEGIN, **sample(), "moment": node("Moment"), **frames(**part)}, ["frames", 0])
+
+    with pytest.raises(Failed, match="from_second 9 is behind the end"):
+        run(start=9.0)
+    with pytest.raises(Refused, match="to_second 0.2 is before from_second 0.5"):
+        run(start=0.5, end=0.2)
+    with pytest.raises(Failed, match="to_second 0.2 is before from_second 0.5"):
+        run(start=0.5, end=["moment", 0])
+    for name in ("start", "end"):
+        with pytest.raises(Refused, match="_second 90000 is no moment of a video: use 0 to 86400"):
+            run(**{name: 90000.0})
 
 
 def test_frames_that_do_not_fit_are_refused_before_they_are_decoded(graph, decoded, monkeypatch):

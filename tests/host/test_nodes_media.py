@@ -1,7 +1,11 @@
 """What people give, through the host's real executor: files, sound, masks; and all that is refused, in one sentence."""
 
+import math
+from fractions import Fraction
+from io import BytesIO
 from pathlib import Path
 
+import av
 import pytest
 import torch
 
@@ -87,8 +91,6 @@ def movie(graph):
 @pytest.mark.parametrize("name, fps", [("long.mp4", 8), ("clip.webm", 8), ("ntsc.mp4", "30000/1001")])
 def test_frames_of_a_file_are_those_of_the_host(graph, movie, monkeypatch, name, fps):
     """Read in windows from any frame on, they are bit for bit what Get Video Components gives; and so in the result."""
-    from fractions import Fraction
-
     from sora_pack.nodes import media
 
     name = movie(name, 60, Fraction(fps))
@@ -103,7 +105,6 @@ def test_frames_of_a_file_are_those_of_the_host(graph, movie, monkeypatch, name,
 
 def test_frames_of_a_transport_stream(graph, monkeypatch):
     """A seek in it lands behind what was asked for; frames are those of the host all the same."""
-    import av
     import folder_paths
     import numpy as np
 
@@ -128,10 +129,223 @@ def test_frames_of_a_transport_stream(graph, monkeypatch):
         path.unlink()
 
 
+TELEPHONE = [k / 30 for k in range(30)] + [1 + k / 15 for k in range(30)]
+"""When the frames of a film are shown, in seconds: the light grows dim after one."""
+SCREEN = [k / 10 for k in range(10)] + [4 + k / 10 for k in range(5)]
+"""Nothing moves on it for three seconds."""
+
+
+def uneven(folder, moments, name="uneven.mp4", size=(64, 48), pix_fmt="yuv420p", codec="h264", **options) -> str:
+    """A file of moving squares with a frame at each of these moments. Every 15th frame is a key frame."""
+    path, unit = str(folder / name), Fraction(1, 1000)
+    width, height = size
+    draw = torch.Generator().manual_seed(4)
+    with av.open(path, "w") as file:
+        stream = file.add_stream(codec, rate=30, options={"g": "15"} | options)
+        stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
+        if codec == "h264":
+            stream.time_base = stream.codec_context.time_base = unit
+        for moment in moments:
+            squares = torch.randint(0, 256, (-(-height // 8), -(-width // 8), 3), generator=draw, dtype=torch.uint8)
+            picture = squares.repeat_interleave(8, 0).repeat_interleave(8, 1)[:height, :width]
+            frame = av.VideoFrame.from_ndarray(picture.numpy(), "rgb24").reformat(format=pix_fmt)
+            frame.pts, frame.time_base = round(moment / unit), unit
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    return path
+
+
+def taken(path, fps=0.0, **window):
+    """A film as it is, all its frames as the host gives them, and the film as a verb has it at its own size."""
+    from comfy_api.latest import InputImpl
+
+    from sora_pack.nodes.media import conformed, media_of, shape_for
+    from sora_pack.sora_core.shapes import Strides
+
+    video = InputImpl.VideoFromFile(path, **window)
+    film = media_of(video, None, 0.0)
+    still = shape_for(film, {"size": "as given"}, fps, Strides())
+    return film, video.get_components().images, conformed(film, still, "cover"), still
+
+
+@pytest.mark.parametrize("moments", [TELEPHONE, SCREEN])
+@pytest.mark.parametrize("fps", [0.0, 24.0])
+def test_a_film_whose_rate_changes_keeps_its_times(graph, tmp_path, moments, fps):
+    """Each frame is, bit for bit, the one that is shown at that moment, to half a frame of the result; the node says so."""
+    from sora_pack.nodes.media import changes
+
+    film, given, clip, still = taken(uneven(tmp_path, moments), fps)
+    assert len(given) == film.frames == len(moments)
+    images = torch.cat(list(clip.read(0, 0, clip.frames)))
+    assert len(images) == clip.frames and 0 <= clip.frames / clip.fps - moments[-1] <= 0.1 + 1 / clip.fps
+    for p, image in enumerate(images):
+        (number,) = (n for n, frame in enumerate(given) if torch.equal(image, frame))
+        early, late = moments[number] - p / clip.fps, p / clip.fps - (*moments, 9.0)[number + 1]
+        assert max(early, late) <= 0.5 / clip.fps + 1e-3, f"frame {p} shows number {number}, {max(early, late):.3f} s off"
+    rate = fps or (len(moments) - 1) / moments[-1]
+    assert still.fps == pytest.approx(rate, rel=1e-3) and any("its rate changes" in line for line in changes(film, still))
+    part = torch.cat(list(clip.read(0, 3, 5)))
+    assert torch.equal(part, images[3:8]), "from any frame on"
+
+
+def test_a_part_of_a_film_has_the_rate_that_it_has_there(graph, tmp_path):
+    """That of the whole file is another; where nothing moves at first, the frame before the cut is missing and the next one stands."""
+    path = uneven(tmp_path, TELEPHONE)
+    film, given, clip, _ = taken(path, start_time=1.0, duration=1.5)
+    assert clip is film and film.fps == pytest.approx(15, rel=1e-2) and len(given) == film.frames == 23
+    assert torch.equal(torch.cat(list(film.read(0, 0, 23))), given)
+    film, given, clip, _ = taken(uneven(tmp_path, SCREEN, "screen.mp4"), 10.0, start_time=0.6, duration=3.7)
+    images, shown = torch.cat(list(clip.read(0, 0, clip.frames))), [0, 1, 2, 3, *[3] * 30, 4, 5, 6]
+    assert len(given) == 7 and torch.equal(images, given[shown]), "0.6 to 0.9 s, nothing new till 4.0, then 4.0 to 4.2"
+
+
+def test_the_last_frame_of_a_film_stands_as_long_as_the_file_says(graph, tmp_path):
+    """A screen on which nothing moves any more is recorded all the same, and so is its sound."""
+    from sora_pack.nodes.media import evened
+
+    assert evened([0.0, 0.1, 0.2], 0.3, 10.0) == [0, 1, 2]
+    assert evened([0.0, 0.1, 0.2], 1.0, 10.0) == [0, 1, *[2] * 8]
+    assert evened([0.0, 0.1, 0.2, 1.0], 1.0, 10.0) == [0, 1, *[2] * 8, 3], "a length that is not known"
+
+
+def test_a_verb_finds_its_place_in_a_film_whose_rate_changes(graph, tmp_path):
+    """2.0 s is where it is in the file, in pictures and in sound; at an even count of frames it would be 0.5 s off."""
+    import folder_paths
+
+    path = uneven(Path(folder_paths.get_input_directory()), TELEPHONE)
+    try:
+        files = {"file": node("LoadVideo", file="uneven.mp4"), "parts": node("GetVideoComponents", video=["file", 0])}
+        whole, latent = graph.run({**load(), **files, **fill(2.0, 2.5, video="file", fps=30.0)}, ["parts", 0], ["canvas", 0])
+        before, _, behind = latent["sora"].canvas.timeline.pieces
+        assert before.count in range(57, 61) and behind.start in range(75, 79)
+        shown = next(latent["sora"].sources[0].read(0, behind.start, 1))
+    finally:
+        Path(path).unlink()
+    assert torch.equal(shown[0], whole[30 + math.ceil((behind.start / 30 - 1) * 15 - 0.51)])
+
+
+@pytest.mark.parametrize("format", ["mp4", "png"])
+def test_a_film_whose_rate_changes_is_saved_at_its_times(graph, tmp_path, format):
+    """A video has one rate, and the times of its frames stay; a folder of pictures has each frame once."""
+    from sora_pack.sora_core.video_file import read_frames, video_facts
+
+    made = node("SoraSave", video=["film", 0], filename_prefix="video/uneven", format=format)
+    graph.nodes.NODE_CLASS_MAPPINGS["Film"] = film_node(uneven(tmp_path, SCREEN))
+    path = Path(graph.run({"film": node("Film"), "saved": made}, ["saved", 0]))
+    if format == "png":
+        assert len(list(path.iterdir())) == len(SCREEN)
+        return
+    fps = float(video_facts(path).fps)
+    given, images = (torch.cat(list(read_frames(file))).float() for file in (tmp_path / "uneven.mp4", path))
+    for p, image in enumerate(images):
+        number = int((given - image).abs().mean((1, 2, 3)).argmin())
+        assert SCREEN[number] - p / fps <= 0.5 / fps + 0.02, f"frame {p} shows number {number} at {p / fps:.2f} s"
+    assert len(images) / fps > 4
+
+
+def film_node(path):
+    from comfy_api.latest import InputImpl, io
+
+    class Film(io.ComfyNode):
+        @classmethod
+        def define_schema(cls):
+            return io.Schema(node_id="Film", category="test", inputs=[], outputs=[io.Video.Output()])
+
+        @classmethod
+        def execute(cls):
+            return io.NodeOutput(InputImpl.VideoFromFile(path))
+
+    return Film
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {"size": (70, 44)},  # not a multiple of 32 wide: the host widens such frames to convert them
+        {"pix_fmt": "yuvj420p"},
+        {"pix_fmt": "yuv420p10le", "codec": "libx265", "x265-params": "log-level=none"},
+        {"name": "alpha.mov", "codec": "qtrle", "pix_fmt": "argb"},
+        {"name": "short.gif", "codec": "gif", "pix_fmt": "rgb8"},
+    ],
+)
+def test_frames_of_every_kind_of_file_are_those_of_the_host(graph, tmp_path, monkeypatch, kind):
+    from sora_pack.nodes import media
+
+    path = uneven(tmp_path, [k / 10 for k in range(20)], **{"name": "kind.mp4", **kind})
+    monkeypatch.setattr(media, "WINDOW", 64 * 48 * 12 * 7)
+    film, given, _, _ = taken(path)
+    assert torch.equal(torch.cat(list(film.read(0, 0, 20))), given) and torch.equal(torch.cat(list(film.read(0, 6, 9))), given[6:15])
+
+
+class Counted:
+    """An open file whose decoded frames are counted in `frames`."""
+
+    def __init__(self, file, frames):
+        self.file, self.frames = file, frames
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.file.close()
+
+    def demux(self, *streams):
+        return (CountedPacket(packet, self.frames) for packet in self.file.demux(*streams))
+
+    def decode(self, stream):
+        return (frame for packet in self.demux(stream) for frame in packet.decode())
+
+
+class CountedPacket(Counted):
+    def decode(self):
+        made = self.file.decode()
+        self.frames += made
+        return made
+
+
+def test_a_file_is_decoded_once_however_many_windows_it_is_read_in(graph, tmp_path, monkeypatch):
+    """One key frame in 250, as x264 writes them: a window that is opened by itself decodes from there anew."""
+    from sora_pack.nodes import media
+
+    path = uneven(tmp_path, [k / 30 for k in range(240)], g="250", bf="2")
+    film, given, _, _ = taken(path)
+    monkeypatch.setattr(media, "WINDOW", 64 * 48 * 12 * 10)
+    decoded, inner = [], av.open
+    monkeypatch.setattr(av, "open", lambda *args, **more: Counted(inner(*args, **more), decoded))
+    for start, count in ((0, 240), (200, 40), (100, 20)):
+        decoded.clear()
+        chunks = list(film.read(0, start, count))
+        assert torch.equal(torch.cat(chunks), given[start : start + count]) and max(map(len, chunks)) == 10
+        assert len(decoded) <= start + count + 20, f"{len(decoded)} frames were decoded for {start} to {start + count - 1}"
+    cut, given, _, _ = taken(uneven(tmp_path, [k / 30 for k in range(240)], "cut.mp4"), start_time=7.0)
+    decoded.clear()
+    assert torch.equal(next(cut.read(0, 0, 2)), given[:2]) and len(decoded) < 40, f"{len(decoded)} frames were decoded for two"
+
+
+def test_a_file_in_memory_is_read_by_two_at_once(graph, tmp_path, monkeypatch):
+    from sora_pack.nodes import media
+
+    monkeypatch.setattr(media, "WINDOW", 64 * 48 * 12 * 4)
+    film, given, _, _ = taken(BytesIO(Path(uneven(tmp_path, [k / 30 for k in range(40)])).read_bytes()))
+    one, other = zip(*zip(film.read(0, 0, 40), film.read(0, 20, 20)))
+    assert torch.equal(torch.cat(one), given[:20]) and torch.equal(torch.cat(other), given[20:])
+
+
+def test_reading_a_file_can_be_interrupted(graph, tmp_path):
+    import comfy.model_management
+
+    film, _, _, _ = taken(uneven(tmp_path, SCREEN))
+    comfy.model_management.interrupt_current_processing()
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        list(film.read(0, 0, 15))
+    assert len(torch.cat(list(film.read(0, 0, 15)))) == 15
+
+
 def test_a_rate_as_people_write_it_is_that_of_the_file(graph, movie):
     """23.976 for 24000 / 1001: not a frame is lost, nothing is converted; 24 is another rate."""
-    from fractions import Fraction
-
     name = movie("film.mp4", 30, Fraction(24000, 1001))
     files = {"file": node("LoadVideo", file=name), "parts": node("GetVideoComponents", video=["file", 0])}
     whole, latent = graph.run({**load(), **files, **extend(video="file", fps=23.976)}, ["parts", 0], ["canvas", 0])
@@ -216,6 +430,36 @@ def test_a_verb_takes_what_a_sampler_of_the_host_made_of_a_canvas(graph):
     assert "its latents were changed on the way here" in str(graph.history["outputs"])
 
 
+def test_a_rate_that_nobody_has_told_is_said(graph):
+    """An IMAGE is taken as the canvas that it is placed on, as the video that it is joined to, and else as 8 frames a second."""
+    told, untold = "image_fps", {"image_fps": 0.0}
+    latent = graph.run({**load(), **clip(), **extend(**untold)}, ["canvas", 0])
+    assert latent["sora"].canvas.shape.fps == 8 and "IMAGE taken as 8 frames a second (image_fps)" in note(graph)
+    graph.run({**load(), **clip(), **extend()}, ["canvas", 0])
+    assert told not in note(graph)
+    on = {**load(), **clip(), **canvas(2.0, 16.0, **SIZE, name="empty")}
+    on["canvas"] = node("SoraPlaceVideo", vae=["load", 2], latent=["empty", 0], video=["clip", 0], second=0.5, fit="cover")
+    latent = graph.run(on, ["canvas", 0])
+    assert latent["sora"].canvas.timeline.pieces[1].count == 14, "each frame is shown once"
+    assert "IMAGE taken as 16 frames a second (image_fps)" in note(graph) and "nearest in time" not in note(graph)
+    bridge = verb("SoraJoin", video="film", next_video=["clip", 0], seconds=0.5, **untold)
+    latent = graph.run({**load(), **clip(), **film(fps=12.0), **bridge}, ["canvas", 0])
+    assert latent["sora"].canvas.timeline.pieces[-1].count == 14
+    assert "next_video: IMAGE taken as 12 frames a second (image_fps)" in note(graph)
+    latents = {"plain": node("EmptyHunyuanLatentVideo", width=32, height=32, length=9, batch_size=1)}
+    latent = graph.run({**load(), **latents, **extend(video="plain", **untold)}, ["canvas", 0])
+    assert latent["sora"].canvas.shape.fps == 16 and "LATENT taken as 16 frames a second (image_fps)" in note(graph)
+    assert "image_fps is 0.5: use 1 to 120, or 0" in refusal(graph, {**load(), **clip(), **extend(image_fps=0.5)}, ["canvas", 0])
+
+
+def test_what_lies_beyond_ten_minutes_can_be_changed(graph):
+    """Of a long video that is given; what is made at once is shorter."""
+    prompt = {**load(), **clip(count=700), **fill(650.0, 652.0, image_fps=1.0), **clip("picture", 1), **place(690.0)}
+    latent = graph.run(prompt, ["placed", 0])
+    timeline = latent["sora"].canvas.timeline
+    assert timeline.source_at(650) == -1 and timeline.source_at(690) == 1 and timeline.frames == 700
+
+
 def test_latents_of_the_host_and_batches(graph):
     """A LATENT without a canvas has the rate that is told; of a batch each video goes on from its own frames."""
     plain = {"plain": node("EmptyHunyuanLatentVideo", width=32, height=32, length=9, batch_size=1)}
@@ -271,6 +515,18 @@ def test_sound_is_trimmed_padded_and_joined(graph):
     wave, count = heard(graph, join)
     assert count == 31 and torch.equal(wave[:, :14000], tone(1.75)["waveform"][0]) and not wave[:, 14000:22000].any()
     assert (wave[:, 22500:30500] - tone(1.125)["waveform"][0][:, 500:8500]).abs().max() < 1e-3
+
+
+def test_sound_comes_with_decoded_frames(graph):
+    """Of the part that is decoded, for Create Video, which takes nothing as well; one for all videos of a batch."""
+    begin = {**BEGIN, **clip(), **film(), **extend(video="film"), **sample(steps=1, guidance=1.0), **frames(start=0.5, end=1.0)}
+    begin["again"] = node("CreateVideo", images=["frames", 0], fps=["frames", 1], audio=["frames", 2])
+    images, sound, video = graph.run(begin, ["frames", 0], ["frames", 2], ["again", 0])
+    assert len(images) == 5 and torch.equal(sound["waveform"][0], tone(1.75)["waveform"][0][:, 4000:9000])
+    assert torch.equal(video.get_components().audio["waveform"], sound["waveform"])
+    silent = {**BEGIN, **canvas(1.0, **SIZE, batch=2), **sample(steps=1), **frames(), "again": begin["again"]}
+    videos = graph.run({**silent, **save("again")}, ["again", 0])
+    assert [video.get_components().audio for video in videos] == [None, None]
 
 
 def test_sound_is_saved_and_cut(graph):
@@ -341,6 +597,17 @@ def test_remix_with_a_mask_keeps_the_rest_exactly(graph, masks, run, count):
         assert latent["noise_mask"][0, 0].amax((1, 2)).tolist() == [0, 0, 1, 1, 1]
         assert latent["sora"].canvas.timeline.pieces[0].count == 5, "black frames are kept whole"
         assert "9 are made (1.125 s), 5 kept as they are" in note(graph)
+
+
+def test_a_mask_that_changes_nothing_is_said(graph):
+    """Load Image gives a black one for a picture without transparency."""
+    black = {"mask": node("SolidMask", value=0.0, width=32, height=32)}
+    graph.run({**BEGIN, **clip(), **black, **remix(mask=["mask", 0])}, ["canvas", 0])
+    assert "NOTHING IS CHANGED: the mask is all black" in note(graph) and "white is where it is changed" in note(graph)
+    dot = {"dot": node("MaskComposite", destination=["mask", 0], source=["one", 0], x=3, y=3, operation="add")}
+    dot |= {**black, "one": node("SolidMask", value=1.0, width=2, height=2)}
+    graph.run({**BEGIN, **clip(), **dot, **remix(mask=["dot", 0])}, ["canvas", 0])
+    assert "less than 1% is changed" in note(graph)
 
 
 # -- what is refused -----------------------------------------------------------------------------------------------------------------
@@ -440,6 +707,19 @@ def test_placed_clips_that_do_not_fit(graph):
     assert "its last 9 frames stand over the end and are left out" in note(graph) and latent["sora"].canvas.timeline.frames == 9
     two = {**placed(second=0.0), **canvas(1.0, **SIZE, batch=3, name="first"), **canvas(1.0, **SIZE, batch=2, name="clip")}
     assert "2 clips for 3 videos" in refusal(graph, two, ["canvas", 0])
+
+
+def test_more_pictures_than_videos(graph, odd_nodes):
+    """The sentence says what to give, and where a clip belongs."""
+    many = {**load(), **canvas(1.0, **SIZE), **clip("picture", 81)}
+    assert "image: 81 pictures for 1 video: give 1; for a clip use 'Sora Place Video'" in refusal(graph, {**many, **place()}, ["placed", 0])
+    two = {**many, **canvas(1.0, **SIZE, batch=2)}
+    assert "image: 81 pictures for 2 videos: give 1 or 2; for a clip" in refusal(graph, {**two, **place()}, ["placed", 0])
+    entry = node("SoraPlaceVideo", vae=["load", 2], latent=["canvas", 0], video=["clip", 0], second=0.0, fit="cover")
+    clips = {**load(), **canvas(1.0, **SIZE), **canvas(1.0, **SIZE, batch=2, name="clip"), "placed": entry}
+    assert "video: 2 clips for 1 video: give 1" in refusal(graph, clips, ["placed", 0])
+    still = {**BEGIN, **clip(count=1), "three": node("Masks3"), **remix(mask=["three", 0])}
+    assert "mask: 3 masks for 1 frame: give 1" in refusal(graph, still, ["canvas", 0])
 
 
 def test_somebodys_own_mask_outlives_a_second_picture(graph, masks):

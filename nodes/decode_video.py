@@ -250,7 +250,6 @@ def moment_input(name: str, tooltip: str, default: float = 0.0):
 
 
 def fps_input():
-    """A connection: a field would be missing in the workflows that were saved without it."""
     return io.Float.Input(
         "fps",
         default=0.0,
@@ -258,9 +257,9 @@ def fps_input():
         max=120.0,
         step=0.001,
         optional=True,
-        force_input=True,
+        advanced=True,
         tooltip=(
-            "Frames a second of a LATENT without a Sora canvas; left open or 0: what models of this VAE make, such as 16 for Wan 2.1. A "
+            "Frames a second of a LATENT without a Sora canvas; 0: what models of this VAE make, such as 16 for Wan 2.1. A "
             "canvas brings its own."
         ),
     )

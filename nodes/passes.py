@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+import comfy.clip_vision
 import comfy.model_base
 import comfy.model_management
 import comfy.samplers
@@ -243,7 +244,13 @@ def _of_cells(extra: dict, p: Pass, cells: Tensor, count: int) -> dict:
 
 def _said(words: list, shots: set[int]) -> list:
     """The content of a CONDITIONING for cells of these shots, as a nest for `content_hash`."""
-    return [[heard_in(rows, extra, shot) for shot in sorted(shots)] for rows, extra in words]
+    heard = [[heard_in(rows, extra, shot) for shot in sorted(shots)] for rows, extra in words]
+    return [[(rows, {name: _content(value) for name, value in extra.items()}) for rows, extra in entry] for entry in heard]
+
+
+def _content(value):
+    """What CLIP Vision saw is an object of the host around tensors."""
+    return vars(value) if isinstance(value, comfy.clip_vision.Output) else value
 
 
 def ancestral(noise: Noise) -> comfy.samplers.KSAMPLER:

@@ -377,6 +377,7 @@ def test_image_to_video_sees_what_clip_vision_sees(graph, host_files, monkeypatc
     for negative in ({}, {"negative": ["between", 1], "seed": 9}):
         run["sample"]["inputs"] |= negative
         assert graph.run({**plain, **between, **run}, ["sample", 0])["samples"].isfinite().all()
+        assert "not kept" not in "".join(graph.history["outputs"].get("sample", {}).get("text", ())), "its content can be hashed"
     assert len(features) == 2 and all(seen.shape == (2, 257, 1280) and seen.any() for seen in features)
     assert all(torch.equal(told, without[0]) for told in shown)
 

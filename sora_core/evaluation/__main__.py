@@ -99,14 +99,16 @@ def score(args: argparse.Namespace) -> list[Row]:
         budget = replace(budget, prompts=args.prompts, paired=max(1, args.prompts // 2))
     bench = Bench(studio, load_observer(), replace(budget, films=films, film_seconds=args.seconds), source, _say)
     model, out = {"file": Path(args.model).name, "hash": studio.model, "steps": args.steps, "guidance": args.guidance}, Path(args.out)
-    before = earlier(out, model) if set(args.rows) < set(ROWS) else []  # a part of the rows is added to those of the same model
+    part = set(args.rows) < set(ROWS)  # of the rows: they are added to those of the same model
+    if part:
+        earlier(out, model)  # another model's are refused before anything is made
     rows, started = [], time.monotonic()
     for name in args.rows:
         rows += ROWS[name](bench)
         _say(f"{name}: {time.monotonic() - started:.0f} s")
-    model |= (
-        {"size": "measured in parts, n says of how many"} if before else {"size": "full" if args.full else "quick", **asdict(bench.budget)}
-    )
+    before = earlier(out, model) if part else []
+    size = {"size": "full" if args.full else "quick", **asdict(bench.budget)}
+    model |= {"size": "measured in parts, n says of how many"} if before else size
     write(out, merged(before, rows), model, sections(bench, out))
     return rows
 

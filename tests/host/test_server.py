@@ -141,8 +141,8 @@ def test_interrupt_stops_a_run_and_the_next_is_clean(server):
 
     def stop(kind, data):
         if kind == "progress" and data["max"] == 500:
-            steps.append(data["value"])
-            if data["value"] == 2:
+            steps.append(data["value"])  # not every one: the host sends few of the quick ones
+            if max(steps[:-1], default=0) < 2 <= data["value"]:
                 server.interrupt()
 
     with pytest.raises(PromptError, match="interrupted"):

@@ -13,8 +13,21 @@ from .given import KEY, Given
 from .host_vae import strides_of
 from .show import show_on_node
 
+LAST_SECOND = 86_400.0
+"""24 hours: a moment of a given video may lie far behind what is made at once."""
+
 CUSTOM = "custom"
 RESOLUTION = 128
+
+
+def moment_input(name: str, tooltip: str, default: float = 0.0):
+    """A moment of a video, in seconds from its start."""
+    return io.Float.Input(name, default=default, min=0.0, max=LAST_SECOND, step=0.001, tooltip=tooltip)
+
+
+def rate_input(name: str, tooltip: str, **more):
+    """Frames a second, where 0 stands for what the tooltip says."""
+    return io.Float.Input(name, default=0.0, min=0.0, max=120.0, step=0.001, tooltip=tooltip, **more)
 
 
 class SoraCanvas(io.ComfyNode):

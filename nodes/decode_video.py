@@ -24,13 +24,11 @@ from ..sora_core.passes import known_cells
 from ..sora_core.shapes import VideoShape
 from ..sora_core.sound import cut_sound
 from ..sora_core.video_file import write_video
+from .canvas import LAST_SECOND, moment_input, rate_input
 from .costs import check_room
 from .given import KEY, Given, fps_of, given_of, restored, samples_of
 from .host_vae import VideoCoder, same_vae, strides_of
 from .show import show_on_node
-
-LAST_SECOND = 86_400.0
-"""24 hours: a moment of a given video may lie far behind what is made at once."""
 
 NATIVE_FPS = {(4, 16, 48): 24.0, (4, 16, 32): 24.0, (8, 32, 128): 25.0}
 """Frames a second of the models whose VAE has these strides and channels: Wan 2.2 5B, HunyuanVideo 1.5, LTX-Video."""
@@ -244,25 +242,9 @@ class LatentVideo(Input.Video):
 # -- nodes ---------------------------------------------------------------------------------------------------------------------------
 
 
-def moment_input(name: str, tooltip: str, default: float = 0.0):
-    """A moment of a video, in seconds from its start."""
-    return io.Float.Input(name, default=default, min=0.0, max=LAST_SECOND, step=0.001, tooltip=tooltip)
-
-
 def fps_input():
-    return io.Float.Input(
-        "fps",
-        default=0.0,
-        min=0.0,
-        max=120.0,
-        step=0.001,
-        optional=True,
-        advanced=True,
-        tooltip=(
-            "Frames a second of a LATENT without a Sora canvas; 0: what models of this VAE make, such as 16 for Wan 2.1. A "
-            "canvas brings its own."
-        ),
-    )
+    otherwise = "what models of this VAE make, such as 16 for Wan 2.1. A canvas brings its own."
+    return rate_input("fps", f"Frames a second of a LATENT without a Sora canvas; 0: {otherwise}", optional=True, advanced=True)
 
 
 class SoraDecode(io.ComfyNode):

@@ -9,8 +9,7 @@ from comfy_api.latest import io, ui
 from ..sora_core import verbs
 from ..sora_core.canvas import NEW, Canvas
 from ..sora_core.shapes import MAX_SECONDS, VideoShape
-from .canvas import made_and_kept
-from .decode_video import moment_input
+from .canvas import made_and_kept, moment_input
 from .given import Given, Media
 from .host_vae import strides_of
 from .known import latent_of

@@ -42,6 +42,9 @@ class Media(ABC):
         size: (width, height) in pixels.
         batch: how many different videos it holds.
         sound: a host AUDIO, or None.
+        moments: when each frame is shown, in seconds, where that is uneven, as telephones and screen recorders write it; else None.
+        end: when the last one of those has been shown.
+        note: for the node.
     """
 
     frames: int
@@ -49,6 +52,9 @@ class Media(ABC):
     size: tuple[int, int]
     batch: int = 1
     sound: dict | None = None
+    moments: list[float] | None = None
+    end: float = 0.0
+    note: str = ""
 
     @abstractmethod
     def read(self, batch_index: int, start: int, count: int) -> Iterator[Tensor]:

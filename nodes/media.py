@@ -18,7 +18,7 @@ from torch import Tensor
 from ..sora_core.shapes import Strides, VideoShape, retimed
 from ..sora_core.sound import read_sound
 from ..sora_core.video_file import frames_from, shown_times
-from .canvas import pixels, size_options
+from .canvas import pixels, rate_input, size_options
 from .decode_video import Clip, LatentVideo, clips, guessed_fps
 from .given import KEY, Given, Media, restored
 
@@ -88,12 +88,7 @@ class Pictures(Media):
 
 
 class Film(Media):
-    """A video file. What is read of it is turned into pictures by the host, so each frame is the one that Get Video Components gives.
-
-    Attributes:
-        moments: when each frame is shown, in seconds, where that is uneven, as telephones and screen recorders write it; else None.
-        end: when the last one of those has been shown.
-    """
+    """A video file. What is read of it is turned into pictures by the host, so each frame is the one that Get Video Components gives."""
 
     def __init__(self, video):
         self.source = video.get_stream_source()
@@ -200,8 +195,8 @@ class Fitted(Media):
 
     def __init__(self, media: Media, width: int, height: int, fit: str, fps: float):
         self.media, self.size, self.fit, self.fps = media, (width, height), fit, fps
-        if moments := moments_of(media):
-            self.shown = evened(moments, media.end, fps)
+        if media.moments:
+            self.shown = evened(media.moments, media.end, fps)
         else:
             self.shown = list(range(media.frames)) if same_rate(media.fps, fps) else retimed(media.frames, media.fps, fps)
         self.frames, self.batch, self.sound = len(self.shown), media.batch, media.sound
@@ -224,18 +219,10 @@ def media_input(name: str = "video", tooltip: str = "The video: a VIDEO, the fra
 
 def image_fps_input(otherwise: str = f"{IMAGE_FPS:g}, of a LATENT what Sora Decode takes"):
     """`otherwise`: what 0 stands for."""
-    return io.Float.Input(
-        "image_fps",
-        default=0.0,
-        min=0.0,
-        max=120.0,
-        step=0.001,
-        optional=True,
-        advanced=True,
-        tooltip=(
-            f"Frames a second of a video that comes as IMAGE, or as a LATENT without a Sora canvas; 0: {otherwise}. Others bring their own."
-        ),
+    tooltip = (
+        f"Frames a second of a video that comes as IMAGE, or as a LATENT without a Sora canvas; 0: {otherwise}. Others bring their own."
     )
+    return rate_input("image_fps", tooltip, optional=True, advanced=True)
 
 
 def form_inputs() -> list:
@@ -247,13 +234,8 @@ def form_inputs() -> list:
             tooltip="Size of the result. as given: that of the video, cut to the step of the VAE: 16 pixels for the shipped one.",
         ),
         io.Combo.Input("fit", options=list(FITS), default="cover", tooltip=FIT_TOOLTIP),
-        io.Float.Input(
-            "fps",
-            default=0.0,
-            min=0.0,
-            max=120.0,
-            step=0.001,
-            tooltip="Frames a second of the result; 0: as given. At another rate each frame is the given one that is nearest in time.",
+        rate_input(
+            "fps", "Frames a second of the result; 0: as given. At another rate each frame is the given one that is nearest in time."
         ),
         image_fps_input(),
     ]
@@ -308,11 +290,6 @@ def same_rate(fps: float, other: float) -> bool:
     return math.isclose(fps, other, rel_tol=1e-4)
 
 
-def moments_of(media: Media) -> list[float] | None:
-    """When the frames of a film are shown, in seconds, where that is uneven."""
-    return media.moments if isinstance(media, Film) else None
-
-
 def evened(moments: list[float], end: float, fps: float) -> list[int]:
     """A film of uneven times at an even rate: for each frame of the result the number of the one that is nearest in time; one that stands
     longer stays until half a frame before the next."""
@@ -323,7 +300,7 @@ def evened(moments: list[float], end: float, fps: float) -> list[int]:
 
 def even(media: Media) -> Media:
     """Media to be shown at its one rate: frames of a film of uneven times stand for as long as they did, others as they are."""
-    return Fitted(media, *media.size, "cover", media.fps) if moments_of(media) else media
+    return Fitted(media, *media.size, "cover", media.fps) if media.moments else media
 
 
 def counted(count: int, thing: str) -> str:
@@ -354,7 +331,7 @@ def fit_for(size: dict | None, fit: str) -> str:
 
 def conformed(media: Media, shape: VideoShape, fit: str) -> Media:
     """Media at the size and rate of a canvas; the same object where nothing is to be done, so that latents stay in reach."""
-    if media.size == (shape.width, shape.height) and same_rate(media.fps, shape.fps) and not moments_of(media):
+    if media.size == (shape.width, shape.height) and same_rate(media.fps, shape.fps) and not media.moments:
         return media
     return Fitted(media, shape.width, shape.height, fit, shape.fps)
 
@@ -367,10 +344,10 @@ def refitted(media: Media, shape: VideoShape) -> Media:
 
 def changes(media: Media, shape: VideoShape) -> list[str]:
     """Lines for the node: what was done to media to bring it to a canvas."""
-    lines = [note] if (note := getattr(media, "note", "")) else []
+    lines = [media.note] if media.note else []
     if media.size != (shape.width, shape.height):
         lines.append(f"given {media.size[0]}x{media.size[1]}, fitted to {shape.width}x{shape.height}")
-    if moments_of(media):
+    if media.moments:
         lines.append(f"its rate changes, {media.fps:g} frames a second on average: each frame of {shape.fps:g} is the one shown then")
     elif not same_rate(media.fps, shape.fps):
         lines.append(f"given {media.fps:g} frames a second: each frame of {shape.fps:g} is the nearest in time")

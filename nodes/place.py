@@ -9,8 +9,7 @@ from comfy_api.latest import io, ui
 from ..sora_core.canvas import NEW
 from ..sora_core.storyboard import ROUNDING, first_frame
 from ..sora_core.verbs import place
-from .canvas import made_and_kept
-from .decode_video import moment_input
+from .canvas import made_and_kept, moment_input
 from .given import KEY, Given, given_of, restored
 from .host_vae import same_vae, strides_of
 from .known import latent_of

@@ -113,8 +113,6 @@ def generate(
         # Not the length: the first passes of a longer video are the same.
         form = [shape.latent[0], *shape.latent[2:], shape.fps, str(shape.strides)]
         facts = [content_hash(transformer.state_dict()), str(header), form, words, away, guidance, passes.sigmas, solver, seed]
-        if guides or seconds:
-            facts.append([guides, seconds])
         each = [passes.facts(p) for p in plan.passes]
         job = Job(jobs, plan, facts, each, start, f"{shape.width}x{shape.height}, {shape.seconds:g} s, seed {seed}", every=save_seconds)
     if guides:
@@ -169,7 +167,7 @@ class CorePasses:
 
     def make(self, group: list[Pass], cells: list[Tensor], progress: Progress | None) -> list[Tensor]:
         first, batch = group[0], len(cells[0])  # all others look as the first does
-        guides = [i for i, (at, _) in enumerate(self.guides) if first.cells[0] - 1 < at <= first.cells[-1]]
+        guides = self._guides_of(first)
         start = torch.cat([torch.cat(cells), *(self.guides[i][1].expand(batch, -1, -1, -1, -1) for i in guides)], 2)
         behind = (0, 0, 0, 0, 0, len(guides))  # guides stand behind the cells, without noise
 
@@ -198,7 +196,12 @@ class CorePasses:
     def facts(self, p: Pass) -> list:
         """What determines a pass beside the latents of its cells and what all passes have in common."""
         shots = [self.shots[k] for k in p.cells] if self.shots else []
-        return [shots, [self.shot_words[i] for i in sorted(set(shots))], mask_of(p, self.mask)]
+        guides = [self.guides[i] for i in self._guides_of(p)]
+        return [shots, [self.shot_words[i] for i in sorted(set(shots))], mask_of(p, self.mask), [self.seconds[k] for k in p.cells], guides]
+
+    def _guides_of(self, p: Pass) -> list[int]:
+        """Numbers of the guides that stand among the cells of a pass."""
+        return [i for i, (at, _) in enumerate(self.guides) if p.cells[0] - 1 < at <= p.cells[-1]]
 
     def _noise(self, p: Pass, size: tuple[int, ...], level: float) -> Tensor:
         """[B, C, f, h, w]."""

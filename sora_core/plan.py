@@ -33,8 +33,8 @@ BESIDE = 2
 """Sketched cells that a gap sees on each side."""
 
 OPENING = 9
-"""Most cells of the opening of a foresight. A model tells the one-frame cell 0 by the cells around it: among cells far apart it makes it as
-one of several frames, of another light than what follows (frame 1 then differs from frame 0 by 4 times as much)."""
+"""Most cells of the opening of a foresight. What a model makes of cells far apart, of which training shows few, has another light than cell
+0, which holds one frame: the step onto frame 1 was 4 times as large. A sketch that goes on from cells made together keeps their light."""
 
 SMALLEST_PASS = 2 * BESIDE + DISTANCE
 """Cells that are enough for the gaps of a foresight, whatever the length: the least that a long video needs at once."""

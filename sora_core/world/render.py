@@ -122,8 +122,7 @@ class _Picture:
 
     def frames(self) -> torch.Tensor:
         """uint8 [n, height, width, 3]."""
-        planes = self._background()  # n, 3, H, W
-        self.flat = list(planes.unbind(1))
+        self.flat = list(self._background())
         self._cast_shadows()
         self._light_ground()
         self.depth = torch.full_like(self.flat[0], 1e9)
@@ -142,15 +141,15 @@ class _Picture:
         return torch.tensor(rows, device=self.device) if rows else None
 
     def _background(self) -> torch.Tensor:
-        """[n, 3, H, W]; painted once for all frames of a scene whose camera stands still."""
-        out = torch.empty(len(self.owner), 3, self.height, self.width, device=self.device)
+        """[3, n, H, W], each plane flat in memory; painted once for all frames of a scene whose camera stands still."""
+        out = torch.empty(3, len(self.owner), self.height, self.width, device=self.device)
         for scene in sorted(set(self.owner)):
             rows = torch.tensor([i for i, s in enumerate(self.owner) if s == scene], device=self.device)
             seen = rows[:1] if self.stage.scenes[scene].camera.stands else rows
             size = max(1, BACKGROUND_RAYS.get(self.device.type, 1 << 22) // (self.width * self.height))
             for part in seen.split(size):
                 planes = backdrop.paint(self.stage.scenes[scene], self.view.eye[part], self._window(part, None).rays)
-                out[rows if len(seen) < len(rows) else part] = torch.stack(planes, 1)
+                out[:, rows if len(seen) < len(rows) else part] = torch.stack(planes)
         return out
 
     def _window(self, rows: torch.Tensor, points: torch.Tensor | None) -> _Window | None:

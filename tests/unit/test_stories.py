@@ -34,6 +34,14 @@ def test_same_seed_same_story_and_json():
         assert world.Scene.from_json(one.to_json()) == one
 
 
+def test_a_body_is_drawn_where_no_shadow_is_in_the_picture():
+    """A falling ball comes into a tall picture long before its shadow."""
+    ball = scene.Object(shape="ball", colour="black", motion="fall", begin=0.462, reach=9.0, x=-0.653, z=0.358)
+    one = world.Scene((ball,), "beach", "sunset", scene.Camera("static", height=2.751), light=0.727)
+    shown = [seen_pixels(one, 0, times, 96, 176) for times in ([0.9, 1.0], [1.6, 1.65])]
+    assert not shown[0].any() and shown[1].all()
+
+
 def test_stages():
     first = [world.sample_scene(seed, stage="S1") for seed in range(20)]
     assert all(one.camera.kind == "static" and sum(b.motion != "still" for b in one.objects) <= 1 for one in first)

@@ -128,7 +128,7 @@ class Teller:
     def film(self) -> str:
         """A sentence for the camera, or two movements in their order; empty when there is nothing to say."""
         kinds = self.cameras()
-        if not all(kinds):
+        if not kinds or not all(kinds):
             return ""
         if len(kinds) == 1:
             return self._film(kinds[0], False)

@@ -42,6 +42,15 @@ def test_a_body_is_drawn_where_no_shadow_is_in_the_picture():
     assert not shown[0].any() and shown[1].all()
 
 
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_a_window_too_short_for_either_movement_of_the_camera_is_told_without_one(language):
+    one = next(s for s in STORIES if s.camera.then and s.camera.change_at > 0.5)
+    window = {"start": one.camera.change_at - 0.2, "seconds": 0.4}
+    assert not any(fact.kind == "camera" for fact in world.facts(one, **window))
+    for draw in range(6):
+        assert world.caption(one, "long", language, draw, **window)
+
+
 def test_stages():
     first = [world.sample_scene(seed, stage="S1") for seed in range(20)]
     assert all(one.camera.kind == "static" and sum(b.motion != "still" for b in one.objects) <= 1 for one in first)

@@ -30,6 +30,12 @@ def rate_input(name: str, tooltip: str, **more):
     return io.Float.Input(name, default=0.0, min=0.0, max=120.0, step=0.001, tooltip=tooltip, **more)
 
 
+def check_rate(name: str, fps: float, zero: str) -> None:
+    """Raises ValueError for a rate of a `rate_input` that no video has; `zero`: what 0 stands for."""
+    if fps and not 1 <= fps <= 120:
+        raise ValueError(f"{name} is {fps:g}: use 1 to 120, or 0 {zero}")
+
+
 class SoraCanvas(io.ComfyNode):
     @classmethod
     def define_schema(cls):

@@ -24,7 +24,7 @@ from ..sora_core.passes import known_cells
 from ..sora_core.shapes import VideoShape
 from ..sora_core.sound import cut_sound
 from ..sora_core.video_file import write_video
-from .canvas import LAST_SECOND, moment_input, rate_input
+from .canvas import LAST_SECOND, check_rate, moment_input, rate_input
 from .costs import check_room
 from .given import KEY, Given, fps_of, given_of, restored, samples_of
 from .host_vae import VideoCoder, same_vae, strides_of
@@ -149,8 +149,7 @@ def clips(vae, latent: dict, seam: str, field: str = "latent", fps: float = 0.0)
     Raises:
         ValueError: a LATENT that is not for video, or for another VAE.
     """
-    if fps and not 1 <= fps <= 120:
-        raise ValueError(f"fps is {fps:g}: use 1 to 120, or 0 where it is not known")
+    check_rate("fps", fps, "where it is not known")
     samples, strides = samples_of(latent, field), strides_of(vae)
     if samples.shape[1] != strides.channels:
         raise ValueError(

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..sora_core.shapes import Strides, VideoShape, retimed
 from ..sora_core.sound import read_sound
 from ..sora_core.video_file import frames_from, shown_times
-from .canvas import pixels, rate_input, size_options
+from .canvas import check_rate, pixels, rate_input, size_options
 from .decode_video import Clip, LatentVideo, clips, guessed_fps
 from .given import KEY, Given, Media, restored
 
@@ -270,8 +270,7 @@ def media_of(value, vae, image_fps: float, name: str = "video", hidden=None, oth
 
 def _told_or_taken(what: str, image_fps: float, otherwise: float) -> tuple[float, str]:
     """The rate of what brings none, and what the node says where nobody has told it. Raises ValueError."""
-    if 0 < image_fps < 1:
-        raise ValueError(f"image_fps is {image_fps:g}: use 1 to 120, or 0 where it is not known")
+    check_rate("image_fps", image_fps, "where it is not known")
     return image_fps or otherwise, "" if image_fps else f"{what} taken as {otherwise:g} frames a second (image_fps)"
 
 
@@ -314,8 +313,7 @@ def one_or(count: int) -> str:
 
 def shape_for(media: Media, size: dict | None, fps: float, strides: Strides) -> VideoShape:
     """The still of a canvas around media. Raises ValueError."""
-    if 0 < fps < 1:
-        raise ValueError(f"fps is {fps:g}: use 1 to 120, or 0 for the rate of the video")
+    check_rate("fps", fps, "for the rate of the video")
     if size and size["size"] == AS_GIVEN:
         m = strides.size_multiple
         width, height = (max(m, side // m * m) for side in media.size)  # cut, not scaled: what is left is what was given

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from .config import ModelHeader, TextConfig, TransformerConfig, UserError, VAEConfig
@@ -131,10 +131,15 @@ def model_header(path: str | Path) -> ModelHeader:
 
 
 def save_model(path: str | Path, tensors: Mapping[str, Tensor], header: ModelHeader | None = None) -> None:
-    """Writes a file whole or not at all."""
+    """Writes a file whole or not at all.
+
+    Raises:
+        FullDisk.
+    """
     metadata = {"format": "pt"} | ({HEADER_KEY: header.to_json()} if header else {})
+    data = save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, metadata)
     with atomic_path(Path(path)) as part:
-        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, part, metadata)
+        part.write_bytes(data)  # safetensors' save_file makes files that only their owner can read, and does not say that a disk is full
 
 
 # -- what a file must hold -------------------------------------------------------------------------------------------------------

@@ -1,6 +1,8 @@
+import errno
 import json
 import os
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from sora_pack.sora_core import checkpoint
 from sora_pack.sora_core.autoencoder import VideoVAE
 from sora_pack.sora_core.checkpoint import CheckpointError, load_text, load_transformer, load_vae, read_header, save_model, save_vae
 from sora_pack.sora_core.config import PRESETS, ModelHeader, TextConfig, TransformerConfig, VAEConfig
+from sora_pack.sora_core.files import FullDisk
 from sora_pack.sora_core.text import ByteTextEncoder
 from sora_pack.sora_core.transformer import SpacetimeTransformer
 
@@ -234,14 +237,20 @@ def test_writing_is_whole_or_not_at_all(tmp_path, tensors, monkeypatch):
     save_model(path, tensors, HEADER)
     before = path.read_bytes()
 
-    def fail(tensors, part, metadata):
-        part.write_bytes(b"half")
-        raise OSError("no space left on device")
+    def fail(part, data):
+        with part.open("wb") as file:
+            file.write(data[:9])
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", fail)
-    with pytest.raises(OSError, match="no space"):
+    monkeypatch.setattr(Path, "write_bytes", fail)
+    with pytest.raises(FullDisk, match="The disk is full: model.safetensors was not written"):
         save_model(path, tensors, HEADER)
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_model_file_may_be_read_by_whoever_may_read_other_files(tmp_path, path):
+    (tmp_path / "other").touch()
+    assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
 def test_what_is_written_is_plain_safetensors(path, tensors):

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 
 from ..world import COLOURS, MOTIONS, SHAPES, SIZES, STORY_MOTIONS, STORY_SHAPES, Scene
 from ..world.camera import pose, project, tangents
-from ..world.sight import boxes, sight, surroundings
+from ..world.sight import boxes, sight, surroundings, wall_faces
 
 ASKED = {"shape": (*SHAPES, *STORY_SHAPES), "colour": COLOURS, "size": SIZES, "motion": (*MOTIONS, *STORY_MOTIONS)}
 ANSWERS = [1 + len(words) for words in ASKED.values()]  # 0 is nobody
 FIELDS = len(ASKED) + 2  # and the two coordinates of where it goes
 COVERED = 0.3  # share of a token, or of a body smaller than one, that makes the body the token's
+WALLED = 0.5  # share of a token that makes it a wall's
 STEP = 0.125  # seconds on either side of a moment, for its speed
 NOBODY = 0.1  # weight of a token with nobody in it: nine of ten are such
 
@@ -30,7 +31,7 @@ def standing(scene: Scene, seconds: Sequence[float], height: int, width: int) ->
     """Who is at each token of a scene's pictures: [T, height, width, FIELDS].
 
     One number for each of ASKED, 0 where there is nobody; then how far the body, or what else is seen there, goes in a second, across and
-    down, in half the short side of the picture. Of several bodies the nearest counts; what is behind a wall or under a cover does not.
+    down, in half the short side of the picture. Of several bodies and walls the nearest counts; who is under a cover does not.
 
     Args:
         seconds: T moments of the scene. height, width: of the picture, in tokens.
@@ -38,6 +39,10 @@ def standing(scene: Scene, seconds: Sequence[float], height: int, width: int) ->
     times = torch.tensor(seconds, dtype=torch.float64)
     begin, end = (times - STEP).clamp_min(0), times + STEP
     all_boxes, distances = boxes(scene, torch.cat([times, begin, end]))
+    bodies, walls = len(scene.objects), len(scene.walls)
+    if walls:
+        faces, _, wall_distances = wall_faces(scene, torch.cat([times, begin, end]))
+        all_boxes, distances = torch.cat([all_boxes, faces], 1), torch.cat([distances, wall_distances], 1)
     box, near = all_boxes[: len(times)], distances[: len(times)]  # T K 4, T K
     middle = torch.stack((all_boxes[..., :2].sum(-1), -all_boxes[..., 2:].sum(-1)), -1) / 2
     _, before, after = middle.chunk(3)
@@ -48,11 +53,13 @@ def standing(scene: Scene, seconds: Sequence[float], height: int, width: int) ->
     token = (across[1] - across[0]) * (down[1] - down[0])
     area = (box[..., 1] - box[..., 0]) * (box[..., 3] - box[..., 2])
     there = shared >= COVERED * area.clamp(max=token)[..., None, None]
+    there[:, bodies:] = shared[:, bodies:] >= WALLED * token
     if scene.has_story:
         seen = sight(scene, times)
-        there &= ~(seen.hidden | seen.under)[..., None, None]
+        there[:, :bodies] &= ~(seen.hidden | seen.under)[..., None, None]
     depth, first = torch.where(there, near[..., None, None], torch.inf).min(1)  # T h w
     words = [[1 + names.index(getattr(body, kind)) for kind, names in ASKED.items()] for body in scene.objects]
+    words += [[0] * len(ASKED)] * walls
     facts = torch.cat([torch.tensor(words, dtype=torch.float64).expand(len(times), -1, -1), speed], -1)  # T K FIELDS
     picked = facts.gather(1, first.flatten(1).unsqueeze(-1).expand(-1, -1, FIELDS)).view(*first.shape, FIELDS)
     points = surroundings(scene, times, width, height)

@@ -17,6 +17,7 @@ from .sight import boxes, sight
 TURN_SLACK = 0.3  # seconds beyond a turning point that nobody sees, as the turn is slow
 LEAST_ZOOM = 0.035  # of all its way in a second, which is 2 % of the distance: slower, and it is not seen
 LEAST_MOVEMENT = 0.8  # seconds of a camera movement that are worth a word, before or after a change
+LEAST_FOLLOWING = 0.1  # of the way of a camera that follows
 OPPOSITE = {"slide left": "slide right", "slide right": "slide left", "come closer": "move away"}
 BOTH_WAYS = {"slide left": "slide back and forth", "slide right": "slide back and forth", "come closer": "come and go"}
 SIDES = {"orbit": ("right", "left"), "pan": ("right", "left"), "tilt": ("up", "down")}  # of a leg out and a leg back, when sense is +1
@@ -57,8 +58,8 @@ def facts(scene: Scene, start: float = 0.0, seconds: float = 5.0) -> list[Fact]:
 
 def _leg(start: float, seconds: float, period: float) -> int:
     """+1 when the window lies in a leg out, -1 in a leg back, 0 when it shows a turn."""
-    first = (start + TURN_SLACK) / period + LEG_START
-    last = (start + max(seconds - TURN_SLACK, TURN_SLACK)) / period + LEG_START
+    slack = min(TURN_SLACK, seconds / 2)
+    first, last = ((t / period) + LEG_START for t in (start + slack, start + seconds - slack))
     if int(first) != int(last):
         return 0
     return 1 if int(first) % 2 == 0 else -1
@@ -102,7 +103,7 @@ def _story(scene: Scene, start: float, seconds: float) -> list[Fact]:
     found += [Fact("event", event) for event in happened]
     found += [Fact("order", (a, b)) for a in happened for b in happened if a.end <= b.at]
     found += [Fact("lasting", (i, word)) for i, word in lasting(scene, start + seconds) if i in shown]
-    found += _cameras(scene.camera, start, seconds)
+    found += _cameras(scene, start, seconds)
     if "orbit" not in (scene.camera.kind, scene.camera.then):
         found.append(Fact("light from", "right" if scene.light > 0 else "left"))
     return found
@@ -141,15 +142,20 @@ def _sides(scene: Scene, times: torch.Tensor, steady: list[int]) -> list[Fact]:
     return [Fact("left of", (i, j)) for i in steady for j in steady if i != j and (middle[:, i] + margin < middle[:, j]).all()]
 
 
-def _cameras(camera: Camera, start: float, seconds: float) -> list[Fact]:
-    """The movement in the window, or both of them when a change is seen."""
+def _cameras(scene: Scene, start: float, seconds: float) -> list[Fact]:
+    """The movement in the window, or both of them when a change is seen; nothing where it seems to stand and moves for a moment."""
+    camera = scene.camera
     change, end = (camera.change_at if camera.then else float("inf")), start + seconds
     spans = []
     if min(change, end) - start >= LEAST_MOVEMENT or change >= end:
-        spans.append(_movement(camera, start, min(change, end) - start))
+        length = min(change, end) - start
+        follows = camera.kind != "follow" or _goes(scene, start, length) > LEAST_FOLLOWING
+        spans.append(_movement(camera, start, length) if follows else ("static", None))
     if end - change >= LEAST_MOVEMENT or (change <= start and not spans):
         begin = max(0.0, start - change)
         spans.append(_movement(replace(camera, kind=camera.then, then=""), begin, end - change - begin))
+    if start < change < end and spans == [("static", None)]:
+        return []
     if len(spans) == 2 and spans[0] == spans[1]:
         spans.pop()
     found = []
@@ -158,3 +164,9 @@ def _cameras(camera: Camera, start: float, seconds: float) -> list[Fact]:
         if direction is not None:
             found.append(Fact(f"{label} direction", direction))
     return found
+
+
+def _goes(scene: Scene, start: float, seconds: float) -> float:
+    """How far the camera goes to the side."""
+    eye = cameras.pose(scene.camera, torch.linspace(start, start + seconds, 9, dtype=torch.float64), scene).eye[:, 0]
+    return (eye.amax() - eye.amin()).item()

@@ -21,14 +21,20 @@ def boxes(scene: Scene, times: Tensor) -> tuple[Tensor, Tensor]:
     place, tip = places_and_tips(scene, times)
     found, near = [], []
     for i, body in enumerate(scene.objects):
-        points = corners(place[:, i], body.clearance, body.height)
-        if tip[:, i].any():  # while it falls, all that it may sweep over
-            lying = torch.sign(tip[:, i])[:, None, None] * torch.tensor([body.radius + body.height, 0.0, 0.0], dtype=times.dtype)
-            points = torch.cat((points, points + lying), 1)
+        points = _tipped(corners(place[:, i], body.clearance, body.height), place[:, i], tip[:, i], body.radius)
         across, up, depth = camera.project(view, points)
         found.append(torch.stack((across.amin(1), across.amax(1), up.amin(1), up.amax(1)), -1))
         near.append(depth.amin(1))
     return torch.stack(found, 1), torch.stack(near, 1)
+
+
+def _tipped(points: Tensor, place: Tensor, tip: Tensor, radius: float) -> Tensor:
+    """Points [T, P, 3] of a body that stands at places [T, 3], turned by angles [T] about the edge of its foot, as parts.py turns it."""
+    edge = torch.sign(tip) * radius
+    edge = place + torch.stack((edge, torch.zeros_like(edge), torch.zeros_like(edge)), -1)
+    x, y, z = (points - edge[:, None]).unbind(-1)
+    cos, sin = torch.cos(tip)[:, None], torch.sin(tip)[:, None]
+    return edge[:, None] + torch.stack((cos * x + sin * y, cos * y - sin * x, z), -1)
 
 
 def wall_faces(scene: Scene, times: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -51,7 +57,7 @@ def wall_faces(scene: Scene, times: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 class Sight(NamedTuple):
     """Of every body at every moment, booleans [T, K]. hidden: wholly behind a wall. free: no wall in front of any of it. out_left,
-    out_right: wholly outside even a wide picture. inside: wholly inside a square one. under: wholly under its cover."""
+    out_right: wholly outside even a wide picture. inside: inside a square one, but for its foot. under: wholly under its cover."""
 
     hidden: Tensor
     free: Tensor

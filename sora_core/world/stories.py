@@ -219,7 +219,7 @@ def _arrange(
 
 
 def _fits(scene: Scene, wanted: list[str]) -> bool:
-    """True when nothing runs through anything else, all is seen that should be, and what is wanted happens in a clip, in clear order."""
+    """True when nothing runs through anything else, all is seen that should be, and what is wanted happens in a clip."""
     return _room_at_start(scene) and _apart(scene) and _seen(scene) and _happens(scene, wanted)
 
 

@@ -71,6 +71,27 @@ def test_the_nearest_body_counts_and_nobody_behind_a_wall():
     assert words_at(standing(Scene((hidden,), walls=(Wall(0.0, 0.5, 9.0, 4.0),)), [0.0], 16, 16)) == set()
 
 
+def test_who_is_half_behind_a_wall_is_only_beside_it():
+    scene = Scene((Object("ball", "red", x=-1.0, z=-1.6),), walls=(Wall(-0.2, -0.35, 2.0, 1.8),))
+    alone = Scene((Object("ball", "red", x=1e4),), walls=scene.walls)
+    changed = (render(scene, [0.0], 128, 128).float() - render(alone, [0.0], 128, 128).float()).abs().amax(-1)[0] > 4
+    there = standing(scene, [0.0], 16, 16)[0, ..., 0] > 0
+    seen = nn.functional.avg_pool2d(changed.float()[None], 8)[0]
+    assert there.any() and (seen[there] > 0).all() and not there[seen == 0].any()
+
+
+def test_what_was_knocked_over_is_where_it_lies():
+    ball = Object("ball", "red", motion="launch right", x=-1.85, z=0.2, begin=0.6, speed=3.0)
+    scene, other = (Scene((ball, Object("cylinder", colour, x=0.1, z=0.2))) for colour in ("blue", "yellow"))
+    times = [0.5, 0.86, 1.0, 1.2, 5.0]
+    told = standing(scene, times, 16, 16)
+    for moment, one, two in zip(told, render(scene, times, 128, 128).int(), render(other, times, 128, 128).int(), strict=True):
+        across = ((one - two).abs().amax(-1) > 8).any(0).nonzero()[:, 0]  # columns of pixels
+        columns = (moment[..., 0] == 1 + SHAPES.index("cylinder")).any(0).nonzero()[:, 0]
+        assert abs(columns[0] * 8 - across[0]) <= 8 and abs(columns[-1] * 8 + 7 - across[-1]) <= 8
+    assert (told[1][..., -2].abs() < 1).all() and (told[-1][..., -2:] == 0).all()
+
+
 def shard_of(scenes: list, cells: int, fps: float = 8.0, cuts: tuple = (), guides: tuple = ()) -> Shard:
     return Shard(fps, list(cuts), list(guides), scenes, torch.randn(len(scenes), 16, cells, 4, 4))
 

@@ -51,6 +51,26 @@ def test_a_window_too_short_for_either_movement_of_the_camera_is_told_without_on
         assert world.caption(one, "long", language, draw, **window)
 
 
+def told_of_the_camera(one, start, seconds):
+    return [fact.value for fact in world.facts(one, start, seconds) if fact.kind.startswith("camera")]
+
+
+def test_a_camera_is_said_to_stand_or_to_follow_only_where_it_does():
+    ball = scene.Object("ball", "red", motion="launch right", x=-1.8, begin=1.2, speed=2.2)
+    zooms = world.Scene((ball,), camera=scene.Camera("static", then="zoom in", change_at=2.5))
+    assert told_of_the_camera(zooms, 0.0, 2.4) == ["static"] and told_of_the_camera(zooms, 0.0, 3.2) == []
+    assert told_of_the_camera(zooms, 0.0, 4.0) == ["static", "zoom in"]
+    follows = world.Scene((ball,), camera=scene.Camera("follow"))
+    assert told_of_the_camera(follows, 0.0, 1.0) == ["static"] and told_of_the_camera(follows, 1.0, 3.0) == ["follow"]
+
+
+def test_a_moment_before_a_turn_is_told_as_it_goes():
+    one = world.Scene((scene.Object("ball", "red", motion="slide right", reach=3.0, period=6.5),))
+    place = motion.position(one.objects[0], seconds(5.83, 6.08))[:, 0]
+    assert place[1] > place[0]
+    assert ("motion", (0, "slide right")) in world.facts(one, 5.83, 0.25)
+
+
 def test_stages():
     first = [world.sample_scene(seed, stage="S1") for seed in range(20)]
     assert all(one.camera.kind == "static" and sum(b.motion != "still" for b in one.objects) <= 1 for one in first)

@@ -275,10 +275,13 @@ class Shard:
         return Strides().frames(self.cuts[shot - 1]) if shot else 0
 
     def span(self, cells: list[int], shot: int = 0) -> tuple[float, float]:
-        """Seconds of a shot's scene at which the first and the last of some cells end; 0, 0 without any."""
-        inside = [Strides.time * cell / self.fps for cell in cells if self.shot_of(cell) == shot]
+        """Seconds of a shot's scene at which the first and the last of some cells end; of a lone cell of a cut clip those of its own
+        frames, as the shot may end with it; 0, 0 without any."""
         first = self.first_frame(shot) / self.fps
-        return (self.begin + max(0.0, inside[0] - first), self.begin + max(0.0, inside[-1] - first)) if inside else (0.0, 0.0)
+        inside = [max(0.0, Strides.time * cell / self.fps - first) for cell in cells if self.shot_of(cell) == shot]
+        if self.cuts and len(inside) == 1:
+            inside.insert(0, max(0.0, inside[0] - Strides.time / self.fps))
+        return (self.begin + inside[0], self.begin + inside[-1]) if inside else (0.0, 0.0)
 
 
 def write_shard(path: Path, shard: Shard) -> None:

@@ -109,6 +109,13 @@ def test_a_cell_is_asked_about_its_middle_and_a_shot_about_its_own_time():
     assert moments(shard, made) == [(0, 0.0), (0, 2.5 / 4), (1, 1.5 / 4), (1, 1 / 4)]
 
 
+def test_a_lone_cell_is_told_for_no_longer_than_its_shot():
+    shard = shard_of([[sample_scene(0)] * 2], 9, cuts=(5,))  # frames 17 and later are the second shot's
+    assert shard.span([3, 4], 0) == (1.5, 2.0) and shard.span([0, 4], 0) == (0.0, 2.0)
+    assert shard.span([4, 5], 0) == (1.5, 2.0) and shard.span([4, 5], 1) == (0.0, 0.375)
+    assert shard.span([4], 1) == (0.0, 0.0) == shard_of([[sample_scene(0)]], 1).span([0])
+
+
 def test_written_captions_have_nobody_to_ask_for():
     assert who_is_where([[("a dog",)]], [(0, 0.0)], 2, 2) is None
     assert who_is_where([[sample_scene(0)]], [(0, 0.0), (0, 1.0)], 2, 3).shape == (1, 2, 2, 3, FIELDS)

@@ -8,7 +8,7 @@ import torch
 from . import camera as cameras
 from .events import events
 from .layout import GAP, IN_VIEW
-from .motion import positions
+from .motion import places_and_tips
 from .parts import COVER_SECONDS
 from .scene import CAMERAS, COLOURS, PLACES, SHAPES, STORY_CAMERAS, TIMES_OF_DAY, WALLS, Camera, Object, Scene, Wall, is_held_out
 from .sight import boxes, sight, wall_faces
@@ -225,7 +225,7 @@ def _fits(scene: Scene, wanted: list[str]) -> bool:
 
 def _room_at_start(scene: Scene) -> bool:
     """A quick look before anything is simulated."""
-    spots = [(o.x, o.z, o.clearance + (0.2 if o.change == "cover" else 0.0)) for o in scene.objects if not o.motion.startswith("leave")]
+    spots = [(o.x, o.z, _footprint(o)) for o in scene.objects if not o.motion.startswith("leave")]
     for i, (x, z, r) in enumerate(spots):
         if abs(x) + r > IN_VIEW * (cameras.DISTANCE - z) and scene.camera.kind != "follow":
             return False
@@ -234,8 +234,14 @@ def _room_at_start(scene: Scene) -> bool:
     return True
 
 
+def _footprint(body: Object) -> float:
+    """Radius of the ground that a body needs, with room for a cover if it gets one."""
+    return body.clearance + (0.2 if body.change == "cover" else 0.0)
+
+
 def _apart(scene: Scene) -> bool:
-    place = positions(scene, TIMES)[..., ::2]  # T K 2
+    place, tip = places_and_tips(scene, TIMES)
+    place, lies = place[..., ::2], tip[-1].abs() > 1.0  # T K 2, K
     bodies = scene.objects
     for i, a in enumerate(bodies):
         for b, other in zip(range(i), bodies, strict=False):
@@ -243,13 +249,22 @@ def _apart(scene: Scene) -> bool:
                 if abs(a.z - other.z) < 0.01 or abs(a.z - other.z) > a.clearance + other.clearance + GAP:
                     continue  # physics keeps them apart
                 return False
-            wide = sum(o.clearance + (0.2 if o.change == "cover" else 0.0) for o in (a, other))
-            if (place[:, i] - place[:, b]).norm(dim=-1).min().item() < wide + GAP:
+            if (place[:, i] - place[:, b]).norm(dim=-1).min().item() < _footprint(a) + _footprint(other) + GAP:
                 return False
         for wall in scene.walls:
             away = (place[:, i, 1] - wall.z).abs() - wall.thickness / 2 - a.clearance
             beside = (place[:, i, 0] - wall.x).abs() - wall.width / 2 - a.clearance
             if torch.maximum(away, beside).min().item() < GAP:
+                return False
+    for i in lies.nonzero()[:, 0].tolist():  # where it lies is not where it stood
+        a, half = bodies[i], bodies[i].height / 2
+        x = place[-1, i, 0] + tip[-1, i].sign() * (a.radius + half)
+        for wall in scene.walls:
+            if abs(x - wall.x) < half + wall.width / 2 + GAP and abs(a.z - wall.z) < a.radius + wall.thickness / 2 + GAP:
+                return False
+        for b, other in enumerate(bodies):
+            away = torch.maximum((place[:, b, 0] - x).abs() - half, (place[:, b, 1] - a.z).abs() - a.radius).min().item()
+            if not takes_part(other) and away < _footprint(other) + GAP:
                 return False
     return True
 

@@ -141,6 +141,18 @@ def test_what_is_knocked_over_stays_down():
         assert (event.body, "down") in lasting(one, 60.0)
 
 
+@pytest.mark.parametrize("way", [-1, 1])
+@pytest.mark.parametrize("neighbour", ["wall", "lamp"])
+def test_nothing_lies_in_what_stands_beside_it(way, neighbour):
+    side = "right" if way > 0 else "left"
+    struck = scene.Object("cylinder", "white", "small", x=-1.2 * way, z=-0.07)
+    cast = [scene.Object("ball", "purple", "small", f"launch {side}", x=-2.2 * way, z=-0.07, begin=0.6, speed=3.3), struck]
+    for x, ends in ((-0.3 * way, False), (1.5 * way, True)):  # where it falls, and far from there
+        bodies = [*cast, scene.Object("lamp", "red", "small", x=x, z=-0.1)] if neighbour == "lamp" else cast
+        walls = (scene.Wall(x, -0.35, 0.8, 1.4),) if neighbour == "wall" else ()
+        assert stories._apart(world.Scene(tuple(bodies), walls=walls)) == ends
+
+
 def test_bodies_keep_apart():
     times = torch.arange(0.0, 60.0, 0.071, dtype=torch.float64)
     for one in STORIES:

@@ -16,9 +16,17 @@ from torch import Tensor, nn
 
 from ..world import COLOURS, MOTIONS, SHAPES, SIZES, STORY_MOTIONS, STORY_SHAPES, Scene
 from ..world.camera import pose, project, tangents
-from ..world.sight import boxes, sight, surroundings, wall_faces
+from ..world.events import LASTING, lasting
+from ..world.scene import WALLS
+from ..world.sight import boxes, cover_boxes, sight, surroundings, wall_faces
 
-ASKED = {"shape": (*SHAPES, *STORY_SHAPES), "colour": COLOURS, "size": SIZES, "motion": (*MOTIONS, *STORY_MOTIONS)}
+ASKED = {
+    "shape": (*SHAPES, *STORY_SHAPES, "wall", "cover"),
+    "colour": (*COLOURS, *WALLS),  # covers are grey
+    "size": SIZES,
+    "motion": (*MOTIONS, *STORY_MOTIONS),
+    "state": tuple(LASTING.values()),
+}
 ANSWERS = [1 + len(words) for words in ASKED.values()]  # 0 is nobody
 FIELDS = len(ASKED) + 2  # and the two coordinates of where it goes
 COVERED = 0.3  # share of a token, or of a body smaller than one, that makes the body the token's
@@ -31,19 +39,17 @@ def standing(scene: Scene, seconds: Sequence[float], height: int, width: int) ->
     """Who is at each token of a scene's pictures: [T, height, width, FIELDS].
 
     One number for each of ASKED, 0 where there is nobody; then how far the body, or what else is seen there, goes in a second, across and
-    down, in half the short side of the picture. Of several bodies and walls the nearest counts; who is under a cover does not.
+    down, in half the short side of the picture. Walls and covers are there as bodies are, and the nearest counts.
 
     Args:
         seconds: T moments of the scene. height, width: of the picture, in tokens.
     """
     times = torch.tensor(seconds, dtype=torch.float64)
     begin, end = (times - STEP).clamp_min(0), times + STEP
-    all_boxes, distances = boxes(scene, torch.cat([times, begin, end]))
-    bodies, walls = len(scene.objects), len(scene.walls)
-    if walls:
-        faces, _, wall_distances = wall_faces(scene, torch.cat([times, begin, end]))
-        all_boxes, distances = torch.cat([all_boxes, faces], 1), torch.cat([distances, wall_distances], 1)
-    box, near = all_boxes[: len(times)], distances[: len(times)]  # T K 4, T K
+    three = torch.cat([times, begin, end])
+    kinds = [boxes(scene, three), cover_boxes(scene, three)] + ([wall_faces(scene, three)[::2]] if scene.walls else [])
+    all_boxes, distances = (torch.cat(of, 1) for of in zip(*kinds, strict=True))
+    box, near = all_boxes[: len(times)], distances[: len(times)]  # T K 4, T K: bodies, covers, walls
     middle = torch.stack((all_boxes[..., :2].sum(-1), -all_boxes[..., 2:].sum(-1)), -1) / 2
     _, before, after = middle.chunk(3)
     half = torch.tensor(tangents(width, height), dtype=torch.float64)
@@ -53,20 +59,32 @@ def standing(scene: Scene, seconds: Sequence[float], height: int, width: int) ->
     token = (across[1] - across[0]) * (down[1] - down[0])
     area = (box[..., 1] - box[..., 0]) * (box[..., 3] - box[..., 2])
     there = shared >= COVERED * area.clamp(max=token)[..., None, None]
-    there[:, bodies:] = shared[:, bodies:] >= WALLED * token
+    if scene.walls:  # a body beside one is seen in half of a token
+        there[:, -len(scene.walls) :] &= shared[:, -len(scene.walls) :] >= WALLED * token
     if scene.has_story:
         seen = sight(scene, times)
-        there[:, :bodies] &= ~(seen.hidden | seen.under)[..., None, None]
+        there[:, : len(scene.objects)] &= ~(seen.hidden | seen.under)[..., None, None]
     depth, first = torch.where(there, near[..., None, None], torch.inf).min(1)  # T h w
-    words = [[1 + names.index(getattr(body, kind)) for kind, names in ASKED.items()] for body in scene.objects]
-    words += [[0] * len(ASKED)] * walls
-    facts = torch.cat([torch.tensor(words, dtype=torch.float64).expand(len(times), -1, -1), speed], -1)  # T K FIELDS
+    facts = torch.cat([_words(scene, seconds).double(), speed], -1)  # T K FIELDS
     picked = facts.gather(1, first.flatten(1).unsqueeze(-1).expand(-1, -1, FIELDS)).view(*first.shape, FIELDS)
     points = surroundings(scene, times, width, height)
     (x, y, _), (u, v, _) = (project(pose(scene.camera, t, scene), points) for t in (begin, end))
     behind = torch.zeros_like(picked)
     behind[..., -2:] = (torch.stack((u - x, y - v), -1) / ((end - begin)[:, None, None] * half.min())).view(*first.shape, 2)
     return torch.where(depth.isfinite().unsqueeze(-1), picked, behind).float()
+
+
+def _words(scene: Scene, seconds: Sequence[float]) -> Tensor:
+    """The number of each of ASKED, for bodies, covers and walls at each moment: [T, K, len(ASKED)]."""
+    words = [[body.shape, body.colour, body.size, body.motion, ""] for body in scene.objects]
+    words += [["cover", "grey", "", "", ""] for body in scene.objects if body.change == "cover"]
+    words += [["wall", wall.colour, "", "", ""] for wall in scene.walls]
+    numbers = [[1 + names.index(word) if word else 0 for word, names in zip(row, ASKED.values(), strict=True)] for row in words]
+    told = torch.tensor(numbers).repeat(len(seconds), 1, 1)
+    for row, moment in zip(told, seconds, strict=True):
+        for i, state in lasting(scene, moment) if scene.has_story else ():
+            row[i, -1] = 1 + ASKED["state"].index(state)
+    return told
 
 
 def _overlap(edges: Tensor, low: Tensor, high: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from . import camera
 from .backdrop import to_ground, to_wall
 from .layout import corners
 from .motion import places_and_tips
-from .parts import covered
+from .parts import LIFT, cover_size, covered
 from .scene import Scene
 
 WIDE = camera.HALF_VIEW * 1.85  # out of a square picture is not yet out of a wide one (176x96)
@@ -22,9 +22,8 @@ def boxes(scene: Scene, times: Tensor) -> tuple[Tensor, Tensor]:
     found, near = [], []
     for i, body in enumerate(scene.objects):
         points = _tipped(corners(place[:, i], body.clearance, body.height), place[:, i], tip[:, i], body.radius)
-        across, up, depth = camera.project(view, points)
-        found.append(torch.stack((across.amin(1), across.amax(1), up.amin(1), up.amax(1)), -1))
-        near.append(depth.amin(1))
+        box, depth = _box(view, points)
+        found.append(box), near.append(depth)
     return torch.stack(found, 1), torch.stack(near, 1)
 
 
@@ -53,6 +52,25 @@ def wall_faces(scene: Scene, times: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         inner.append(torch.stack((a[:, left].amax(1), a[:, ~left].amin(1), u[:, low].amax(1), u[:, ~low].amin(1)), -1))
         near.append(depth.amin(1))
     return torch.stack(outer, 1), torch.stack(inner, 1), torch.stack(near, 1)
+
+
+def cover_boxes(scene: Scene, times: Tensor) -> tuple[Tensor, Tensor]:
+    """As `boxes`, of the covers that bodies get, [T, C, 4] and [T, C]; above the picture while they wait."""
+    view = camera.pose(scene.camera, times, scene)
+    place, _ = places_and_tips(scene, times)
+    found, near = [torch.empty(len(times), 0, 4, dtype=times.dtype)], [torch.empty(len(times), 0, dtype=times.dtype)]
+    for i, body in enumerate(scene.objects):
+        if body.change == "cover":
+            up = torch.tensor([0.0, 1.0, 0.0], dtype=times.dtype) * (LIFT * (1.0 - covered(body, times)))[:, None]
+            box, depth = _box(view, corners(place[:, i] + up, *cover_size(body)))
+            found.append(box[:, None]), near.append(depth[:, None])
+    return torch.cat(found, 1), torch.cat(near, 1)
+
+
+def _box(view: camera.Pose, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Left, right, bottom and top tangents [T, 4] of points [T, P, 3] in the picture, and the distance [T] of the nearest."""
+    across, up, depth = camera.project(view, points)
+    return torch.stack((across.amin(1), across.amax(1), up.amin(1), up.amax(1)), -1), depth.amin(1)
 
 
 class Sight(NamedTuple):

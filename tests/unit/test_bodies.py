@@ -16,9 +16,8 @@ from sora_pack.sora_core.world import COLOURS, SHAPES, Camera, Object, Scene, Wa
 
 def words_at(told: torch.Tensor) -> set[tuple[str, ...]]:
     """Everybody who is somewhere."""
-    return {
-        tuple(names[int(i) - 1] for names, i in zip(ASKED.values(), token[: len(ASKED)])) for token in told.view(-1, FIELDS) if token[0]
-    }
+    named = [("", *names) for names in ASKED.values()]
+    return {tuple(names[int(i)] for names, i in zip(named, token)) for token in told.view(-1, FIELDS) if token[0]}
 
 
 @pytest.mark.parametrize(("width", "height"), [(128, 128), (176, 96), (96, 176)])
@@ -39,7 +38,7 @@ def test_words_are_those_of_the_body_and_speed_is_that_of_the_picture():
     ball = Object("ball", "green", "large", "slide right", x=0.0, z=0.0, reach=3.0, period=4.0)
     cone = Object("cone", "red", "small", "still", x=-2.5, z=1.0)
     told = standing(Scene((ball, cone)), [1.0], 16, 16)[0]
-    assert words_at(told) == {("ball", "green", "large", "slide right"), ("cone", "red", "small", "still")}
+    assert words_at(told) == {("ball", "green", "large", "slide right", ""), ("cone", "red", "small", "still", "")}
     goes = told[told[..., 0] == 1 + SHAPES.index("ball")][:, -2:]
     before, after = (standing(Scene((ball,)), [t], 64, 64)[0, ..., 0].nonzero()[:, 1].float().mean() / 32 for t in (0.75, 1.25))
     assert (goes[:, 0] - 2 * (after - before)).abs().max() < 0.1 and goes[:, 1].abs().max() < 0.05
@@ -64,18 +63,18 @@ def test_the_ground_goes_where_the_pictures_of_it_go(kind, place):
 
 def test_the_nearest_body_counts_and_nobody_behind_a_wall():
     far, near = Object("cube", "blue", x=0.0, z=-3.0), Object("ball", "red", "large", x=0.0, z=1.5)
-    assert words_at(standing(Scene((far, near), camera=Camera(height=1.2)), [0.0], 16, 16)) >= {("ball", "red", "large", "still")}
+    assert words_at(standing(Scene((far, near), camera=Camera(height=1.2)), [0.0], 16, 16)) >= {("ball", "red", "large", "still", "")}
     middle = standing(Scene((far, near), camera=Camera(height=1.2)), [0.0], 16, 16)[0, 8, 8]
     assert middle[0] in (0, 1 + SHAPES.index("ball"))
     hidden = Object("ball", "red", "small", "roll left", x=0.0, z=-2.0)
-    assert words_at(standing(Scene((hidden,), walls=(Wall(0.0, 0.5, 9.0, 4.0),)), [0.0], 16, 16)) == set()
+    assert words_at(standing(Scene((hidden,), walls=(Wall(0.0, 0.5, 9.0, 4.0),)), [0.0], 16, 16)) == {("wall", "grey", "", "", "")}
 
 
 def test_who_is_half_behind_a_wall_is_only_beside_it():
     scene = Scene((Object("ball", "red", x=-1.0, z=-1.6),), walls=(Wall(-0.2, -0.35, 2.0, 1.8),))
     alone = Scene((Object("ball", "red", x=1e4),), walls=scene.walls)
     changed = (render(scene, [0.0], 128, 128).float() - render(alone, [0.0], 128, 128).float()).abs().amax(-1)[0] > 4
-    there = standing(scene, [0.0], 16, 16)[0, ..., 0] > 0
+    there = standing(scene, [0.0], 16, 16)[0, ..., 0] == 1 + SHAPES.index("ball")
     seen = nn.functional.avg_pool2d(changed.float()[None], 8)[0]
     assert there.any() and (seen[there] > 0).all() and not there[seen == 0].any()
 
@@ -90,6 +89,19 @@ def test_what_was_knocked_over_is_where_it_lies():
         columns = (moment[..., 0] == 1 + SHAPES.index("cylinder")).any(0).nonzero()[:, 0]
         assert abs(columns[0] * 8 - across[0]) <= 8 and abs(columns[-1] * 8 + 7 - across[-1]) <= 8
     assert (told[1][..., -2].abs() < 1).all() and (told[-1][..., -2:] == 0).all()
+    lying = ("cylinder", "blue", "normal", "still", "down")
+    assert lying in words_at(told[-1]) and lying not in words_at(told[0])
+
+
+def test_a_cover_comes_down_and_what_happened_stays_said():
+    cone = Object("cone", "red", change="cover", at=1.0, until=4.0)
+    lamp = Object("lamp", "blue", x=2.0, change="switch on", at=1.0)
+    before, half, under, after = standing(Scene((cone, lamp)), [0.5, 1.85, 3.0, 6.0], 24, 24)
+    here, shines, covers = ("cone", "red", "normal", "still", ""), ("lamp", "blue", "normal", "still", "on"), ("cover", "grey", "", "", "")
+    assert words_at(before) == {here, (*shines[:-1], "")} and words_at(after) == {here, shines}
+    assert words_at(half) == {here, shines, covers} and words_at(under) == {shines, covers}
+    falls = half[half[..., 0] == 1 + ASKED["shape"].index("cover")][:, -2:]
+    assert (falls[:, 1] > 1).all() and (falls[:, 0].abs() < 0.1).all()
 
 
 def shard_of(scenes: list, cells: int, fps: float = 8.0, cuts: tuple = (), guides: tuple = ()) -> Shard:

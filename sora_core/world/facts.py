@@ -113,26 +113,33 @@ def _motions(scene: Scene, times: torch.Tensor) -> list[tuple[int, str]]:
     """(object, word) for all that does one thing throughout; what happens to the others is told as events."""
     place, tip = places_and_tips(scene, times)
     box, near = boxes(scene, times)
-    across = box[..., :2].mean(-1)
-    found = []
-    for i, body in enumerate(scene.objects):
-        path, ways = place[:, i], place[:, i, 0].diff()
-        if body.motion in ("bounce", "circle"):
-            found.append((i, body.motion))
-        elif (path.amax(0) - path.amin(0)).max() < 0.01 and not tip[:, i].any():
-            found.append((i, "still"))
-        elif body.motion == "come closer" and ((steps := near[:, i].diff()) < 0).all() | (steps > 0).all():
-            if abs(near[-1, i] - near[0, i]) > 0.6:
-                found.append((i, "come closer" if steps[0] < 0 else "move away"))
-        elif body.motion == "fall" or tip[:, i].any() or body.motion.startswith(("leave", "come")):
-            continue
-        elif (ways >= -1e-9).all() or (ways <= 1e-9).all():
-            way = 1.0 if path[-1, 0] > path[0, 0] else -1.0
-            seen = (across[-1, i] - across[0, i]).item() * way
-            if abs(path[-1, 0] - path[0, 0]) > 0.6 and (scene.camera.kind == "follow" or seen > 0.5 * MIN_SLIDE):
-                how = "roll" if body.shape == "ball" and not body.motion.startswith("slide") else "slide"
-                found.append((i, f"{how} {'right' if way > 0 else 'left'}"))
-    return found
+    across, tipped, followed = box[..., :2].mean(-1), tip.any(0).tolist(), scene.camera.kind == "follow"
+    bodies = enumerate(scene.objects)
+    words = [(i, _does(body, place[:, i], tipped[i], across[:, i], near[:, i], followed)) for i, body in bodies]
+    return [(i, word) for i, word in words if word]
+
+
+def _does(body: Object, path: torch.Tensor, tipped: bool, across: torch.Tensor, near: torch.Tensor, followed: bool) -> str:
+    """What a body does all along its path [T, 3], "" where no one word is true. across, near [T]: where the picture shows it, and how far
+    away it is."""
+    if body.motion in ("bounce", "circle"):
+        return body.motion
+    if tipped or (path.amax(0) - path.amin(0)).max() < 0.01:
+        return "" if tipped else "still"
+    if body.motion == "fall" or body.motion.startswith("leave"):
+        return ""
+    if body.motion == "come closer":
+        steps = near.diff()
+        one_way = bool((steps < 0).all() or (steps > 0).all())
+        return ("come closer" if steps[0] < 0 else "move away") if one_way and abs(near[-1] - near[0]) > 0.6 else ""
+    steps = path[:, 0].diff()
+    if (steps < -1e-9).any() and (steps > 1e-9).any():
+        return ""
+    way = 1.0 if path[-1, 0] > path[0, 0] else -1.0
+    if abs(path[-1, 0] - path[0, 0]) <= 0.6 or not (followed or (across[-1] - across[0]).item() * way > 0.5 * MIN_SLIDE):
+        return ""
+    how = "roll" if body.shape == "ball" and not body.motion.startswith("slide") else "slide"
+    return f"{how} {'right' if way > 0 else 'left'}"
 
 
 def _sides(scene: Scene, times: torch.Tensor, steady: list[int]) -> list[Fact]:

@@ -6,6 +6,7 @@ import torch
 
 from .motion import places_and_tips, spin
 from .scene import Object, Scene
+from .simulation import LAUNCHES
 from .solids import profile
 
 SURFACE = {  # display colours, as far apart as eight can be in any of the three lights
@@ -30,7 +31,7 @@ LIFT, COVER_SECONDS = 9.0, 1.1  # how high above the ground a cover waits, out o
 AWAY = 1e3  # a cover that waits casts no shadow into the picture
 BITE = (0.72, 0.22, 0.66, 0.66)  # middle on the unit ball, towards the camera; radius
 BITE_SECONDS = SWITCH_SECONDS = 0.2
-MARKED = ("roll left", "roll right", "launch left", "launch right")
+MARKED = ("roll left", "roll right", *LAUNCHES)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from .scene import Object
 STEP = 1 / 120
 SECONDS = 12.0  # everything rests long before
 GRAVITY = 6.0  # units a second squared: a normal ball falls its own height in 0.7 s
-DYNAMIC = ("launch left", "launch right", "fall")
+LAUNCHES = ("launch left", "launch right")
+DYNAMIC = (*LAUNCHES, "fall")
 ROLLING, SLIDING = 0.1, 0.35  # friction, as shares of the weight
 BALLS, OTHERS, GROUND = 0.9, 0.05, 0.45  # restitution
 REST_SPEED = 0.35  # a bounce slower than this ends

@@ -12,7 +12,7 @@ from .motion import places_and_tips
 from .parts import COVER_SECONDS
 from .scene import CAMERAS, COLOURS, PLACES, SHAPES, STORY_CAMERAS, TIMES_OF_DAY, WALLS, Camera, Object, Scene, Wall, is_held_out
 from .sight import boxes, sight, wall_faces
-from .simulation import takes_part
+from .simulation import LAUNCHES, takes_part
 
 CLIP = 5.0  # seconds in which all that is wanted happens
 FIRST, SECOND = (0.6, 1.3), (2.7, 3.3)  # when the first and the second act begin
@@ -245,7 +245,7 @@ def _apart(scene: Scene) -> bool:
     bodies = scene.objects
     for i, a in enumerate(bodies):
         for b, other in zip(range(i), bodies, strict=False):
-            if takes_part(a) and takes_part(other) and any(o.motion in ("launch left", "launch right") for o in (a, other)):
+            if takes_part(a) and takes_part(other) and any(o.motion in LAUNCHES for o in (a, other)):
                 if abs(a.z - other.z) < 0.01 or abs(a.z - other.z) > a.clearance + other.clearance + GAP:
                     continue  # physics keeps them apart
                 return False

@@ -30,7 +30,7 @@ ASKED = {
 ANSWERS = [1 + len(words) for words in ASKED.values()]  # 0 is nobody
 FIELDS = len(ASKED) + 2  # and the two coordinates of where it goes
 COVERED = 0.3  # share of a token, or of a body smaller than one, that makes the body the token's
-WALLED = 0.5  # share of a token that makes it a wall's
+WALLED = 0.5  # that of a token which makes it a wall's
 STEP = 0.125  # seconds on either side of a moment, for its speed
 NOBODY = 0.1  # weight of a token with nobody in it: nine of ten are such
 
@@ -59,7 +59,7 @@ def standing(scene: Scene, seconds: Sequence[float], height: int, width: int) ->
     token = (across[1] - across[0]) * (down[1] - down[0])
     area = (box[..., 1] - box[..., 0]) * (box[..., 3] - box[..., 2])
     there = shared >= COVERED * area.clamp(max=token)[..., None, None]
-    if scene.walls:  # a body beside one is seen in half of a token
+    if scene.walls:  # where less of one is seen, what is beside it counts
         there[:, -len(scene.walls) :] &= shared[:, -len(scene.walls) :] >= WALLED * token
     if scene.has_story:
         seen = sight(scene, times)

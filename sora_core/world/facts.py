@@ -124,8 +124,10 @@ def _does(body: Object, path: torch.Tensor, tipped: bool, across: torch.Tensor, 
     away it is."""
     if body.motion in ("bounce", "circle"):
         return body.motion
-    if tipped or (path.amax(0) - path.amin(0)).max() < 0.01:
-        return "" if tipped else "still"
+    if tipped:
+        return ""
+    if (path.amax(0) - path.amin(0)).max() < 0.01:
+        return "still"
     if body.motion == "fall" or body.motion.startswith("leave"):
         return ""
     if body.motion == "come closer":

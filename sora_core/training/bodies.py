@@ -47,7 +47,11 @@ def standing(scene: Scene, seconds: Sequence[float], height: int, width: int) ->
     times = torch.tensor(seconds, dtype=torch.float64)
     begin, end = (times - STEP).clamp_min(0), times + STEP
     three = torch.cat([times, begin, end])
-    kinds = [boxes(scene, three), cover_boxes(scene, three)] + ([wall_faces(scene, three)[::2]] if scene.walls else [])
+    kinds = [boxes(scene, three)]
+    if any(body.change == "cover" for body in scene.objects):
+        kinds.append(cover_boxes(scene, three))
+    if scene.walls:
+        kinds.append(wall_faces(scene, three)[::2])
     all_boxes, distances = (torch.cat(of, 1) for of in zip(*kinds, strict=True))
     box, near = all_boxes[: len(times)], distances[: len(times)]  # T K 4, T K: bodies, covers, walls
     middle = torch.stack((all_boxes[..., :2].sum(-1), -all_boxes[..., 2:].sum(-1)), -1) / 2

@@ -11,13 +11,13 @@ from .camera import ZOOM_SECONDS
 from .events import events, lasting
 from .layout import MIN_SLIDE, always_left_of
 from .motion import LEG_START, places_and_tips
-from .scene import CAMERAS, Camera, Object, Scene
+from .scene import CAMERAS, Object, Scene
 from .sight import boxes, sight
 
 TURN_SLACK = 0.3  # seconds beyond a turning point that nobody sees, as the turn is slow
 LEAST_ZOOM = 0.035  # of all its way in a second, which is 2 % of the distance: slower, and it is not seen
 LEAST_MOVEMENT = 0.8  # seconds of a camera movement that are worth a word, before or after a change
-LEAST_FOLLOWING = 0.1  # of the way of a camera that follows
+LEAST_FOLLOWING = 0.1  # that a camera which follows goes to the side: less, and it stands
 OPPOSITE = {"slide left": "slide right", "slide right": "slide left", "come closer": "move away"}
 BOTH_WAYS = {"slide left": "slide back and forth", "slide right": "slide back and forth", "come closer": "come and go"}
 SIDES = {"orbit": ("right", "left"), "pan": ("right", "left"), "tilt": ("up", "down")}  # of a leg out and a leg back, when sense is +1
@@ -47,7 +47,7 @@ def facts(scene: Scene, start: float = 0.0, seconds: float = 5.0) -> list[Fact]:
             if i != j and always_left_of(scene, i, j):
                 found.append(Fact("left of", (i, j)))
     found += [Fact("place", scene.place), Fact("time of day", scene.time_of_day)]
-    kind, direction = _movement(scene.camera, start, seconds)
+    kind, direction = _movement(scene, start, seconds)
     found.append(Fact("camera", kind))
     if direction is not None:
         found.append(Fact("camera direction", direction))
@@ -72,8 +72,9 @@ def _motion(body: Object, start: float, seconds: float) -> str:
     return body.motion if leg > 0 else OPPOSITE[body.motion] if leg < 0 else BOTH_WAYS[body.motion]
 
 
-def _movement(camera: Camera, start: float, seconds: float) -> tuple[str, str | None]:
-    """(kind, direction) of the first movement of a camera in a window; None where it goes both ways or none."""
+def _movement(scene: Scene, start: float, seconds: float) -> tuple[str, str | None]:
+    """(kind, direction) of the first movement of the camera in a window; None where it goes both ways or none."""
+    camera = scene.camera
     if camera.kind in SIDES:
         leg = _leg(start, seconds, camera.period) * camera.sense
         return camera.kind, {1: SIDES[camera.kind][0], -1: SIDES[camera.kind][1], 0: None}[leg]
@@ -81,6 +82,10 @@ def _movement(camera: Camera, start: float, seconds: float) -> tuple[str, str | 
         way = math.tanh((start + seconds) / ZOOM_SECONDS) - math.tanh(start / ZOOM_SECONDS)
         if way < LEAST_ZOOM * seconds:
             return "static", None  # the push has all but ended
+    if camera.kind == "follow":
+        eye = cameras.pose(camera, torch.linspace(start, start + seconds, 9, dtype=torch.float64), scene).eye[:, 0]
+        if eye.amax() - eye.amin() < LEAST_FOLLOWING:
+            return "static", None
     return camera.kind, None
 
 
@@ -157,12 +162,11 @@ def _cameras(scene: Scene, start: float, seconds: float) -> list[Fact]:
     change, end = (camera.change_at if camera.then else float("inf")), start + seconds
     spans = []
     if min(change, end) - start >= LEAST_MOVEMENT or change >= end:
-        length = min(change, end) - start
-        follows = camera.kind != "follow" or _goes(scene, start, length) > LEAST_FOLLOWING
-        spans.append(_movement(camera, start, length) if follows else ("static", None))
+        spans.append(_movement(scene, start, min(change, end) - start))
     if end - change >= LEAST_MOVEMENT or (change <= start and not spans):
         begin = max(0.0, start - change)
-        spans.append(_movement(replace(camera, kind=camera.then, then=""), begin, end - change - begin))
+        after = replace(scene, camera=replace(camera, kind=camera.then, then=""))
+        spans.append(_movement(after, begin, end - change - begin))
     if start < change < end and spans == [("static", None)]:
         return []
     if len(spans) == 2 and spans[0] == spans[1]:
@@ -173,9 +177,3 @@ def _cameras(scene: Scene, start: float, seconds: float) -> list[Fact]:
         if direction is not None:
             found.append(Fact(f"{label} direction", direction))
     return found
-
-
-def _goes(scene: Scene, start: float, seconds: float) -> float:
-    """How far the camera goes to the side."""
-    eye = cameras.pose(scene.camera, torch.linspace(start, start + seconds, 9, dtype=torch.float64), scene).eye[:, 0]
-    return (eye.amax() - eye.amin()).item()

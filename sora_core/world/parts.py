@@ -70,16 +70,15 @@ def _body(body: Object, place: torch.Tensor, tip: torch.Tensor, times: torch.Ten
     if body.shape == "apple":
         made.append(_post(0.1 * body.radius, 0.5 * body.radius, place, 0.93 * body.height, "leaf"))
     if body.change == "cover":
-        made.append(_cover(body, place, times))
+        made.append(cover(body, place, times))
     return made
 
 
 def _solid(body: Object, place: torch.Tensor, tip: torch.Tensor, times: torch.Tensor) -> Part:
     kind = BOX if body.shape == "cube" else ROUND
     more = {}
-    if tip.any():  # it turns about the edge of its foot
-        kind, side = TIPPED, torch.sign(tip) * body.radius
-        place = place + torch.stack((side * (1 - torch.cos(tip)), side * torch.sin(tip), torch.zeros_like(tip)), -1)
+    if tip.any():
+        kind, place = TIPPED, tipped_base(place, tip, body.radius)
         more["tip"] = tip
     if body.shape == "ball" and body.motion in MARKED:
         more["spin"] = spin(body, place)
@@ -87,6 +86,12 @@ def _solid(body: Object, place: torch.Tensor, tip: torch.Tensor, times: torch.Te
         more["bite"] = done(times, body.at, BITE_SECONDS)
     half = (body.radius, body.radius)
     return Part(kind, half, body.height, profile(body), body.colour, GLOSS[body.shape], place, body.turn, **more)
+
+
+def tipped_base(place: torch.Tensor, tip: torch.Tensor, radius: float) -> torch.Tensor:
+    """[T, 3]: where the middle of an underside is when the body turns by angles [T] about the edge of its foot."""
+    side = torch.sign(tip) * radius
+    return place + torch.stack((side * (1 - torch.cos(tip)), side * torch.sin(tip), torch.zeros_like(tip)), -1)
 
 
 def done(times: torch.Tensor, at: float, seconds: float) -> torch.Tensor:
@@ -124,7 +129,8 @@ def covered(body: Object, times: torch.Tensor) -> torch.Tensor:
     return down - done(times, body.until, COVER_SECONDS) if body.until else down
 
 
-def _cover(body: Object, foot: torch.Tensor, times: torch.Tensor) -> Part:
+def cover(body: Object, foot: torch.Tensor, times: torch.Tensor) -> Part:
+    """What comes down over a body that is to be covered."""
     over = covered(body, times)
     height = torch.where(over > 0.0, LIFT * (1.0 - over), AWAY)
     base = foot + torch.stack((torch.zeros_like(height), height, torch.zeros_like(height)), -1)

@@ -9,8 +9,8 @@ from . import camera
 from .backdrop import to_ground, to_wall
 from .layout import corners
 from .motion import places_and_tips
-from .parts import LIFT, cover_size, covered
-from .scene import Scene
+from .parts import cover, covered, tipped_base
+from .scene import Object, Scene
 
 WIDE = camera.HALF_VIEW * 1.85  # out of a square picture is not yet out of a wide one (176x96)
 
@@ -19,21 +19,20 @@ def boxes(scene: Scene, times: Tensor) -> tuple[Tensor, Tensor]:
     """([T, K, 4] left, right, bottom and top tangents of every body in the picture, [T, K] distances of the nearest points)."""
     view = camera.pose(scene.camera, times, scene)
     place, tip = places_and_tips(scene, times)
-    found, near = [], []
-    for i, body in enumerate(scene.objects):
-        points = _tipped(corners(place[:, i], body.clearance, body.height), place[:, i], tip[:, i], body.radius)
-        box, depth = _box(view, points)
-        found.append(box), near.append(depth)
-    return torch.stack(found, 1), torch.stack(near, 1)
+    found = [_box(*camera.project(view, _corners(body, place[:, i], tip[:, i]))) for i, body in enumerate(scene.objects)]
+    return tuple(torch.stack(of, 1) for of in zip(*found, strict=True))
 
 
-def _tipped(points: Tensor, place: Tensor, tip: Tensor, radius: float) -> Tensor:
-    """Points [T, P, 3] of a body that stands at places [T, 3], turned by angles [T] about the edge of its foot, as parts.py turns it."""
-    edge = torch.sign(tip) * radius
-    edge = place + torch.stack((edge, torch.zeros_like(edge), torch.zeros_like(edge)), -1)
-    x, y, z = (points - edge[:, None]).unbind(-1)
+def _corners(body: Object, place: Tensor, tip: Tensor) -> Tensor:
+    """[T, 8, 3] corners of the box round a body that stands at places [T, 3], or is tipped by angles [T]."""
+    x, y, z = corners(torch.zeros(3, dtype=place.dtype), body.clearance, body.height).unbind(-1)
     cos, sin = torch.cos(tip)[:, None], torch.sin(tip)[:, None]
-    return edge[:, None] + torch.stack((cos * x + sin * y, cos * y - sin * x, z), -1)
+    return tipped_base(place, tip, body.radius)[:, None] + torch.stack((cos * x + sin * y, cos * y - sin * x, z.expand_as(cos * x)), -1)
+
+
+def _box(across: Tensor, up: Tensor, depth: Tensor) -> tuple[Tensor, Tensor]:
+    """Of points in the picture [T, P]: left, right, bottom and top [T, 4], and the distance of the nearest [T]."""
+    return torch.stack((across.amin(1), across.amax(1), up.amin(1), up.amax(1)), -1), depth.amin(1)
 
 
 def wall_faces(scene: Scene, times: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -45,32 +44,22 @@ def wall_faces(scene: Scene, times: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         half = torch.tensor([wall.width / 2, wall.height, wall.thickness / 2], dtype=times.dtype)
         unit = corners(torch.zeros(3, dtype=times.dtype), 1.0, 1.0)
         across, up, depth = camera.project(view, (foot + unit * half).expand(len(times), 8, 3))
-        outer.append(torch.stack((across.amin(1), across.amax(1), up.amin(1), up.amax(1)), -1))
+        box, nearest = _box(across, up, depth)
+        outer.append(box), near.append(nearest)
         front = unit[:, 2] > 0  # the face towards the camera is all that surely hides
         a, u = across[:, front], up[:, front]
         left, low = unit[front, 0] < 0, unit[front, 1] == 0
         inner.append(torch.stack((a[:, left].amax(1), a[:, ~left].amin(1), u[:, low].amax(1), u[:, ~low].amin(1)), -1))
-        near.append(depth.amin(1))
     return torch.stack(outer, 1), torch.stack(inner, 1), torch.stack(near, 1)
 
 
 def cover_boxes(scene: Scene, times: Tensor) -> tuple[Tensor, Tensor]:
-    """As `boxes`, of the covers that bodies get, [T, C, 4] and [T, C]; above the picture while they wait."""
+    """As `boxes`, of the covers of a scene that has any: [T, C, 4] and [T, C]; above the picture while they wait."""
     view = camera.pose(scene.camera, times, scene)
     place, _ = places_and_tips(scene, times)
-    found, near = [torch.empty(len(times), 0, 4, dtype=times.dtype)], [torch.empty(len(times), 0, dtype=times.dtype)]
-    for i, body in enumerate(scene.objects):
-        if body.change == "cover":
-            up = torch.tensor([0.0, 1.0, 0.0], dtype=times.dtype) * (LIFT * (1.0 - covered(body, times)))[:, None]
-            box, depth = _box(view, corners(place[:, i] + up, *cover_size(body)))
-            found.append(box[:, None]), near.append(depth[:, None])
-    return torch.cat(found, 1), torch.cat(near, 1)
-
-
-def _box(view: camera.Pose, points: Tensor) -> tuple[Tensor, Tensor]:
-    """Left, right, bottom and top tangents [T, 4] of points [T, P, 3] in the picture, and the distance [T] of the nearest."""
-    across, up, depth = camera.project(view, points)
-    return torch.stack((across.amin(1), across.amax(1), up.amin(1), up.amax(1)), -1), depth.amin(1)
+    covers = [cover(body, place[:, i], times) for i, body in enumerate(scene.objects) if body.change == "cover"]
+    found = [_box(*camera.project(view, corners(part.base, part.half[0], part.height))) for part in covers]
+    return tuple(torch.stack(of, 1) for of in zip(*found, strict=True))
 
 
 class Sight(NamedTuple):

@@ -28,7 +28,7 @@ from .report import Row, earlier, merged, table, write
 from .rows import ROWS
 from .studio import Studio
 
-WORST = 6  # clips on sheets
+FIRST, WORST = 4, 6  # clips on sheets
 
 
 def _arguments() -> argparse.Namespace:
@@ -42,7 +42,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--text", default="", help="text encoder file of this pack, for a model that names none")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="default all")
-    parser.add_argument("--prompts", type=int, help="of adherence; half of them also in Chinese, wide and tall; default 8, with --full 120")
+    parser.add_argument(
+        "--prompts",
+        type=int,
+        help="of adherence; half of them also in Chinese, wide and tall, half as many of S1; default 8, with --full 120",
+    )
     parser.add_argument("--clips", type=int, help="of each of the other rows, at most: --full --clips 12 lies between quick and full")
     parser.add_argument("--videos", type=int, help="of the rows of a minute; default 20 with --full, else none")
     parser.add_argument("--seconds", type=float, default=60.0, help="length of those videos, 10 or more")
@@ -67,10 +71,15 @@ def _say(words: str) -> None:
 
 
 def sections(bench: Bench, out: Path) -> dict[str, str]:
-    """Of the page: the clips of which least was found, made above rendered, with their words; and all minutes, a row each."""
+    """Of the page: the first clips of each stage, those of which least was found, and all minutes, a row each."""
     folder, made = out / "scorecard", {}
     folder.mkdir(parents=True, exist_ok=True)
     scores = [score for clips in bench.scores.values() for score in clips]
+    for (language, aspect, stage), clips in bench.scores.items():
+        if (language, aspect) == ("en", "1:1"):
+            contact_sheet(sum((clip.shown for clip in clips[:FIRST]), []), folder / f"{stage}.png", columns=MOMENTS)
+            told = " ".join(f"**{i}.** {clip.prompt}" for i, clip in enumerate(clips[:FIRST]))
+            made[f"The first clips of stage {stage}"] = f"What was made, and below it renders. {told}\n\n![clips](scorecard/{stage}.png)"
     lines = ["What was made, and below it a render of what was told. The observer missed what is named.", ""]
     for i, clip in enumerate(sorted(scores, key=lambda s: -len(s.missed) / len(s.facts))[:WORST]):
         contact_sheet(clip.shown, folder / f"worst{i}.png", columns=MOMENTS)
@@ -96,7 +105,8 @@ def score(args: argparse.Namespace) -> list[Row]:
     if args.clips:
         budget = budget.at_most(args.clips)
     if args.prompts:
-        budget = replace(budget, prompts=args.prompts, paired=max(1, args.prompts // 2))
+        half = max(1, args.prompts // 2)
+        budget = replace(budget, prompts=args.prompts, paired=half, first_stage=half)
     bench = Bench(studio, load_observer(), replace(budget, films=films, film_seconds=args.seconds), source, _say)
     model, out = {"file": Path(args.model).name, "hash": studio.model, "steps": args.steps, "guidance": args.guidance}, Path(args.out)
     part = set(args.rows) < set(ROWS)  # of the rows: they are added to those of the same model

@@ -15,9 +15,9 @@ from ..shapes import frames_for_seconds
 from ..video_file import evenly
 from ..world import Scene, caption, facts, render, sample_scene
 from .bench import SIZES, Bench
-from .intervals import bootstrap, mean, wilson
+from .intervals import wilson
 from .observer import Reading
-from .report import Row, share_row
+from .report import Row, mean_row, share_row
 
 KINDS = ("colour", "count", "place", "time of day", "shape", "size", "left of", "motion", "camera", "camera direction")
 BARS = {  # owed by the second edition
@@ -44,9 +44,9 @@ def told_apart(scene: Scene) -> bool:
     return len({body.colour for body in scene.objects}) == len(scene.objects)
 
 
-def scored_scenes(count: int, first_seed: int = FIRST_SEED) -> Iterator[Scene]:
-    """The first `count` scenes by seed with a held-out combination, their bodies told apart by colour."""
-    drawn = (sample_scene(seed, held_out=True) for seed in itertools.count(first_seed))
+def scored_scenes(count: int, first_seed: int = FIRST_SEED, stage: str = "S2") -> Iterator[Scene]:
+    """The first `count` scenes of a stage by seed with a held-out combination, their bodies told apart by colour."""
+    drawn = (sample_scene(seed, stage=stage, held_out=True) for seed in itertools.count(first_seed))
     return itertools.islice(filter(told_apart, drawn), count)
 
 
@@ -117,12 +117,12 @@ class Score:
         return [fact for fact in self.facts if not found(fact, self.reading)]
 
 
-def scored(bench: Bench, count: int, language: str = "en", aspect: str = "1:1") -> list[Score]:
+def scored(bench: Bench, count: int, language: str = "en", aspect: str = "1:1", stage: str = "S2") -> list[Score]:
     """Scored clips of the first `count` test prompts; made once."""
-    kept = bench.scores.setdefault((language, aspect), [])
+    kept = bench.scores.setdefault((language, aspect, stage), [])
     width, height = SIZES[aspect]
     shape = bench.studio.shape(width, height, frames_for_seconds(bench.budget.seconds, bench.studio.pipeline.header.native_fps))
-    for i, scene in enumerate(scored_scenes(count)):
+    for i, scene in enumerate(scored_scenes(count, stage=stage)):
         if i < len(kept):
             continue
         prompt = long_caption(scene, language, shape.seconds)
@@ -131,7 +131,7 @@ def scored(bench: Bench, count: int, language: str = "en", aspect: str = "1:1") 
         at = evenly(shape.frames, MOMENTS)
         said = told(scene, prompt, language, shape.seconds)
         kept.append(Score(prompt, said, [*frames[at], *renders[at]], *bench.observer.read([frames, renders])))
-        bench.say(f"{language} {aspect} clip {i + 1}/{count}")
+        bench.say(f"{stage} {language} {aspect} clip {i + 1}/{count}")
     return kept[:count]
 
 
@@ -145,15 +145,23 @@ def observer_rows(bench: Bench) -> Iterator[Row]:
 
 def adherence_rows(bench: Bench) -> Iterator[Row]:
     """Shares of caption facts found, by kind; the reference is what is found in renders of the same scenes."""
-    scores = scored(bench, bench.budget.prompts)
+    return _shares("prompt adherence", scored(bench, bench.budget.prompts))
+
+
+def first_stage_rows(bench: Bench) -> Iterator[Row]:
+    """The same of scenes in which one body moves at most and the camera stands."""
+    return _shares("prompt adherence, S1", scored(bench, bench.budget.first_stage, stage="S1"))
+
+
+def _shares(name: str, scores: list[Score]) -> Iterator[Row]:
     everything = [], []
     for kind in KINDS:
         pairs = [(found(f, s.reading), found(f, s.true_reading)) for s in scores for f in s.facts if f.kind == kind]
         if pairs:
             made, true = map(list, zip(*pairs))
             everything[0].extend(made), everything[1].extend(true)
-            yield share_row(f"prompt adherence: {kind}", made, BARS.get(kind), sum(true) / len(true))
-    yield share_row("prompt adherence: all", everything[0], None, sum(everything[1]) / len(everything[1]))
+            yield share_row(f"{name}: {kind}", made, BARS.get(kind), sum(true) / len(true))
+    yield share_row(f"{name}: all", everything[0], None, sum(everything[1]) / len(everything[1]))
 
 
 def paired_rows(bench: Bench) -> Iterator[Row]:
@@ -161,10 +169,8 @@ def paired_rows(bench: Bench) -> Iterator[Row]:
     count = bench.budget.paired
     plain = scored(bench, count)
     for name, language, aspect in (("Chinese - English", "zh", "1:1"), ("16:9 - 1:1", "en", "16:9"), ("9:16 - 1:1", "en", "9:16")):
-        differences, facts = [], 0
+        differences = []
         for one, other in zip(plain, scored(bench, count, language, aspect)):
             both = [f for f in one.facts if f in other.facts]
-            facts += len(both)
             differences.append(sum(found(f, other.reading) - found(f, one.reading) for f in both) / len(both))
-        low, high = bootstrap(differences)
-        yield Row(f"adherence, {name} ({count} pairs)", mean(differences), low, high, facts, "0 inside, or within 0.03", 0)
+        yield mean_row(f"adherence, {name}", differences, "0 inside, or within 0.03", 0)

@@ -18,7 +18,8 @@ class Budget:
     """How much of everything is measured.
 
     Args:
-        prompts: clips of prompt adherence, of `seconds` each; `paired` of them also in Chinese, wide and tall.
+        prompts: clips of prompt adherence, of `seconds` each; `paired` of them also in Chinese, wide and tall; `first_stage`
+            clips of stage S1.
         reconstructions: clips through the VAE; `minutes`: those of a minute.
         pictures, physics, surprise, heard, hidden, stories, filmed, orbits, shots: clips of the rows of that name, physics, surprise,
             hearing and filming for each kind.
@@ -30,6 +31,7 @@ class Budget:
 
     prompts: int
     paired: int
+    first_stage: int
     seconds: float = 2.0
     reconstructions: int = 4
     minutes: int = 3
@@ -54,9 +56,9 @@ class Budget:
 
 
 CLIPS = ("reconstructions", "minutes", "pictures", "physics", "surprise", "heard", "hidden", "stories", "filmed", "orbits", "shots", "long")
-QUICK = Budget(prompts=8, paired=4)
-FULL = Budget(prompts=120, paired=70, reconstructions=40, minutes=12, pictures=24, physics=40, surprise=25, heard=100, hidden=24,
-              stories=60, filmed=24, orbits=24, shots=40, long=20, films=20)  # fmt: skip
+QUICK = Budget(prompts=8, paired=4, first_stage=4)
+FULL = Budget(prompts=120, paired=70, first_stage=60, reconstructions=40, minutes=12, pictures=24, physics=40, surprise=25, heard=100,
+              hidden=24, stories=60, filmed=24, orbits=24, shots=40, long=20, films=20)  # fmt: skip
 
 
 @dataclass

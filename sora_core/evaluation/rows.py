@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from .adherence import adherence_rows, observer_rows, paired_rows
+from .adherence import adherence_rows, first_stage_rows, observer_rows, paired_rows
 from .bench import Bench
 from .cameras import camera_rows
 from .geometry import geometry_rows
@@ -34,6 +34,7 @@ ROWS: dict[str, Rows] = {
     "observer": observer_rows,
     "reconstruction": reconstruction_rows,
     "adherence": adherence_rows,
+    "first stage": first_stage_rows,
     "pairs": paired_rows,
     "hearing": hearing_rows,
     "stories": story_rows,

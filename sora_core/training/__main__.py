@@ -106,6 +106,16 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is no share: use a number from 0 to 1")
+    return share
+
+
 def _area(text: str) -> int:
     area = int(text)
     if area < LEAST_AREA:
@@ -134,6 +144,7 @@ def _add_settings(part: argparse.ArgumentParser, *, size: str, tokens: int, shee
     weights = "extra weight of places with something to see at the start and at the end"
     part.add_argument("--detail", type=float, nargs=2, default=Settings.detail, help=weights)
     part.add_argument("--asking", type=float, default=Settings.asking, help="weight of naming the bodies in the middle of the transformer")
+    part.add_argument("--words-alone", type=_share, default=Settings.words_alone, help="share of clips made without given frames")
     part.add_argument("--still-share", type=float, nargs=2, default=Settings.still_share, help="share of stills, likewise")
     part.add_argument("--reading-steps", type=_count, default=Settings.reading_steps, help="of the text encoder alone, before all else")
     part.add_argument("--start", default="", help="model file, or folder of an earlier run, to go on from")
@@ -201,7 +212,7 @@ def _bank(args: argparse.Namespace) -> None:
 def _settings(args: argparse.Namespace, **more):
     from .gpu import default_workers
 
-    names = ["size", "tokens", "asking", "optimizer", "muon_lr", "adam_lr", "decay", "reading_steps", "start", "vae", "text"]
+    names = ["size", "tokens", "asking", "words_alone", "optimizer", "muon_lr", "adam_lr", "decay", "reading_steps", "start", "vae", "text"]
     chosen = {name: getattr(args, name) for name in [*names, "sheets", "seed"]}
     curves = {name: tuple(getattr(args, name)) for name in ("still_share", "sigma_mean", "detail")}
     workers = default_workers() if args.workers < 0 else args.workers

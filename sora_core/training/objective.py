@@ -25,6 +25,9 @@ SIGMA_MEAN, SIGMA_STD = 0.9, 1.0  # of the logit: sampling with a shifted schedu
 REPEATS_STILL, REPEATS_CLIP = 4, 2  # of a record in a batch: reading a caption costs more than a still, so it serves several noises
 INDEPENDENT = 0.15  # share of batches with an own noise level for every cell
 TEXT_DROPOUT = 0.1
+TAILS = 0.5  # share of whole clips that lead to a known end, where their shard has some
+WORDS_ALONE = 0.38  # of the other clips, share of which everything is to be made
+GIVEN = {"first": 0.17, "beginning": 0.17, "end": 0.12, "both": 0.1, "any": 0.06}  # that of cells which others know
 LONG_CAPTIONS, MEDIUM_CAPTIONS = 0.9, 0.04  # the rest are short, as people type
 CHINESE = 0.25
 TYPOS = 0.1  # of short English captions
@@ -112,23 +115,24 @@ def choose_cells(shard: Shard, rng: np.random.Generator, most: int = 1000) -> li
     return [0, *sorted(1 + rng.choice(cells - 1, count - 1, replace=False))]
 
 
-def choose_unknown(batch: int, cells: list[int], rng: np.random.Generator) -> Tensor:
-    """What is to be made [B, F]: mostly everything; else all but the first cell, a beginning, an end, both ends, or any cells.
+def choose_unknown(batch: int, cells: list[int], rng: np.random.Generator, words_alone: float = WORDS_ALONE) -> Tensor:
+    """What is to be made [B, F]: everything, with the probability `words_alone`; else what GIVEN leaves.
 
     The leftmost cell of a window that does not begin with cell 0 is always known: a one-frame cell looks like no other.
     """
     unknown, length = torch.ones(batch, len(cells)), len(cells)
+    kinds = [words_alone, *(share * given_scale(words_alone) for share in GIVEN.values())]
     for row in unknown if length > 1 else ():
-        kind = rng.choice(6, p=(0.38, 0.17, 0.17, 0.12, 0.1, 0.06))
+        kind = ("none", *GIVEN)[rng.choice(len(kinds), p=kinds)]
         a, b = rng.integers(1, length), rng.integers(1, length)
-        if kind in (1, 2):
-            row[: 1 if kind == 1 else a] = 0
-        elif kind == 3:
+        if kind in ("first", "beginning"):
+            row[: 1 if kind == "first" else a] = 0
+        elif kind == "end":
             row[b:] = 0
-        elif kind == 4:
+        elif kind == "both":
             row[: min(a, b)] = 0
             row[max(a, b) + (a == b) :] = 0
-        elif kind == 5:
+        elif kind == "any":
             row[torch.from_numpy(rng.random(length) < 0.5)] = 0
         if cells[0] > 0:
             row[0] = 0
@@ -137,10 +141,19 @@ def choose_unknown(batch: int, cells: list[int], rng: np.random.Generator) -> Te
     return unknown
 
 
-def draw_batch(shard: Shard, tokens: int, native_fps: float, rng: np.random.Generator, sigma_mean: float = SIGMA_MEAN) -> TrainingBatch:
-    """Draws one batch of about `tokens` tokens at most from a shard; `sigma_mean` is that of the noise levels' logit.
+def given_scale(words_alone: float) -> float:
+    """How much likelier given cells are than where WORDS_ALONE of the clips have none."""
+    return (1 - words_alone) / (1 - WORDS_ALONE)
+
+
+def draw_batch(shard: Shard, tokens: int, native_fps: float, rng: np.random.Generator, sigma_mean: float = SIGMA_MEAN,
+               words_alone: float = WORDS_ALONE) -> TrainingBatch:  # fmt: skip
+    """Draws one batch of about `tokens` tokens at most from a shard.
 
     A shard of few records serves each of them more often, so that a step is as full as its budget allows.
+
+    Args:
+        sigma_mean: of the noise levels' logit. words_alone: share of clips without given cells.
     """
     per_cell = shard.latents.shape[3] // PATCH * (shard.latents.shape[4] // PATCH)
     cells = choose_cells(shard, rng, tokens // per_cell)
@@ -153,8 +166,8 @@ def draw_batch(shard: Shard, tokens: int, native_fps: float, rng: np.random.Gene
     spacing = native_fps / shard.fps
     latents = shard.latents[rows][:, :, cells].float()
     positions = torch.tensor(cells, dtype=torch.float32) * spacing
-    unknown = choose_unknown(len(rows), cells, rng)
-    if shard.tail is not None and len(cells) == shard.latents.shape[2] and rng.random() < 0.5:
+    unknown = choose_unknown(len(rows), cells, rng, words_alone)
+    if shard.tail is not None and len(cells) == shard.latents.shape[2] and rng.random() < TAILS * given_scale(words_alone):
         latents, unknown = join_tail(shard, latents, rows, unknown, rng)
     shots = [shard.shot_of(cell) for cell in cells] if shard.cuts else None
     made = TrainingBatch(latents, positions, unknown, draw_sigma(unknown, rng, sigma_mean), records, cells, shots)

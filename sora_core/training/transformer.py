@@ -33,7 +33,7 @@ from .feed import AHEAD, Prefetcher, to_async, workers
 from .group import ALONE, Group
 from .live import LiveBank
 from .lora import Adapter
-from .objective import LONG_CAPTIONS, SIGMA_MEAN, TrainingBatch, detail, draw_batch, moments, tell, to_tell
+from .objective import LONG_CAPTIONS, SIGMA_MEAN, WORDS_ALONE, TrainingBatch, detail, draw_batch, moments, tell, to_tell
 from .optim import Average, Optimizer
 from .run import Run
 from .sheet import Sheets
@@ -53,7 +53,8 @@ class Settings:
     `still_share`, `sigma_mean` and `detail` go linearly from their first to their second value over the run: pictures before clips; the
     words, which count at high noise, before outlines; bodies, which fill a tenth of a picture and most of a caption, more than all else.
     With the `optimizer` "adamw" the matrices are AdamW's too, in place of Muon's, at `adam_lr`.
-    `asking` is the weight of what the middle of the transformer answers about them (bodies.py).
+    `asking` is the weight of what the middle of the transformer answers about them (bodies.py), `words_alone` the share of clips that are
+    made without given cells.
     The last `decay` of the run lowers the learning rate. `start` is what to go on from: a model file with its companions, or the folder
     of an earlier run. Before anything else the text encoder reads for `reading_steps`. With a file, an empty `size` is that of the file;
     `vae` and `text` are files in place of the companions that it names, which a public Wan file does not; with no `start`, `text` is a
@@ -80,6 +81,7 @@ class Settings:
     sigma_mean: tuple[float, float] = (1.1, SIGMA_MEAN)
     detail: tuple[float, float] = (4.0, 4.0)
     asking: float = 0.1
+    words_alone: float = WORDS_ALONE
     reading_steps: int = 1200
     warmup: int = 50
     long_captions: float = LONG_CAPTIONS
@@ -280,7 +282,7 @@ def train_transformer(folder: str, bank: str | Bank | LiveBank, settings: Settin
         curves = (settings.still_share, settings.sigma_mean, settings.detail)
         still_share, sigma_mean, weight_of_detail = (a + (b - a) * share for a, b in curves)
         shard = choose_shard(bank, still_share, rng)
-        made = draw_batch(shard, settings.tokens, settings.native_fps, rng, sigma_mean)
+        made = draw_batch(shard, settings.tokens, settings.native_fps, rng, sigma_mean, settings.words_alone)
         seed = int(rng.integers(2**62))
         grid = tuple(side // PATCH for side in made.latents.shape[-2:])
         when = moments(shard, made) if asking else None

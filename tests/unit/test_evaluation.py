@@ -510,7 +510,7 @@ def test_a_scorecard_says_of_how_much_it_is(model, observer, tmp_path, monkeypat
     assert "films 3, film_seconds 12.0" in (tmp_path / "scorecard.md").read_text()
     program.score(Namespace(**arguments, prompts=24, guidance=2.0, folder=str(tmp_path), out=str(tmp_path)))
     said = json.loads((tmp_path / "scorecard.json").read_text())["model"]
-    assert (said["prompts"], said["paired"]) == (24, 12)
+    assert (said["prompts"], said["paired"], said["first_stage"]) == (24, 12, 12)
 
 
 def test_a_model_that_names_no_companions_is_measured_with_those_given(model, observer, tmp_path, monkeypatch):
@@ -555,7 +555,9 @@ def test_the_scorecard_of_a_tiny_model(model, observer, tmp_path, monkeypatch, c
     assert {f"prompt adherence: camera {kind}" for kind in STORY_CAMERAS} <= set(values)
     assert values["kept frames, largest difference"] == 0 and values["observer on renders: colour"] == 0.9
     assert all(np.isfinite(row["value"]) and (row["low"] is None or row["low"] <= row["high"]) for row in first["rows"])
-    assert list((tmp_path / "out" / "scorecard").glob("worst*.png"))
+    assert {"prompt adherence, S1: all", "adherence, 16:9 - 1:1"} <= set(values)
+    sheets = {path.stem for path in (tmp_path / "out" / "scorecard").glob("*.png")}
+    assert {"worst0", "S1", "S2", "takes"} <= sheets
     monkeypatch.setattr(Studio, "_make", lambda *_: pytest.fail("made again"))
     monkeypatch.setattr(sys, "argv", [*arguments[:8], "adherence", "drift", "--folder", str(tmp_path), "--out", str(tmp_path / "again")])
     program.main()

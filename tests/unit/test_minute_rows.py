@@ -160,7 +160,7 @@ def bench(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bench")
     model = write_tiny_model(folder)
     studio = Studio(Pipeline.load(model, torch.float32), folder / "films", steps=2)
-    return Bench(studio, None, Budget(prompts=1, paired=1, minute_side=32, films=1), {"path": str(model)})
+    return Bench(studio, None, Budget(prompts=1, paired=1, first_stage=1, minute_side=32, films=1), {"path": str(model)})
 
 
 def test_a_killed_run_is_compared_with_one_that_nobody_disturbed(bench, monkeypatch):

@@ -191,6 +191,20 @@ def test_batches_of_every_kind_occur(bank):
     assert max(guides) == 8 and {0, 1} <= guides, guides
 
 
+@pytest.mark.parametrize("words_alone", [0.0, objective.WORDS_ALONE, 0.7, 1.0])
+def test_so_many_clips_are_made_from_words_alone(words_alone):
+    rng, cells = np.random.default_rng(0), [0, 1, 2, 3, 4]
+    unknown = objective.choose_unknown(4000, cells, rng, words_alone)
+    assert abs(unknown.all(1).float().mean() - words_alone) < 0.03
+    assert words_alone == 1 or all((unknown[:, cell] == 0).any() for cell in cells), "the rest know cells anywhere"
+
+
+def test_from_words_alone_no_clip_leads_to_a_known_end(bank):
+    for seed in range(30):
+        made = draw_batch(bank.shards[1], 256, 8.0, np.random.default_rng(seed), words_alone=1.0)
+        assert made.unknown[:, 1 if made.cells[0] else 0 : len(made.cells)].all(), "but for the left edge of a window"
+
+
 def test_positions_follow_the_frame_rate(bank):
     shard = bank.shards[1]
     slow = draw_batch(shard, 256, 16.0, np.random.default_rng(3))

@@ -25,6 +25,13 @@ def moment_input(name: str, tooltip: str, default: float = 0.0):
     return io.Float.Input(name, default=default, min=0.0, max=LAST_SECOND, step=0.001, tooltip=tooltip)
 
 
+def no_moment(**moments: float | None) -> str:
+    """What is wrong with fields of `moment_input`, None where another node gives it; for `validate_inputs`, to which the host leaves the
+    limits of the fields that it names."""
+    wrong = [(name, moment) for name, moment in moments.items() if moment is not None and not 0 <= moment <= LAST_SECOND]
+    return next((f"{name} {moment:g} is no moment of a video: use 0 to {LAST_SECOND:g}" for name, moment in wrong), "")
+
+
 def rate_input(name: str, tooltip: str, **more):
     """Frames a second, where 0 stands for what the tooltip says."""
     return io.Float.Input(name, default=0.0, min=0.0, max=120.0, step=0.001, tooltip=tooltip, **more)

@@ -24,7 +24,7 @@ from ..sora_core.passes import known_cells
 from ..sora_core.shapes import VideoShape
 from ..sora_core.sound import cut_sound
 from ..sora_core.video_file import write_video
-from .canvas import LAST_SECOND, check_rate, moment_input, rate_input
+from .canvas import check_rate, moment_input, no_moment, rate_input
 from .costs import check_room
 from .given import KEY, Given, fps_of, given_of, restored, samples_of
 from .host_vae import VideoCoder, same_vae, strides_of
@@ -306,12 +306,9 @@ class SoraDecodeFrames(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, from_second=None, to_second=None):  # None where another node gives it
-        # The host leaves the limits of fields that are named here to this.
-        for name, moment in (("from_second", from_second), ("to_second", to_second)):
-            if moment is not None and not 0 <= moment <= LAST_SECOND:
-                return f"{name} {moment:g} is no moment of a video: use 0 to {LAST_SECOND:g}"
-        return out_of_order(from_second or 0.0, to_second or 0.0) or True
+    def validate_inputs(cls, from_second=None, to_second=None):
+        wrong = no_moment(from_second=from_second, to_second=to_second)
+        return wrong or out_of_order(from_second or 0.0, to_second or 0.0) or True
 
     @classmethod
     def execute(cls, vae, latent, from_second, to_second, seam, fps=0.0) -> io.NodeOutput:

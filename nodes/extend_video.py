@@ -9,11 +9,11 @@ from comfy_api.latest import io, ui
 from ..sora_core import verbs
 from ..sora_core.canvas import NEW, Canvas
 from ..sora_core.shapes import MAX_SECONDS, VideoShape
-from .canvas import made_and_kept, moment_input
+from .canvas import made_and_kept, moment_input, no_moment
 from .given import Given, Media
 from .host_vae import strides_of
 from .known import latent_of
-from .media import changes, conformed, fit_for, form_inputs, media_input, media_of, shape_for
+from .media import USUAL_FPS, changes, conformed, counted, fit_for, form_inputs, media_input, media_of, shape_for
 from .show import show_on_node
 
 FORWARD, BACKWARD, BOTH = "forward", "backward", "both"
@@ -25,8 +25,8 @@ FORWARD, BACKWARD, BOTH = "forward", "backward", "both"
 ROUNDED = "Rounded up to whole latent cells."
 
 
-def seconds_input(tooltip: str, name: str = "seconds", default: float = 2.0):
-    return io.Float.Input(name, default=default, min=0.0, max=MAX_SECONDS, step=0.001, tooltip=tooltip)
+def seconds_input(tooltip: str, name: str = "seconds", default: float = 2.0, least: float = 0.001):
+    return io.Float.Input(name, default=default, min=least, max=MAX_SECONDS, step=0.001, tooltip=tooltip)
 
 
 def context_input(more: str = ""):
@@ -42,15 +42,23 @@ def context_input(more: str = ""):
     )
 
 
-def schema(node_id: str, display_name: str, description: str, aliases: list[str], fields: list, on_context: str = "") -> io.Schema:
-    """What the four nodes have in common; `on_context` is said of that field beside what all say."""
+def schema(
+    node_id: str,
+    display_name: str,
+    description: str,
+    aliases: list[str],
+    fields: list,
+    on_context: str = "",
+    image_fps: str = USUAL_FPS,
+) -> io.Schema:
+    """What the four nodes have in common; `on_context` is said of that field beside what all say, `image_fps` as in `form_inputs`."""
     return io.Schema(
         node_id=node_id,
         display_name=display_name,
         category="Sora/canvas",
         description=description,
         search_aliases=aliases,
-        inputs=[io.Vae.Input("vae", tooltip="The VAE of the model."), *fields, *form_inputs(), context_input(on_context)],
+        inputs=[io.Vae.Input("vae", tooltip="The VAE of the model."), *fields, *form_inputs(image_fps), context_input(on_context)],
         outputs=[io.Latent.Output(tooltip="The canvas, for a sampler. Decoded, it is the whole video with the given frames untouched.")],
         hidden=[io.Hidden.prompt, io.Hidden.unique_id],
     )
@@ -91,7 +99,9 @@ class SoraExtend(io.ComfyNode):
             canvas = verbs.extend_backward(still, clip.frames, new, seen, clip.grid(0))
         elif direction == BOTH:
             canvas = verbs.extend_both(still, clip.frames, new, new, clip.grid(0))
-            lines.append(f"sees all {clip.frames} given frames, whatever the context: both sides lie on one canvas, with them between")
+            lines.append(
+                f"sees all of {counted(clip.frames, 'given frame')}, whatever the context: both sides lie on one canvas, with them between"
+            )
         else:
             raise ValueError(f"direction {direction!r} is not known: use {FORWARD}, {BACKWARD} or {BOTH}")
         return give_out(cls, vae, canvas, (clip,), lines)
@@ -104,7 +114,7 @@ class SoraFill(io.ComfyNode):
             media_input(),
             moment_input("from_second", "Where the part begins that is made anew, in seconds from the start.", 1.0),
             moment_input("to_second", "Where that part ends, in seconds from the start; 0 is the end of the video.", 2.0),
-            seconds_input(f"How long the new part is, in seconds; 0: as long as the old one. {ROUNDED}", "length", 0.0),
+            seconds_input(f"How long the new part is, in seconds; 0: as long as the old one. {ROUNDED}", "length", 0.0, 0.0),
         ]
         return schema(
             node_id="SoraFill",
@@ -113,6 +123,11 @@ class SoraFill(io.ComfyNode):
             aliases=["sora fill", "re-cut", "retake", "inpaint time", "replace part", "remove frames", "interpolate"],
             fields=fields,
         )
+
+    @classmethod
+    def validate_inputs(cls, from_second=None, to_second=None):
+        wrong = no_moment(from_second=from_second, to_second=to_second)
+        return wrong or (from_second is not None and no_gap(from_second, to_second or 0.0)) or True
 
     @classmethod
     def execute(
@@ -144,13 +159,14 @@ class SoraJoin(io.ComfyNode):
             description="Joins two videos by a bridge that leads from the end of the first to the start of the second.",
             aliases=["sora join", "blend", "transition", "merge videos", "stitch", "morph", "bridge"],
             fields=fields,
+            image_fps=f"{USUAL_FPS}, for next_video the rate of the first",
         )
 
     @classmethod
     def execute(cls, vae, video, next_video, seconds, size=None, fit="cover", fps=0.0, image_fps=0.0, context=2.0) -> io.NodeOutput:
         media, clip, still = take_in(cls, video, vae, size, fit, fps, image_fps)
         second = media_of(next_video, vae, image_fps, "next_video", cls.hidden, media.fps)
-        behind = conformed(second, still, fit)
+        behind = conformed(second, still, fit_for(size, fit) if second.size == media.size else fit)  # cut alike, or both scaled
         if clip.batch != behind.batch and 1 not in (clip.batch, behind.batch):
             raise ValueError(f"next_video: {behind.batch} videos for {clip.batch}: give 1 or {clip.batch}")
         new, seen = frames_in(seconds, still), cells_of(context, still)
@@ -200,6 +216,13 @@ def cells_of(context: float, still: VideoShape) -> int:
     return round(context * still.fps / still.strides.time)
 
 
+def no_gap(from_second: float, to_second: float) -> str:
+    """What is wrong with the moments of a gap whatever the video is; to 0 is the end."""
+    if not to_second or to_second > from_second:
+        return ""
+    return f"to_second {to_second:g} is not behind from_second {from_second:g}: use more, or 0 for the end"
+
+
 def gap(from_second: float, to_second: float, clip: Media) -> tuple[int, int]:
     """The frames start..end-1 between two moments; to 0 is the end. Raises ValueError naming the field."""
     length = clip.frames / clip.fps
@@ -208,8 +231,14 @@ def gap(from_second: float, to_second: float, clip: Media) -> tuple[int, int]:
         raise ValueError(f"from_second {from_second:g} is behind the end of the video: use less than {length:g}")
     if end > clip.frames:
         raise ValueError(f"to_second {to_second:g} is behind the end of the video: use at most {length:g}, or 0 for the end")
+    if wrong := no_gap(from_second, to_second):
+        raise ValueError(wrong)
     if end <= start:
-        raise ValueError(f"to_second {to_second:g} is not behind from_second {from_second:g}: use more, or 0 for the end")
+        raise ValueError(f"to_second {to_second:g} is the frame of from_second {from_second:g}: leave {1 / clip.fps:g} s between them")
+    if end - start == clip.frames:
+        raise ValueError(
+            f"from_second {from_second:g} to to_second {to_second:g} is the whole video, {length:g} s: leave a frame or more of it"
+        )
     return start, end
 
 

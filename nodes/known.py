@@ -123,10 +123,13 @@ def enlarged(latent: dict) -> dict:
     """A LATENT that the host's Latent Upscale has resized, with a canvas of its new size: what is given is fitted and encoded anew, from
     the media. Any other LATENT as it is."""
     given, samples = latent.get(KEY), samples_of(latent)
-    if not isinstance(given, Given) or given.samples is None or given.vae is None or given_of(latent) is not None:
+    if not isinstance(given, Given) or given_of(latent) is not None:
         return latent
     shape, (height, width) = given.canvas.shape, samples.shape[-2:]
-    if samples.shape[:3] != given.samples.shape[:3]:
+    canvas = replace(given.canvas, shape=replace(shape, width=width * shape.strides.space, height=height * shape.strides.space))
+    if given.samples is None and samples.shape[1:3] == shape.latent[:2]:  # nothing to be pasted: its time is all there is
+        return {**latent, KEY: replace(given, canvas=canvas)}
+    if given.samples is None or given.vae is None or samples.shape[:3] != given.samples.shape[:3]:
         return latent
     # Cells that are known in part only are mixed with their neighbours; where there are no others, all must be those of Sora Sampler.
     cells = sorted(known_cells(given.mask)) or list(range(shape.cells))
@@ -134,8 +137,6 @@ def enlarged(latent: dict) -> dict:
     resized = (comfy.utils.common_upscale(known, width, height, method, "disabled").to(found) for method in RESIZERS)
     if not any(alike(found, known) for known in resized):
         return latent
-    space = shape.strides.space
-    canvas = replace(given.canvas, shape=replace(shape, width=width * space, height=height * space))
     given = replace(given, canvas=canvas, sources=tuple(_at_size(media, canvas.shape) for media in given.sources))
     if given.own_mask is not None:
         given = replace(given, own_mask=comfy.utils.reshape_mask(given.own_mask, samples[:, :1].shape))

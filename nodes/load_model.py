@@ -114,8 +114,9 @@ def _header(path: Path, time_ns: int, size: int) -> ModelHeader | str:
 
 
 def _is_ours(name: str) -> bool:
+    path = folder_paths.get_full_path(KIND, name)  # None of a link to nowhere, which the host lists
     try:
-        return name.endswith(".safetensors") and bool(header_of_file(find(name)).text)
+        return path is not None and name.endswith(".safetensors") and bool(header_of_file(Path(path)).text)
     except (CheckpointError, OSError):
         return False
 

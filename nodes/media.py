@@ -36,6 +36,9 @@ AS_GIVEN = "as given"
 IMAGE_FPS = 8.0
 """Frames a second of an IMAGE that nothing else is said of: what the shipped model makes."""
 
+USUAL_FPS = f"{IMAGE_FPS:g}, of a LATENT what Sora Decode takes"
+"""What an image_fps of 0 stands for."""
+
 WINDOW = 2**28
 """Bytes of frames that are read from a file at once."""
 
@@ -217,7 +220,7 @@ def media_input(name: str = "video", tooltip: str = "The video: a VIDEO, the fra
     return io.MultiType.Input(name, types=[io.Video, io.Image, io.Latent], tooltip=tooltip)
 
 
-def image_fps_input(otherwise: str = f"{IMAGE_FPS:g}, of a LATENT what Sora Decode takes"):
+def image_fps_input(otherwise: str = USUAL_FPS):
     """`otherwise`: what 0 stands for."""
     tooltip = (
         f"Frames a second of a video that comes as IMAGE, or as a LATENT without a Sora canvas; 0: {otherwise}. Others bring their own."
@@ -225,8 +228,8 @@ def image_fps_input(otherwise: str = f"{IMAGE_FPS:g}, of a LATENT what Sora Deco
     return rate_input("image_fps", tooltip, optional=True, advanced=True)
 
 
-def form_inputs() -> list:
-    """The fields for size and rate of a canvas around a given video."""
+def form_inputs(image_fps: str = USUAL_FPS) -> list:
+    """The fields for size and rate of a canvas around a given video; `image_fps`: what 0 stands for there."""
     return [
         io.DynamicCombo.Input(
             "size",
@@ -237,7 +240,7 @@ def form_inputs() -> list:
         rate_input(
             "fps", "Frames a second of the result; 0: as given. At another rate each frame is the given one that is nearest in time."
         ),
-        image_fps_input(),
+        image_fps_input(image_fps),
     ]
 
 

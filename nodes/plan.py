@@ -9,7 +9,8 @@ from comfy_api.latest import io, ui
 
 from ..sora_core.plan import DISTANCE, KINDS, OVERLAP, PlanSettings, picture, summary
 from .costs import check_memory, costs
-from .given import KEY, given_of
+from .given import KEY, given_of, restored, without_stale_mask
+from .known import enlarged
 from .passes import plan_for
 from .place import with_shots
 from .sample_video import model_input, prepare
@@ -70,7 +71,7 @@ class SoraPlan(io.ComfyNode):
                 ),
             ],
             outputs=[io.Latent.Output(tooltip="The canvas with its plan, for Sora Sampler.")],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
             is_output_node=True,  # can be run alone, before anything is sampled
         )
 
@@ -84,6 +85,8 @@ class SoraPlan(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, latent, plan, window, overlap, distance, redo="", positive=None) -> io.NodeOutput:
+        latent, remarks = without_stale_mask(restored(latent, cls.hidden))
+        latent = enlarged(latent)
         given = given_of(latent)
         if given is None:
             raise ValueError("latent: this is no canvas any more: connect 'Sora Canvas' without a node between that changes it")
@@ -94,7 +97,7 @@ class SoraPlan(io.ComfyNode):
         planned, given = {**latent, KEY: replace(given, plan=settings)}, replace(given_of(seen), plan=settings)
         made = plan_for(model, positive, given, prepare(model, seen, NoNoise).known)
         check_memory(model, given, made, batch)
-        lines = [summary(made), *disagreement(given.canvas, shots), *costs(model, made, given, batch)]
+        lines = [summary(made), *remarks, *disagreement(given.canvas, shots), *costs(model, made, given, batch)]
         note = "\n".join([*lines, picture(made, len(made.passes))])
         show_on_node(cls, note)
         return io.NodeOutput(planned, ui=ui.PreviewText(note))

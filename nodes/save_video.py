@@ -19,8 +19,9 @@ from .media import even, media_of
 
 FORMATS = ("webm", "png", "mp4")
 DATE = re.compile(r"%date:([^%]*)%")
-DATE_PARTS = {"yyyy": "%Y", "yy": "%y", "MM": "%m", "dd": "%d", "hh": "%H", "mm": "%M", "ss": "%S"}
+DATE_PART = re.compile("yyyy|yy|MM?|dd?|hh?|mm?|ss?")
 """What the page fills in for ComfyUI's own savers, and only for those."""
+DATE_FIELDS = {"y": "year", "M": "month", "d": "day", "h": "hour", "m": "minute", "s": "second"}
 
 
 class SoraSave(io.ComfyNode):
@@ -94,10 +95,14 @@ def with_name(prefix: str) -> str:
 def dated(prefix: str) -> str:
     """A prefix with %date:...% filled in."""
 
-    def now(found: re.Match) -> str:
-        return datetime.now().strftime(re.sub("|".join(DATE_PARTS), lambda part: DATE_PARTS[part[0]], found[1]))
+    now = datetime.now()
 
-    return DATE.sub(now, prefix)
+    def number(part: re.Match) -> str:
+        """yyyy in full, else the last digits; one letter is a number without a zero before it."""
+        found = getattr(now, DATE_FIELDS[part[0][0]])
+        return f"{found % 100 if part[0] == 'yy' else found:0{len(part[0])}d}"
+
+    return DATE.sub(lambda found: DATE_PART.sub(number, found[1]), prefix)
 
 
 def tags_of(hidden) -> dict:

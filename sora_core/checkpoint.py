@@ -31,7 +31,14 @@ PREFIXES = ("model.diffusion_model.", "diffusion_model.")
 """Under which public single-file checkpoints keep the transformer."""
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-BITS = {"F64": 64, "I64": 64, "F32": 32, "I32": 32, "F16": 16, "BF16": 16, "I16": 16}  # all others are bytes
+BITS = {
+    **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
+    **dict.fromkeys(("F32", "I32", "U32"), 32),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 16),
+    **dict.fromkeys(("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 8),
+}
+"""Of the format's types; of one that is newer the size is not checked."""
+
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 
 # How files begin that are no safetensors, and what to say.
@@ -97,7 +104,7 @@ def read_layout(path: str | Path) -> tuple[dict[str, str], dict[str, TensorInfo]
         raise CheckpointError(f"{path.name} is torn: it ends inside its header, after {size:,} bytes; fetch it again")
     try:
         entries = json.loads(header)
-        metadata = entries.pop("__metadata__", {})
+        metadata = entries.pop("__metadata__", None) or {}
         tensors = {k: TensorInfo(e["dtype"], tuple(e["shape"]), e["data_offsets"][1]) for k, e in entries.items()}
         broken = next((k for k, e in entries.items() if not _fits(e)), None)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
@@ -112,7 +119,8 @@ def read_layout(path: str | Path) -> tuple[dict[str, str], dict[str, TensorInfo]
 
 def _fits(entry: dict) -> bool:
     begin, end = entry["data_offsets"]
-    return (end - begin) * 8 == math.prod(entry["shape"]) * BITS.get(entry["dtype"], 8)
+    bits = BITS.get(entry["dtype"])
+    return bits is None or (end - begin) * 8 == math.prod(entry["shape"]) * bits
 
 
 def read_header(path: str | Path) -> dict[str, str]:

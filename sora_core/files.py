@@ -8,6 +8,7 @@ import itertools
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,22 +17,33 @@ from uuid import uuid4
 
 from .config import UserError
 
+SHOWN = 32
+"""Letters of a name that are kept in that of an unfinished file."""
+
+WAITS = (0.1, 0.2, 0.4, 0.8)
+"""Seconds between attempts at a name."""
+
 
 class FullDisk(OSError, UserError):
     """A file that was not written, and where space is missing."""
+
+
+class Refused(OSError, UserError):
+    """A file that is complete and could not be given its name, and where it is."""
 
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A name beside `path` to write to; on leaving it is flushed to the disk and renamed, or removed if anything was raised."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{uuid4().hex}.part")  # numbers of processes come again, in a container at every start
+    # The key of a pass, and of a long name no more than fits. Numbers of processes come again, in a container at every start.
+    part = path.with_name(f".{path.name[:SHOWN]}.{uuid4().hex}.part")
     try:
         with naming_full_disk(path):
             yield part
             with part.open("rb+") as file:
                 os.fsync(file.fileno())
-            part.replace(path)
+            _rename(part, path)
     finally:
         part.unlink(missing_ok=True)
 
@@ -49,15 +61,22 @@ def unfinished(path: Path) -> Iterator[Unfinished]:
     """Gives what is written the name `path` once it is complete, or where somebody else was faster the next free number: another program
     counts the same files. Nothing that is there is ever replaced."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    made = Unfinished(path.with_name(f".{uuid4().hex}_{path.name}"), path)
+    made, whole = Unfinished(path.with_name(f".{uuid4().hex}{path.suffix}"), path), False
     try:
         with naming_full_disk(path):
             yield made
+            whole = True
             made.path = _named(made.part, path)
+    except PermissionError as error:
+        if not whole:
+            raise
+        sentence = f"{path.name} could not be given its name ({error.strerror}); what was made is {made.part}: rename it"
+        raise Refused(error.errno, sentence) from error
     finally:
-        if made.part.is_dir():
-            shutil.rmtree(made.part, ignore_errors=True)
-        made.part.unlink(missing_ok=True)
+        if not whole:
+            if made.part.is_dir():
+                shutil.rmtree(made.part, ignore_errors=True)
+            made.part.unlink(missing_ok=True)
 
 
 def _named(part: Path, path: Path) -> Path:
@@ -70,10 +89,25 @@ def _named(part: Path, path: Path) -> Path:
         try:
             if not part.is_dir():
                 free.open("x").close()  # of two programs only one succeeds
-            return part.replace(free)
+        except FileExistsError:
+            continue
+        try:
+            return _rename(part, free)
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                if not part.is_dir():
+                    free.unlink(missing_ok=True)
                 raise
+
+
+def _rename(part: Path, path: Path) -> Path:
+    """On Windows a scanner or a preview may hold a new file for a moment."""
+    for wait in WAITS:
+        try:
+            return part.replace(path)
+        except PermissionError:
+            time.sleep(wait)
+    return part.replace(path)
 
 
 @contextlib.contextmanager
@@ -82,7 +116,7 @@ def naming_full_disk(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         sentence = f"The disk is full: {path.name} was not written; free some space for {path.parent}"
         raise FullDisk(errno.ENOSPC, sentence) from error

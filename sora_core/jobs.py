@@ -6,7 +6,7 @@
     folder/passes/<key>.lock              somebody is at it
 
 A key is the hash of all that determines a pass, so a file is either what is needed or not looked at. Every file is written under
-another name, flushed and renamed; a torn or foreign one is made anew. Nothing is deleted but by `delete`.
+another name, flushed and renamed; a torn or foreign one is made anew. No whole pass is deleted but by `delete`.
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ class Job:
         kept = self._kept(keys)
         with contextlib.ExitStack() as locks:
             missing = sorted(set(keys) - kept.keys())  # in one order for all processes, or two could wait for each other
-            for key in missing if not self.least else ():  # what is too short to keep is not worth a lock either
+            for key in missing:
                 locks.enter_context(locked(self._path(key).with_suffix(".lock"), waiting))
             kept |= self._kept(missing)  # whoever had the lock may have made it
             self.reused += len(kept)
@@ -250,7 +250,7 @@ class Job:
                 "picture": picture(self.plan, len(passes)).splitlines(),
                 "passes": passes,
             }
-            with atomic_path(path) as part:
+            with contextlib.suppress(PermissionError), atomic_path(path) as part:  # for people: nothing to stop a run for
                 part.write_text(json.dumps(manifest, ensure_ascii=False, indent=1), encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""Latents <-> spacetime patch tokens, and which tokens a cell owns."""
+"""Latents <-> spacetime patch tokens."""
 
 from __future__ import annotations
 

@@ -88,6 +88,8 @@ class Pipeline:
             lattice = Lattice(shape.cells, known_cells(options.get("mask")))
             options["plan"] = PlanSettings().plan(lattice, window_of(self.header, shape.strides), self.header.foresight)
         sizes = {"config": self.transformer.config, "vae": self.vae.config, "text": self.text.config}
+        if not prompt and options.get("negative") is None:  # it would lead away from the same
+            options["guidance"] = 1.0
         guidance = options.get("guidance", GUIDANCE)
         check_fits(shape, **sizes, dtype=dtype, at_once=options["plan"].largest, device=self.text.device, guidance=guidance)
         words = self.text.encode([prompt]).to(dtype)

@@ -113,7 +113,7 @@ class Plan:
     def groups(self, cells: int) -> list[list[int]]:
         """Numbers of the passes, in groups that one forward of at most so many cells may make, in an order in which these can run, which
         is not always that of the plan. The passes of a group are independent and have the same relative layout, which is all that the
-        model sees. One that is made anew stands alone."""
+        model sees, and one seed."""
         groups: list[list[int]] = []
         for number, p in enumerate(self.passes):
             after, home = set(), None  # after: what that group and those behind it make
@@ -139,7 +139,8 @@ class Plan:
         """The plan with other seeds for the passes of these numbers. Raises ValueError for a number that is not there."""
         for number in seeds:
             if not 0 <= number < len(self.passes):
-                raise ValueError(f"there is no pass {number}: use 0 to {len(self.passes) - 1}")
+                there = f"use 0 to {len(self.passes) - 1}" if self.passes else "there is nothing to make"
+                raise ValueError(f"redo: there is no pass {number}: {there}")
         return replace(self, passes=tuple(replace(p, seed=seeds.get(i, p.seed)) for i, p in enumerate(self.passes)))
 
 

@@ -1,4 +1,4 @@
-"""Pixels <-> latent cells <-> tokens, seconds <-> frames: the only place that divides by a stride.
+"""Pixels <-> latent cells <-> tokens, seconds <-> frames.
 
 Legend of the whole core: B batch, C latent channels, F latent cells in time, H W latent grid, N tokens, D width, L text rows.
 """

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import av
 import numpy as np
@@ -18,7 +19,8 @@ CODEC_DELAY = 0.05  # seconds by which codecs let a track begin late, though it 
 def read_sound(source, start: float = 0.0, duration: float = 0.0) -> dict | None:
     """The last sound track of a file (a path or an open binary file) from `start` seconds on; duration 0 is to the end. None without.
 
-    It begins with the picture: a track that begins later is silent before.
+    It begins with the picture: a track that begins earlier is cut, one that begins later is silent before; and silent where packets are
+    damaged or missing.
     """
     with av.open(source) as file:
         stream = next((s for s in reversed(file.streams.audio) if s.codec_context is not None), None)
@@ -28,18 +30,38 @@ def read_sound(source, start: float = 0.0, duration: float = 0.0) -> dict | None
             file.seek(int(start / stream.time_base), stream=stream)
         film = next(iter(file.streams.video), None)
         origin = start or (float(film.start_time * film.time_base) if film and film.start_time else 0.0)
-        resampler, parts, rate = av.AudioResampler(format="fltp"), [], stream.sample_rate
-        for frame in (out for packet in file.demux(stream) for decoded in packet.decode() for out in resampler.resample(decoded)):
+        parts, rate, heard = [], stream.sample_rate, 0
+        for frame in _as_floats(_undamaged(file, stream), rate):
             if duration and frame.time >= start + duration:
                 break
-            if not parts and frame.time - origin > CODEC_DELAY:
-                parts.append(np.zeros((len(frame.layout.channels), round((frame.time - origin) * rate)), np.float32))
-            parts.append(frame.to_ndarray()[:, max(0, round((start - frame.time) * rate)) if start else 0 :])
+            wave = frame.to_ndarray()[:, max(0, round((origin - frame.time) * rate)) :]
+            if parts and len(wave) != len(parts[0]):  # mixed to one and spread
+                wave = np.broadcast_to(wave.mean(0), (len(parts[0]), wave.shape[1]))
+            missing = frame.time - origin - heard / rate
+            silence = round(missing * rate) if missing > CODEC_DELAY else 0
+            parts.append(np.pad(wave, ((0, 0), (silence, 0))))
+            heard += parts[-1].shape[1]
     if not parts:
         return None
     wave = np.concatenate(parts, axis=1)
     wave = wave[:, : round(duration * rate)] if duration else wave
     return {"waveform": torch.from_numpy(wave)[None], "sample_rate": rate}
+
+
+def _undamaged(file: av.container.InputContainer, stream: av.AudioStream) -> Iterator[av.AudioFrame]:
+    """The frames of a track that can be decoded."""
+    for packet in file.demux(stream):
+        with contextlib.suppress(av.error.FFmpegError):
+            yield from packet.decode()
+
+
+def _as_floats(frames: Iterable[av.AudioFrame], rate: int) -> Iterator[av.AudioFrame]:
+    """Frames of planar floats at a rate. A resampler takes frames of one form, and that of a broadcast may change."""
+    form = resampler = None
+    for frame in frames:
+        if form != (form := (frame.format.name, frame.layout.name, frame.sample_rate)):
+            resampler = av.AudioResampler(format="fltp", rate=rate)
+        yield from resampler.resample(frame)
 
 
 def cut_sound(sound: dict | None, start: float, end: float) -> dict | None:
@@ -84,10 +106,20 @@ def _heard(pieces: tuple[Piece, ...], number: int) -> Piece:
         return piece
     before, after = (pieces[number - 1] if number else None), (pieces[number + 1] if number + 1 < len(pieces) else None)
     if before and after and before.source != after.source:
-        return Piece(NEW, 0, 0)
+        return _around(pieces, number)
     start = before.start + before.count if before else 0
     replaced = after.start - start if after else math.inf
     return Piece((before or after or Piece(0, 0, 0)).source, start, min(piece.count, replaced))
+
+
+def _around(pieces: tuple[Piece, ...], number: int) -> Piece:
+    """The source frames whose sound belongs to a made piece beside which something was placed: those of the source around both."""
+    for i in reversed(range(number)):
+        left, right = pieces[i], next((p for p in pieces[number + 1 :] if p.source == pieces[i].source), None)
+        if left.source != NEW and right is not None:
+            start = left.start + left.count + sum(p.count for p in pieces[i + 1 : number])
+            return Piece(left.source, start, max(0, min(pieces[number].count, right.start - start)))
+    return Piece(NEW, 0, 0)
 
 
 def _conform(sound: dict, rate: int, channels: int) -> Tensor:

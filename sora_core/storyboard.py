@@ -102,7 +102,7 @@ def listed(words: str, fields: Sequence[tuple[float, str, bool]]) -> Storyboard:
     Raises:
         UserError: a shot without words or length, or too much of either. ScriptError: shots in the words for all.
     """
-    for number, line in enumerate(words.splitlines(), start=1):
+    for number, line in enumerate(words.translate(BRACKETS).splitlines(), start=1):
         if line.strip().startswith("["):
             raise ScriptError(
                 number, line.index("[") + 1, "here a shot begins, but the shots have fields: leave only the words for all shots"

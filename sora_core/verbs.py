@@ -162,7 +162,7 @@ def fill(
     before = Piece(0, 0, start) if start else None
     after = Piece(0, end, source_frames - end) if end < source_frames else None
     if before is None and after is None:
-        raise ValueError(f"the gap from frame {start} to {end} leaves nothing of the video: leave one frame or more")
+        raise ValueError("the gap, grown to whole latent cells, leaves nothing of the video: leave more of it")
     return _window(still, before, end - start if new is None else new, after, context, grid)
 
 

@@ -291,6 +291,14 @@ def frames_from(source, times: Sequence[int], start: int):
                 return
 
 
+@contextlib.contextmanager
+def _all_frames(path: str | Path):
+    """As `frames_from` the first one, without their times; a damaged packet raises."""
+    with _open_video(path) as (file, stream):
+        stream.thread_type = "AUTO"
+        yield file, file.decode(stream)
+
+
 def _decoded(file, stream) -> Iterator[av.VideoFrame]:
     for packet in file.demux(stream):
         with contextlib.suppress(av.error.InvalidDataError):  # of a damaged packet; the next ones may be whole
@@ -311,11 +319,7 @@ def read_frames(path: str | Path, start: int = 0, end: int | None = None, chunk:
         times, _ = frame_times(path)
     if start and start >= len(times):
         return
-    with _open_video(path) as (file, stream):
-        stream.thread_type = "AUTO"
-        if start:
-            file.seek(times[start], stream=stream)  # to the key frame at or before it
-        shown = (frame for frame in file.decode(stream) if not start or frame.pts >= times[start])
+    with frames_from(path, times, start) if start else _all_frames(path) as (_, shown):
         for frame in itertools.islice(shown, None if end is None else end - start):
             picture = frame.to_ndarray(format="rgb24", interpolation=EXACT, src_color_range=frame.color_range, dst_color_range="JPEG")
             held.append(torch.from_numpy(np.ascontiguousarray(np.rot90(picture, frame.rotation // 90))))

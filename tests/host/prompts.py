@@ -50,6 +50,11 @@ def custom_sample(latent="canvas", model=("load", 0), sampler_name="euler", guid
     }
 
 
+def plan(kind="auto", latent="canvas", **more) -> dict:
+    settings = {"model": ["load", 0], "window": 0, "overlap": 3, "distance": 4, **more}
+    return {"plan": node("SoraPlan", latent=[latent, 0], plan=kind, **settings)}
+
+
 def decode(latent="sample", vae=("load", 2), seam="carry") -> dict:
     return {"video": node("SoraDecode", vae=list(vae), latent=[latent, 0], seam=seam)}
 

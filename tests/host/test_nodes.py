@@ -334,6 +334,24 @@ def test_only_files_of_our_format_are_listed(graph, host, model_file):
     assert "tiny.safetensors" in options and "other.safetensors" not in options
 
 
+def test_a_link_to_nowhere_is_passed_over(graph, host, model_file):
+    """A disk that is not mounted: the host still lists its links."""
+    link = model_file.folder / "unmounted.safetensors"
+    link.symlink_to(model_file.folder / "nowhere" / "model.safetensors")
+    model_file("null.safetensors", _with_null_metadata())
+    try:
+        options = host.NODE_CLASS_MAPPINGS["SoraLoadModel"].INPUT_TYPES()["required"]["model"][1]["options"]
+        assert "tiny.safetensors" in options and not {link.name, "null.safetensors"} & set(options)
+        assert f"no file '{link.name}'" in refusal(graph, load(link.name), ["load", 0])
+    finally:
+        link.unlink()
+
+
+def _with_null_metadata() -> bytes:
+    header = b'{"__metadata__":null,"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    return len(header).to_bytes(8, "little") + header + bytes(4)
+
+
 def test_foreign_files_are_read_once(graph, host, model_file, monkeypatch):
     """A folder of public models has megabytes of headers, and the host asks for a schema several times in a run."""
     from sora_pack.nodes import load_model

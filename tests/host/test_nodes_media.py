@@ -369,6 +369,15 @@ def test_a_join_of_two_sizes_and_rates(graph):
     assert "next_video: given 50x37, fitted to 32x32" in note(graph) and "next_video: given 4 frames a second" in note(graph)
 
 
+def test_a_join_of_two_of_one_size_cuts_both_alike(graph):
+    """What does not fit the VAE's step is cut from either, and no pixel of what is left changes."""
+    join = verb("SoraJoin", next_video=["other", 0], seconds=0.5, size="as given")
+    prompt = {**BEGIN, **clip(width=40, height=40), **clip("other", 9, width=40, height=40, seed=3), **join, **sample(steps=1), **frames()}
+    first, second, images = graph.run(prompt, ["clip", 0], ["other", 0], ["frames", 0])
+    assert images.shape[1:] == (32, 32, 3)
+    assert torch.equal(images[:14], first[:, 4:36, 4:36]) and torch.equal(images[-9:], second[:, 4:36, 4:36])
+
+
 def test_a_trimmed_file(graph, movie):
     name = movie("trim.mp4", 40, audio=tone(5.0))
     cut = node("Video Slice", video=["file", 0], start_time=1.5, duration=1.0, strict_duration=False)
@@ -663,8 +672,8 @@ def odd_nodes(graph):
 @pytest.mark.parametrize(
     "verbs, words_of_it",
     [
-        (extend(seconds=0.0), "seconds is 0: use more than 0"),
-        (extend(seconds=-1.0), "min of 0"),
+        (extend(seconds=0.0), "min of 0.001"),
+        (extend(seconds=-1.0), "min of 0.001"),
         (extend(seconds=601.0), "max of 600"),
         (extend(seconds=600.0, size="custom", **{"size.width": 4096, "size.height": 4096}), "use at most"),
         (extend(size="custom", **{"size.width": 40, "size.height": 32}), "width 40 is not a multiple of 16: use 32 or 48"),
@@ -673,7 +682,9 @@ def odd_nodes(graph):
         (fill(3.0, 4.0), "from_second 3 is behind the end of the video: use less than 1.75"),
         (fill(0.5, 4.0), "to_second 4 is behind the end of the video: use at most 1.75"),
         (fill(1.0, 0.5), "to_second 0.5 is not behind from_second 1"),
-        (fill(0.0, 0.0), "leaves nothing of the video: leave one frame"),
+        (fill(0.0, 0.0), "this is the whole video, leave a frame of it or more"),
+        (fill(1.0, 1.03), "is the frame of from_second 1: leave 0.125 s between them"),
+        (fill(-1.0, 2.0), "from_second -1 is no moment of a video: use 0 to"),
         (remix("wild"), "strength"),
         (remix(mask=["three", 0]), "3 masks for 14 frames: give 1 or 14"),
         (verb("SoraLoop", video="words", seconds=1.0), "mismatch"),

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sora_pack.tests.host.executor import Failed, Refused, refusal
-from sora_pack.tests.host.prompts import canvas, clip, extend, fill, frames, load, node, picture, place, sample, verb, words
+from sora_pack.tests.host.prompts import canvas, clip, extend, fill, frames, load, node, picture, place, plan, sample, verb, words
 
 SECONDS = 9.5  # 77 frames, 20 cells; the tiny model's window is 11
 BEGIN = {**load(), **words(), **canvas(SECONDS, width=32), **picture(width=32)}
@@ -16,11 +16,6 @@ SCRIPT = "a red ball.\n[0-3 s] rolls\n[3-6 s] cut. bounces\n[6-9.5 s] cut. stops
 
 
 SWITCHES = (0.4, 0.9)  # with 6 steps: after the fourth and in the beginning
-
-
-def plan(kind="auto", latent="canvas", **more) -> dict:
-    settings = {"model": ["load", 0], "window": 0, "overlap": 3, "distance": 4, **more}
-    return {"plan": node("SoraPlan", latent=[latent, 0], plan=kind, **settings)}
 
 
 def storyboard(script=SCRIPT) -> dict:
@@ -319,7 +314,7 @@ def test_what_is_refused(graph):
         graph.run({**load(), **storyboard("[0-3] a\n [ 4-6] b"), **canvas(), **sample()}, ["sample", 0])
     with pytest.raises(Refused, match="redo: 'x' names no pass"):
         graph.run({**BEGIN, **plan(redo="x")}, ["plan", 0])
-    with pytest.raises(Failed, match="there is no pass 99: use 0 to"):
+    with pytest.raises(Failed, match="redo: there is no pass 99: use 0 to"):
         graph.run({**BEGIN, **plan("rollout", redo="99=1")}, ["plan", 0])
     with pytest.raises(Failed, match="overlap 9 does not fit a window of 5 cells: use 1 to 4"):
         graph.run({**BEGIN, **plan("rollout", window=5, overlap=9)}, ["plan", 0])
@@ -411,7 +406,9 @@ def test_a_prefix_holds_the_date_and_nothing_that_the_page_does_not_fill_in(grap
     from sora_pack.nodes.save_video import dated
     from sora_pack.tests.host.prompts import decode
 
-    assert dated("clips/%date:yyyy-MM%/%width%") == f"clips/{datetime.now():%Y-%m}/%width%"
+    now = datetime.now()
+    assert dated("clips/%date:yyyy-MM%/%width%") == f"clips/{now:%Y-%m}/%width%"
+    assert dated("%date:yy.M.d_hh%") == f"{now:%y}.{now.month}.{now.day}_{now:%H}", "one letter is a number as it is"
     saved = {"saved": node("SoraSave", video=["video", 0], filename_prefix="%KSampler.seed%", format="webm")}
     sentence = refusal(graph, {**load(), **words(), **canvas(), **sample(), **decode(), **saved}, ["saved", 0])
     assert "filename_prefix: %KSampler.seed% is filled in for ComfyUI's own nodes alone" in sentence

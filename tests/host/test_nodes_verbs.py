@@ -19,6 +19,7 @@ from sora_pack.tests.host.prompts import (
     load,
     node,
     place,
+    plan,
     remix,
     sample,
     vae_first,
@@ -340,6 +341,26 @@ def test_a_second_pass_at_twice_the_size_keeps_the_given_frames(graph, method):
     flipped = {**prompt, "flip": node("LatentFlip", samples=["large", 0], flip_method="y-axis: horizontally")}
     flipped["again"] = sample("flip", steps=1, denoise=0.4)["sample"]
     assert not torch.equal(graph.run({**flipped, **frames("again")}, ["frames", 0])[:LENGTH], given)
+
+
+@pytest.mark.parametrize("planned", [False, True])
+def test_a_second_pass_of_words_alone_keeps_its_time(graph, planned):
+    """Nothing is pasted, but a canvas of 16 frames a second stays one: noise, positions, plan."""
+    prompt = {**BEGIN, **canvas(1.0, fps=16.0, width=32, height=32), **sample(steps=1)}
+    prompt["large"] = node("LatentUpscaleBy", samples=["sample", 0], upscale_method="bilinear", scale_by=2.0)
+    prompt |= plan("rollout", window=3, overlap=1, latent="large") if planned else {}
+    prompt["again"] = sample("plan" if planned else "large", steps=1, denoise=0.4, seed=3)["sample"]
+    again = graph.run(prompt, ["again", 0])
+    assert again["sora"].canvas.shape.fps == 16 and again["samples"].shape[-2:] == (8, 8)
+    assert not planned or "rollout: 2 passes" in note(graph, "again")
+
+
+def test_a_second_pass_of_given_frames_can_be_planned(graph):
+    prompt = {**BEGIN, **clip(width=64, height=64), **extend(size="custom", **{"size.width": 32, "size.height": 32}), **sample(steps=1)}
+    prompt["large"] = node("LatentUpscaleBy", samples=["sample", 0], upscale_method="bilinear", scale_by=2.0)
+    prompt |= {**plan("single", latent="large"), "again": sample("plan", steps=1, denoise=0.4)["sample"]}
+    given, images = graph.run({**prompt, **frames("again")}, ["clip", 0], ["frames", 0])
+    assert images.shape == (22, 64, 64, 3) and torch.equal(images[:LENGTH], given)
 
 
 def test_a_second_pass_keeps_somebodys_own_mask(graph):

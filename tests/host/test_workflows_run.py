@@ -54,6 +54,18 @@ def small(prompt: dict, name: str, files: dict) -> dict:
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.json")))
+def test_what_is_not_shown_is_as_it_comes(graph, info, host, name):
+    """Who looks at a template does not see its advanced fields."""
+    workflow = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    kinds = {node["type"] for node in workflow["nodes"]} - {"MarkdownNote"}
+    for entry in to_api(workflow, {kind: info(kind) for kind in kinds}).values():
+        of_kind = info(entry["class_type"])["input"]
+        for field, (_, *more) in (of_kind.get("required", {}) | of_kind.get("optional", {})).items():
+            if more and more[0].get("advanced") and field in entry["inputs"] and entry["class_type"].startswith("Sora"):
+                assert entry["inputs"][field] == more[0]["default"], f"{entry['class_type']}.{field}"
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in FOLDER.glob("*.json")))
 def test_workflow_runs(graph, info, example, host_files, name):
     workflow = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
     kinds = {node["type"] for node in workflow["nodes"]} - {"MarkdownNote"}

@@ -10,7 +10,16 @@ from safetensors.torch import load_file, save_file
 
 from sora_pack.sora_core import checkpoint
 from sora_pack.sora_core.autoencoder import VideoVAE
-from sora_pack.sora_core.checkpoint import CheckpointError, load_text, load_transformer, load_vae, read_header, save_model, save_vae
+from sora_pack.sora_core.checkpoint import (
+    CheckpointError,
+    load_text,
+    load_transformer,
+    load_vae,
+    read_header,
+    read_layout,
+    save_model,
+    save_vae,
+)
 from sora_pack.sora_core.config import PRESETS, ModelHeader, TextConfig, TransformerConfig, VAEConfig
 from sora_pack.sora_core.files import FullDisk
 from sora_pack.sora_core.text import ByteTextEncoder
@@ -141,6 +150,12 @@ def test_pickles_are_refused_unopened(tmp_path):
 def test_other_formats_are_named(tmp_path, start, says):
     (tmp_path / "model.safetensors").write_bytes(start)
     assert says in refused(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("kind", [torch.uint16, torch.uint32, torch.uint64, torch.complex64, torch.bool, torch.float8_e4m3fn])
+def test_a_file_of_other_types_is_not_called_torn(tmp_path, kind):
+    save_file({"a": torch.zeros(3, 5).to(kind)}, tmp_path / "m.safetensors")
+    assert read_layout(tmp_path / "m.safetensors")[1]["a"].shape == (3, 5)
 
 
 @pytest.mark.parametrize("keep", [20, 0.3, 0.999])

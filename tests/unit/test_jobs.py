@@ -114,6 +114,17 @@ def test_short_passes_are_not_kept_unless_asked(tmp_path):
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
 
 
+def test_a_pass_is_held_while_it_is_made_however_it_is_kept(tmp_path):
+    plan, held = foresight(Lattice(4), 4), []
+
+    def watched(*args):
+        held.append(len(list((tmp_path / "passes").glob("*.lock"))))
+        return make(*args)
+
+    run_plan(plan, LATENTS[:, :, :4], watched, started(tmp_path, plan, least=60.0))
+    assert held and all(held)
+
+
 def test_a_group_is_made_whole_where_one_of_it_is_missing(tmp_path):
     """What is made does not depend on where a run was killed, though a batch of another size rounds otherwise."""
     plan, sizes = foresight(Lattice(41), 4), []

@@ -37,6 +37,7 @@ def frames_heard(sound):
         ([Piece(0, 0, 8), Piece(NEW, 1, 2)], [-1, 1, 2, 3, 4, 5, 6, 7, -1, -1]),  # forward
         ([Piece(0, 4, 4), Piece(NEW, 1, 2), Piece(1, 1, 2)], [4, 5, 6, 7, -1, -1, 1, 2]),  # joined
         ([Piece(NEW, 0, 8)], [-1, 1, 2, 3, 4, 5, 6, 7]),  # changed as a whole
+        ([Piece(0, 0, 2), Piece(NEW, 1, 2), Piece(1, 1, 1), Piece(NEW, 1, 1), Piece(0, 6, 2)], [-1, 1, 2, 3, 1, 5, 6, 7]),  # placed inside
     ],
 )
 def test_what_is_heard(pieces, heard):
@@ -99,6 +100,60 @@ def test_a_track_that_begins_late_is_silent_before(tmp_path):
     for start, heard in ((0.0, 1.0), (0.5, 0.5), (1.25, 0.0)):
         wave = read_sound(str(tmp_path / "late.mp4"), start)["waveform"][0, 0]
         assert (wave.abs() > 0.1).nonzero()[0].item() / 8000 == pytest.approx(heard, abs=0.13), f"from {start}"
+
+
+def test_a_track_that_begins_early_is_cut(tmp_path):
+    """As a stream that was recorded from the middle of a group of pictures."""
+    with av.open(str(tmp_path / "early.mkv"), "w") as file:
+        film, sound = file.add_stream("h264", rate=8), file.add_stream("pcm_s16le", rate=8000, layout="mono")
+        film.width, film.height, film.pix_fmt = 32, 32, "yuv420p"
+        for i in range(16):
+            picture = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), "rgb24")
+            picture.pts, picture.time_base = 4 + i, Fraction(1, 8)
+            file.mux(film.encode(picture))
+        beep = np.zeros((1, 16000), np.int16)
+        beep[:, 8000:] = 9000
+        for i in range(16):
+            frame = av.AudioFrame.from_ndarray(beep[:, 1000 * i : 1000 * (i + 1)], "s16", "mono")
+            frame.sample_rate, frame.pts, frame.time_base = 8000, 1000 * i, Fraction(1, 8000)
+            file.mux(sound.encode(frame))
+        for stream in (film, sound):
+            file.mux(stream.encode())
+    wave = read_sound(str(tmp_path / "early.mkv"))["waveform"][0, 0]
+    assert (wave.abs() > 0.1).nonzero()[0].item() / 8000 == pytest.approx(0.5, abs=0.01), "a second into the file, which begins at 0.5"
+
+
+def test_a_track_may_change_its_channels(tmp_path):
+    """As broadcasts do: what was two channels stays two."""
+    for name, channels in (("a", 2), ("b", 1)):
+        tone = {"waveform": torch.sin(torch.arange(48000) / 3).expand(1, channels, -1), "sample_rate": 48000}
+        with av.open(str(tmp_path / f"{name}.ts"), "w") as file:
+            sound = file.add_stream("aac", rate=48000, layout="stereo" if channels == 2 else "mono")
+            for k in range(0, 48000, 1024):
+                frame = av.AudioFrame.from_ndarray(tone["waveform"][0, :, k : k + 1024].numpy(), "fltp", sound.layout.name)
+                frame.sample_rate, frame.pts, frame.time_base = 48000, k + (name == "b") * 48000, Fraction(1, 48000)
+                file.mux(sound.encode(frame))
+            file.mux(sound.encode())
+    (tmp_path / "both.ts").write_bytes((tmp_path / "a.ts").read_bytes() + (tmp_path / "b.ts").read_bytes())
+    sound = read_sound(str(tmp_path / "both.ts"))
+    assert sound["waveform"].shape[1] == 2 and sound["waveform"].shape[-1] > 80_000
+
+
+def test_damaged_sound_is_silent_where_it_is_damaged(tmp_path):
+    tone = {"waveform": torch.sin(torch.arange(32000) / 3)[None, None], "sample_rate": 8000}
+    write_video(tmp_path / "tone.mp4", [torch.zeros(32, 32, 32, 3)], 8, audio=tone)
+    whole = read_sound(str(tmp_path / "tone.mp4"))["waveform"]
+    with av.open(str(tmp_path / "tone.mp4")) as file:
+        packets = [packet for packet in file.demux(file.streams.audio[0]) if packet.size]
+        spans = [(packet.pos, packet.size) for packet in packets[len(packets) // 2 :][:4]]
+    data = bytearray((tmp_path / "tone.mp4").read_bytes())
+    for at, size in spans:
+        data[at : at + size] = b"\xff" * size
+    (tmp_path / "damaged.mp4").write_bytes(data)
+    heard = read_sound(str(tmp_path / "damaged.mp4"))["waveform"]
+    assert abs(heard.shape[-1] - whole.shape[-1]) <= 1024
+    assert torch.equal(heard[..., -4000:], whole[..., -4000:]), "what follows stays in step"
+    assert (heard - whole).abs().max() > 0.5
 
 
 def test_times_of_frames(tmp_path):

@@ -161,6 +161,7 @@ def test_shots_from_fields_are_those_of_the_script():
         ("", [(400, "a", False), (300, "b", True)], "shot 2 ends at 700 s: a video lasts at most 600"),
         ("", [(2, "é" * 600, False)], "shot 1: with the words for all, the prompt has 1,200 bytes .*: the model reads at most 1,024"),
         ("a\n [0-2 s] b", [(2, "c", False)], "line 2, column 2: here a shot begins, but the shots have fields"),
+        ("【0-3秒】红球滑动", [(2, "c", False)], "line 1, column 1: here a shot begins"),
     ],
 )
 def test_wrong_fields_are_named(words, fields, says):

@@ -1,5 +1,6 @@
 """Video files: what is written comes back, nothing is left of a failed writing, memory does not grow."""
 
+import errno
 import io
 import json
 import struct
@@ -13,6 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
+from sora_pack.sora_core import files
+from sora_pack.sora_core.config import UserError
 from sora_pack.sora_core.files import unfinished
 from sora_pack.sora_core.video_file import CODECS, contact_sheet, read_frames, video_facts, write_pictures, write_video
 
@@ -203,6 +206,53 @@ def test_two_programs_that_count_the_same_lose_nothing(tmp_path, kind):
     assert counts == [9, 3, 2] and sorted(tmp_path.iterdir()) == [first, second, third]
 
 
+@pytest.mark.parametrize("times, kept", [(2, False), (100, True)])
+def test_a_name_that_is_refused(tmp_path, monkeypatch, times, kept):
+    """Windows lets nobody rename onto a file that a scanner holds: for a moment that is waited for, else the work stays."""
+    refused, replace = [], Path.replace
+
+    def held(part, path):
+        if len(refused) < times:
+            refused.append(path)
+            raise PermissionError(errno.EACCES, "held by another program")
+        return replace(part, path)
+
+    monkeypatch.setattr(Path, "replace", held)
+    monkeypatch.setattr(files, "WAITS", (0.0, 0.0, 0.0))
+    path = tmp_path / "sora_00001_.mp4"
+    if not kept:
+        with unfinished(path) as made:
+            made.part.write_bytes(b"work")
+        assert made.path == path and path.read_bytes() == b"work"
+        return
+    with pytest.raises(UserError, match=r"sora_00001_.mp4 could not be given its name .held by another program.; what was made is "):
+        with unfinished(path) as made:
+            made.part.write_bytes(b"work")
+    assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"work"] and not path.exists()
+
+
+@pytest.mark.parametrize("name", ["a" * 251 + ".mp4", "视频" * 41 + ".mp4"])
+def test_a_name_may_be_as_long_as_the_disk_allows(tmp_path, name):
+    with unfinished(tmp_path / name) as made:
+        write_video(made.part, [moving(2)], 8)
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("kind, codec", [("avi", "mpeg4"), ("ts", "h264")])
+def test_a_range_of_a_file_that_seeks_badly(tmp_path, kind, codec):
+    """A seek may land behind what was asked for."""
+    path = tmp_path / f"clip.{kind}"
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream(codec, rate=8, options={"g": "8", "bf": "2"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for i in range(24):
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((48, 64, 3), 10 * i, np.uint8), "rgb24")))
+        file.mux(stream.encode())
+    whole = torch.cat(list(read_frames(path)))
+    for start in (1, 5, 9, 13):
+        assert torch.equal(torch.cat(list(read_frames(path, start, start + 3))), whole[start : start + 3]), start
+
+
 def test_what_a_killed_program_left_is_no_obstacle(tmp_path):
     """In a container the next one may have the same number of process."""
     for _ in range(2):
@@ -237,7 +287,7 @@ def test_a_full_disk_is_named(tmp_path, monkeypatch):
         pytest.raises(OSError, match=f"The disk is full: clip.mp4 was not written; free some space for {tmp_path}"),
         unfinished(path) as made,
     ):
-        (tmp_path / f".{made.part.name}.{UUID(int=7).hex}.part").symlink_to("/dev/full")
+        (tmp_path / f".{made.part.name[:32]}.{UUID(int=7).hex}.part").symlink_to("/dev/full")
         write_video(made.part, [noise], 8)
     assert list(tmp_path.iterdir()) == []
 

@@ -17,6 +17,16 @@ from .pipeline import SHIPPED, Pipeline
 from .video_file import CODECS, write_video
 
 
+def _check_folder(option: str, folder: Path) -> None:
+    """Ends the program, before any work, unless files can be written there; makes the folder."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        sys.exit(f"{option}: {folder} cannot be made: {error.strerror}")
+    if not os.access(folder, os.W_OK):
+        sys.exit(f"{option}: nothing may be written to {folder}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m sora_core", description="Words to an MP4 with the shipped model.")
     parser.add_argument("prompt")
@@ -37,13 +47,9 @@ def main() -> None:
     codec = next((name for name, kind in CODECS.items() if Path(args.out).suffix.lower() in kind.suffixes), None)
     if codec is None:
         sys.exit(f"--out: {args.out} has no name of a video: end it in .mp4 or .webm")
-    folder = Path(args.out).absolute().parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        sys.exit(f"--out: {folder} cannot be made: {error.strerror}")
-    if not os.access(folder, os.W_OK):
-        sys.exit(f"--out: nothing may be written to {folder}")
+    _check_folder("--out", Path(args.out).absolute().parent)
+    if args.jobs:
+        _check_folder("--jobs", Path(args.jobs).absolute())
 
     def show(done: dict) -> None:
         sys.stderr.write(f"\rstep {done['step'] + 1}/{done['steps']}" + "\n" * (done["step"] + 1 == done["steps"]))

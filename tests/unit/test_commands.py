@@ -1,5 +1,6 @@
 """The commands: what a person can mend is one sentence, a mistake of ours shows where it happened, no hours end in a missing folder."""
 
+import itertools
 from types import SimpleNamespace
 
 import pytest
@@ -104,6 +105,22 @@ def test_wrong_words_of_a_video_are_told(monkeypatch, tmp_path, options, says):
     with pytest.raises(SystemExit, match="the prompt has 1,200 bytes"):
         start(maker, monkeypatch, "red ball" * 150, "--out", tmp_path / "a.mp4")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["--out", "--jobs"])
+def test_a_folder_that_cannot_be_is_told_before_anything_is_made(monkeypatch, tmp_path, option):
+    monkeypatch.setattr(maker.Pipeline, "load", lambda *_, **__: pytest.fail("loaded"))
+    (tmp_path / "file").touch()
+    places = {"--out": tmp_path / "a.mp4"} | {option: tmp_path / "file" / "a.mp4"}
+    with pytest.raises(SystemExit, match=f"^{option}: .*file.* cannot be made"):
+        start(maker, monkeypatch, "a red ball", *itertools.chain(*places.items()))
+
+
+@pytest.mark.parametrize("share", ["-0.1", "1.5", "x"])
+def test_a_share_is_between_none_and_all(monkeypatch, capsys, share):
+    with pytest.raises(SystemExit):
+        start(trainer, monkeypatch, "transformer", "--folder", "a", "--bank", "b", "--words-alone", share)
+    assert f"--words-alone: {share} is no share: use a number from 0 to 1" in capsys.readouterr().err
 
 
 def test_ship_takes_the_size_from_the_run_and_foresight_from_a_word(monkeypatch):

@@ -125,7 +125,7 @@ class SoraFill(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, from_second=None, to_second=None):
+    def validate_inputs(cls, from_second=None, to_second=None, *, size=None):
         wrong = no_moment(from_second=from_second, to_second=to_second)
         return wrong or (from_second is not None and no_gap(from_second, to_second or 0.0)) or True
 

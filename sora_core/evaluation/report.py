@@ -139,7 +139,7 @@ def write(folder: Path, rows: Sequence[Row], model: dict, sections: dict[str, st
     shares = [row for row in rows if row.low is not None and row.name.startswith(SHARES)]
     lines = ["# Scorecard", "", "Made by `python -m sora_core.evaluation`. " + ", ".join(f"{k} {v}" for k, v in model.items()) + ".", ""]
     if shares:
-        (folder / "scorecard.svg").write_text(plot(shares, "shares; grey: on renders, red: bar"), encoding="utf-8")
+        (folder / "scorecard.svg").write_text(plot(shares, "shares; grey: reference, red: bar"), encoding="utf-8")
         lines += ["![shares](scorecard.svg)", ""]
     lines.append(table(rows))
     page = folder / "scorecard.md"

@@ -99,9 +99,8 @@ class SoraExtend(io.ComfyNode):
             canvas = verbs.extend_backward(still, clip.frames, new, seen, clip.grid(0))
         elif direction == BOTH:
             canvas = verbs.extend_both(still, clip.frames, new, new, clip.grid(0))
-            lines.append(
-                f"sees all of {counted(clip.frames, 'given frame')}, whatever the context: both sides lie on one canvas, with them between"
-            )
+            given = f"all that is given, {counted(clip.frames, 'frame')}"
+            lines.append(f"sees {given}, whatever the context: both sides lie on one canvas, with it between")
         else:
             raise ValueError(f"direction {direction!r} is not known: use {FORWARD}, {BACKWARD} or {BOTH}")
         return give_out(cls, vae, canvas, (clip,), lines)
@@ -236,9 +235,7 @@ def gap(from_second: float, to_second: float, clip: Media) -> tuple[int, int]:
     if end <= start:
         raise ValueError(f"to_second {to_second:g} is the frame of from_second {from_second:g}: leave {1 / clip.fps:g} s between them")
     if end - start == clip.frames:
-        raise ValueError(
-            f"from_second {from_second:g} to to_second {to_second:g} is the whole video, {length:g} s: leave a frame or more of it"
-        )
+        raise ValueError(f"from_second {from_second:g}, to_second {to_second:g}: this is the whole video, leave a frame of it or more")
     return start, end
 
 

@@ -91,7 +91,7 @@ class SoraPlaceVideo(io.ComfyNode):
         span = f"frames {frame} to {frame + count - 1} of {canvas.timeline.frames}, from {frame / shape.fps:g} s on"
         lines = [f"{span}, are exactly this clip", made_and_kept(canvas)]
         if count < clip.frames:
-            lines.append(f"left out, for it stands over the end: its last {counted(clip.frames - count, 'frame')}")
+            lines.append(f"over the end, and left out: its last {counted(clip.frames - count, 'frame')}")
         note = "\n".join([*lines, *changes(media, shape)])
         show_on_node(cls, note)
         sound = None if clip.sound else given.sound  # its own is laid under its frames, and silence under all others

@@ -715,7 +715,7 @@ def test_placed_clips_that_do_not_fit(graph):
 
     assert "second 2 is behind the end of the video: use 0 to 1" in refusal(graph, placed(second=2.0), ["canvas", 0])
     latent = graph.run(placed(second=0.5), ["canvas", 0])
-    assert "its last 9 frames stand over the end and are left out" in note(graph) and latent["sora"].canvas.timeline.frames == 9
+    assert "over the end, and left out: its last 9 frames" in note(graph) and latent["sora"].canvas.timeline.frames == 9
     two = {**placed(second=0.0), **canvas(1.0, **SIZE, batch=3, name="first"), **canvas(1.0, **SIZE, batch=2, name="clip")}
     assert "2 clips for 3 videos" in refusal(graph, two, ["canvas", 0])
 

@@ -198,7 +198,7 @@ def test_both_sides_see_the_whole_video_and_say_so(graph):
     latent = graph.run({**load(), **clip(), **extend("both", context=0.5)}, ["canvas", 0])
     given = latent["sora"].canvas
     assert sum(span.frames(given.shape.strides) for span in given.spans) + len(given.guides) == LENGTH
-    assert f"sees all {LENGTH} given frames, whatever the context" in note(graph)
+    assert f"sees all that is given, {LENGTH} frames, whatever the context" in note(graph)
     graph.run({**load(), **clip(), **extend(context=0.5)}, ["canvas", 0])
     assert "sees all" not in note(graph)
 

@@ -172,7 +172,7 @@ def test_fill_snaps_to_both_sides_and_takes_another_length():
     "call, words",
     [
         (lambda: fill(STILL, 20, 5, 5), "use 0 <= from < to <= 20"),
-        (lambda: fill(STILL, 20, 0, 20), "leave one frame"),
+        (lambda: fill(STILL, 20, 0, 20), "leave more of it"),
         (lambda: extend(STILL, 0, 8), "no frames"),
         (lambda: extend(STILL, 8, 0), "ask for 1 or more"),
     ],

@@ -113,7 +113,7 @@ class SoraFill(io.ComfyNode):
             media_input(),
             moment_input("from_second", "Where the part begins that is made anew, in seconds from the start.", 1.0),
             moment_input("to_second", "Where that part ends, in seconds from the start; 0 is the end of the video.", 2.0),
-            seconds_input(f"How long the new part is, in seconds; 0: as long as the old one. {ROUNDED}", "length", 0.0, 0.0),
+            seconds_input(f"How long the new part is, in seconds; 0: as long as the old one. {ROUNDED}", "length", 0.0, least=0.0),
         ]
         return schema(
             node_id="SoraFill",
@@ -126,7 +126,7 @@ class SoraFill(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, from_second=None, to_second=None, *, size=None):
         wrong = no_moment(from_second=from_second, to_second=to_second)
-        return wrong or (from_second is not None and no_gap(from_second, to_second or 0.0)) or True
+        return wrong or no_gap(from_second or 0.0, to_second or 0.0) or True
 
     @classmethod
     def execute(

@@ -61,22 +61,22 @@ def unfinished(path: Path) -> Iterator[Unfinished]:
     """Gives what is written the name `path` once it is complete, or where somebody else was faster the next free number: another program
     counts the same files. Nothing that is there is ever replaced."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    made, whole = Unfinished(path.with_name(f".{uuid4().hex}{path.suffix}"), path), False
+    made = Unfinished(path.with_name(f".{uuid4().hex}{path.suffix}"), path)
     try:
         with naming_full_disk(path):
             yield made
-            whole = True
-            made.path = _named(made.part, path)
-    except PermissionError as error:
-        if not whole:
-            raise
-        sentence = f"{path.name} could not be given its name ({error.strerror}); what was made is {made.part}: rename it"
-        raise Refused(error.errno, sentence) from error
-    finally:
-        if not whole:
-            if made.part.is_dir():
-                shutil.rmtree(made.part, ignore_errors=True)
-            made.part.unlink(missing_ok=True)
+            try:
+                made.path = _named(made.part, path)
+            except PermissionError as error:
+                sentence = f"{path.name} could not be given its name ({error.strerror}); what was made is {made.part}: rename it"
+                raise Refused(error.errno, sentence) from error
+    except Refused:
+        raise
+    except BaseException:
+        if made.part.is_dir():
+            shutil.rmtree(made.part, ignore_errors=True)
+        made.part.unlink(missing_ok=True)
+        raise
 
 
 def _named(part: Path, path: Path) -> Path:

@@ -100,26 +100,22 @@ def soundtrack(timeline: Timeline, fps: float, sounds: Sequence[dict | None]) ->
 
 
 def _heard(pieces: tuple[Piece, ...], number: int) -> Piece:
-    """The source frames whose sound belongs to a piece of a timeline."""
+    """The source frames whose sound belongs to a piece of a timeline: of a made one those that it replaces, between the nearest frames of
+    one source on both sides, whatever was placed beside it; at an end of the timeline those beyond its neighbour."""
     piece = pieces[number]
     if piece.source != NEW:
         return piece
-    before, after = (pieces[number - 1] if number else None), (pieces[number + 1] if number + 1 < len(pieces) else None)
-    if before and after and before.source != after.source:
-        return _around(pieces, number)
-    start = before.start + before.count if before else 0
-    replaced = after.start - start if after else math.inf
-    return Piece((before or after or Piece(0, 0, 0)).source, start, min(piece.count, replaced))
-
-
-def _around(pieces: tuple[Piece, ...], number: int) -> Piece:
-    """The source frames whose sound belongs to a made piece beside which something was placed: those of the source around both."""
     for i in reversed(range(number)):
         left, right = pieces[i], next((p for p in pieces[number + 1 :] if p.source == pieces[i].source), None)
         if left.source != NEW and right is not None:
             start = left.start + left.count + sum(p.count for p in pieces[i + 1 : number])
-            return Piece(left.source, start, max(0, min(pieces[number].count, right.start - start)))
-    return Piece(NEW, 0, 0)
+            return Piece(left.source, start, min(piece.count, right.start - start))
+    before, after = (pieces[number - 1] if number else None), (pieces[number + 1] if number + 1 < len(pieces) else None)
+    if before and after:
+        return Piece(NEW, 0, 0)
+    start = before.start + before.count if before else 0
+    replaced = after.start if after else math.inf
+    return Piece((before or after or Piece(0, 0, 0)).source, start, min(piece.count, replaced))
 
 
 def _conform(sound: dict, rate: int, channels: int) -> Tensor:

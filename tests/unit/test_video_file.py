@@ -231,6 +231,16 @@ def test_a_name_that_is_refused(tmp_path, monkeypatch, times, kept):
     assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"work"] and not path.exists()
 
 
+def test_a_disk_that_is_full_at_the_name_keeps_nothing(tmp_path, monkeypatch):
+    def full(part, path):
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr(files, "_rename", full)
+    with pytest.raises(OSError, match="The disk is full: a.mp4 was not written"), unfinished(tmp_path / "a.mp4") as made:
+        made.part.write_bytes(b"work")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", ["a" * 251 + ".mp4", "视频" * 41 + ".mp4"])
 def test_a_name_may_be_as_long_as_the_disk_allows(tmp_path, name):
     with unfinished(tmp_path / name) as made:

@@ -35,6 +35,7 @@ WEIGHTS = Path(__file__).parent / "observer.safetensors"
 # What a window can show beyond the world's own words: a leg coming back, or more than one leg (world/captions.py).
 SEEN_MOTIONS = (*MOTIONS, "slide back and forth", "move away", "come and go")
 SEEN_CAMERAS = ("static", "orbit", "orbit left", "orbit right", "zoom in", "zoom out")
+MIRRORED = {"slide left": "slide right", "slide right": "slide left", "orbit left": "orbit right", "orbit right": "orbit left"}
 BODY = {"shape": SHAPES, "size": SIZES, "motion": SEEN_MOTIONS}
 WHOLE = {"place": PLACES, "time of day": TIMES_OF_DAY, "camera": SEEN_CAMERAS, "count": (0, 1, 2, 3)}
 
@@ -167,13 +168,21 @@ class Observer(nn.Module):
             found.append(-(1.02 - correlation).clamp_min(0.02).log().unflatten(0, (b, -1)).mean(1).flatten(1))
         return torch.cat(found, 1)
 
+    def both_ways(self, clips: Tensor) -> dict[str, Tensor]:
+        """The answers, of which each is the mean of what a clip says and what its mirror image says in mirrored words; without `where`."""
+        answers, mirrored = self(clips), self(clips.flip(-1))
+        for name, words in (("motion", SEEN_MOTIONS), ("camera", SEEN_CAMERAS)):
+            mirrored[name] = mirrored[name][..., [words.index(MIRRORED.get(word, word)) for word in words]]
+        mirrored["path"] = mirrored["path"] * mirrored["path"].new_tensor([-1.0, 1.0])
+        return {name: (answer + mirrored[name]) / 2 for name, answer in answers.items() if name != "where"}
+
     @torch.inference_mode()
     def read(self, frames: list[Tensor]) -> list[Reading]:
         """Readings of clips, each uint8 [T, H, W, 3] of any size and length."""
         readings = []
         for first in range(0, len(frames), 16):
             clips = torch.stack([glimpse(f) for f in frames[first : first + 16]]).movedim(-1, 2).float() / 127.5 - 1
-            answers = self(clips)
+            answers = self.both_ways(clips)
             readings += [_reading({name: a[i] for name, a in answers.items()}) for i in range(len(clips))]
         return readings
 

@@ -25,6 +25,7 @@ from .objective import SIGMA_MEAN
 from .transformer import Settings
 from .vae import VAESettings
 
+STAGE = "S1 one mover and a still camera, S2 all motions and cameras and 5 s, S3 stories, S4 shots and parts of a minute"
 LEAST_AREA = 32 * 32  # pixels of a frame: two tokens along each side
 
 
@@ -51,8 +52,7 @@ def _arguments() -> argparse.Namespace:
     bank.add_argument("--vae", required=True, help="vae.safetensors of the VAE training")
     bank.add_argument("--shards", type=_count, default=200, help="how many, of 32 clips each")
     bank.add_argument("--first", type=_count, default=0, help="number of the first one: each has its own scenes, so kinds share a folder")
-    turns = f"in place of the stage's plan, one shape of each in turn: {', '.join(SHAPES)}"
-    bank.add_argument("--shapes", nargs="+", default=[], metavar="NAME", help=turns)
+    _add_shapes(bank)
     words = "names of sora_core.world, such as"
     bank.add_argument("--cameras", nargs="+", default=[], metavar="NAME", help=f"only scenes that are filmed so; {words} orbit")
     moving = f"only scenes with a body that moves so; {words} 'slide left'"
@@ -73,7 +73,8 @@ def _arguments() -> argparse.Namespace:
     run.add_argument("--bank-share", type=float, default=0.3, help="of the transformer's time, for rendering and encoding")
     run.add_argument("--out", default="", help="folder that gets the model's files")
     run.add_argument("--name", default="sora_mini")
-    _add_stage(run)
+    run.add_argument("--stage", nargs="+", default=["S2"], choices=list(STAGES), help=f"{STAGE}; of several, each in turn")
+    _add_shapes(run)
     _add_settings(run, size="mini", tokens=65536, sheets=3)
     tune = parts.add_parser("tune", help="fine-tune a model on a folder of videos with captions")
     tune.add_argument("--videos", required=True, help="name.mp4 beside name.txt, or a file *.jsonl")
@@ -132,8 +133,12 @@ def _size(name: str) -> str:
 
 
 def _add_stage(part: argparse.ArgumentParser) -> None:
-    stages = "S1 one mover and a still camera, S2 all motions and cameras and 5 s, S3 stories, S4 shots and parts of a minute"
-    part.add_argument("--stage", default="S2", choices=list(STAGES), help=stages)
+    part.add_argument("--stage", default="S2", choices=list(STAGES), help=STAGE)
+
+
+def _add_shapes(part: argparse.ArgumentParser) -> None:
+    turns = f"in place of the stage's plan, one shape of each in turn: {', '.join(SHAPES)}"
+    part.add_argument("--shapes", nargs="+", default=[], metavar="NAME", help=turns)
 
 
 def _add_settings(part: argparse.ArgumentParser, *, size: str, tokens: int, sheets: int) -> None:
@@ -238,7 +243,8 @@ def _length(args: argparse.Namespace) -> dict[str, float]:
 def _run(args: argparse.Namespace) -> None:
     from .gpu import RunSettings, run_all
 
-    run = RunSettings(args.minutes, args.vae_minutes, args.vae, args.bank_share, args.stage, args.out, args.name)
+    what = (tuple(args.stage), tuple(args.shapes))
+    run = RunSettings(args.minutes, args.vae_minutes, args.vae, args.bank_share, *what, args.out, args.name)
     _print_files(run_all(args.folder, run, _settings(args)))
 
 

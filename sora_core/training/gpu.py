@@ -16,6 +16,7 @@ import torch
 from ..autoencoder import VideoVAE
 from ..checkpoint import load_vae, save_vae
 from ..config import UserError
+from .bank import Recipe
 from .feed import AHEAD, workers
 from .group import Group
 from .live import LiveBank
@@ -34,7 +35,8 @@ class RunSettings:
         vae_minutes: of these for the VAE; 0 takes `vae` as it is.
         vae: file of a VAE to use, or to go on from.
         bank_share: of the transformer's time, for rendering and encoding.
-        stage: a name in bank.STAGES.
+        stages: names in bank.STAGES; shards are of each in turn.
+        shapes: of the shards, names in bank.SHAPES in turn; none for the plan of each stage, of which two thirds are stills.
         out: folder for the files of the pack; empty for none.
         name: of the model.
 
@@ -46,7 +48,8 @@ class RunSettings:
     vae_minutes: float = 0.0
     vae: str = ""
     bank_share: float = 0.3
-    stage: str = "S2"
+    stages: tuple[str, ...] = ("S2",)
+    shapes: tuple[str, ...] = ()
     out: str = ""
     name: str = "sora_mini"
 
@@ -71,7 +74,7 @@ def run_all(folder: str, run: RunSettings, settings: Settings) -> list[Path]:
         train_transformer(part, bank, settings, group=group, vae=vae)
     if not run.out or not group.is_main:
         return []
-    return ship(part, str(vae_path), run.out, name=run.name, stage=run.stage)
+    return ship(part, str(vae_path), run.out, name=run.name, stage=max(run.stages))  # which tells what those before it do
 
 
 def _train_vae(folder: Path, run: RunSettings, settings: Settings, group: Group) -> Path:
@@ -91,7 +94,8 @@ def _live_bank(folder: str, vae: VideoVAE, run: RunSettings, settings: Settings,
     before = Run.seconds_done(folder)
     seconds = run.bank_share * max(0.0, 60 * settings.minutes - before)
     ahead = AHEAD * settings.workers
-    return LiveBank(vae, settings.tokens, run.stage, seconds=seconds, first=12 * int(before), pool=pool, ahead=ahead, group=group)
+    recipes = [Recipe(stage, run.shapes) for stage in run.stages]
+    return LiveBank(vae, settings.tokens, recipes, seconds=seconds, first=12 * int(before), pool=pool, ahead=ahead, group=group)
 
 
 def default_workers() -> int:

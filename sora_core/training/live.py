@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import replace
 
@@ -30,16 +31,16 @@ class LiveBank:
     Args:
         vae: on the device, ready to encode.
         tokens: of a training step; a shard has as many records as fill one.
-        stage: a name in bank.STAGES.
+        recipes: what the shards show, each in turn.
         seconds: of rendering and encoding, over the whole run.
         first: index of the first shard; another one gives other scenes.
         scale: of width and height.
         pool: samples the scenes ahead; default this process, when they are needed.
     """
 
-    def __init__(self, vae: VideoVAE, tokens: int, stage: str = "S2", *, seconds: float = 0.0, first: int = 0, scale: float = 1.0,
-                 pool: Executor | None = None, ahead: int = 0, group: Group | None = None):  # fmt: skip
-        self.vae, self.tokens, self.recipe, self.seconds, self.scale = vae, tokens, Recipe(stage), seconds, scale
+    def __init__(self, vae: VideoVAE, tokens: int, recipes: Sequence[Recipe] = (Recipe(),), *, seconds: float = 0.0, first: int = 0,
+                 scale: float = 1.0, pool: Executor | None = None, ahead: int = 0, group: Group | None = None):  # fmt: skip
+        self.vae, self.tokens, self.recipes, self.seconds, self.scale = vae, tokens, recipes, seconds, scale
         self.pool, self.ahead, self.group = pool or workers(0), ahead, group or ALONE
         self.next, self.spent, self.began = first, 0.0, None
         self.shards: list[Shard] = []
@@ -57,8 +58,11 @@ class LiveBank:
             self.group.wait()
             self.spent += time.monotonic() - started
 
+    def recipe(self, index: int) -> Recipe:
+        return self.recipes[index % len(self.recipes)]
+
     def shape(self, index: int) -> Shape:
-        shape, multiple = plan(index, self.recipe), Strides().size_multiple
+        shape, multiple = plan(index // len(self.recipes), self.recipe(index)), Strides().size_multiple
         width, height = (max(multiple, round(side * self.scale / multiple) * multiple) for side in (shape.width, shape.height))
         return replace(shape, width=width, height=height)
 
@@ -74,7 +78,7 @@ class LiveBank:
         """Index and scenes of the next shard, while the pool is at those after it."""
         while len(self.waiting) <= self.ahead:
             shape = self.shape(self.next)
-            job = self.pool.submit(scenes_of, self.next, len(shape.cuts), self.records(shape), self.recipe)
+            job = self.pool.submit(scenes_of, self.next, len(shape.cuts), self.records(shape), self.recipe(self.next))
             self.waiting.append((self.next, job))
             self.next += 1
         index, job = self.waiting.popleft()

@@ -23,6 +23,7 @@ from ..evaluation.intervals import wilson
 from ..evaluation.observer import load_observer
 from ..video_file import contact_sheet
 from ..world import caption, render
+from .bank import Recipe
 from .curve import draw, read_log
 from .group import Group
 from .live import LiveBank
@@ -43,7 +44,7 @@ SHORT_TELL = ("colour", "shape")
 
 
 def study_bank(vae: VideoVAE, tokens: int, shards: int, stage: str, first: int = 0) -> LiveBank:
-    bank = LiveBank(vae, tokens, stage, first=first, scale=SCALE)
+    bank = LiveBank(vae, tokens, [Recipe(stage)], first=first, scale=SCALE)
     while len(bank.shards) < shards:
         bank.shards.append(bank.make())
     return bank

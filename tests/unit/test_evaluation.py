@@ -373,6 +373,19 @@ def test_a_mirrored_clip_has_mirrored_words():
     assert all(torch.equal(twice[name], drawn[name]) for name in drawn)
 
 
+def test_a_clip_and_its_mirror_image_are_read_alike():
+    torch.manual_seed(0)
+    observer, clips = eyes.Observer(8).eval(), torch.rand(2, eyes.FRAMES, 3, eyes.SIDE, eyes.SIDE) * 2 - 1
+    with torch.inference_mode():
+        once, other = observer.both_ways(clips), observer.both_ways(clips.flip(-1))
+        alone = observer(clips)
+    assert torch.allclose(once["shape"], other["shape"], atol=1e-5) and not torch.allclose(once["shape"], alone["shape"], atol=1e-5)
+    left, right = (eyes.SEEN_MOTIONS.index(f"slide {side}") for side in ("left", "right"))
+    assert torch.allclose(once["motion"][..., left], other["motion"][..., right], atol=1e-5)
+    assert torch.allclose(once["path"][..., 0], -other["path"][..., 0], atol=1e-5), "mirrored, and not at rest in the middle"
+    assert once["path"][..., 0].abs().max() > 1e-3
+
+
 def test_training_the_observer_goes_on_where_it_was(tmp_path, monkeypatch):
     monkeypatch.setattr(observer_training, "SHARD", 4)
     monkeypatch.setattr(observer_training, "Observer", lambda: eyes.Observer(8))

@@ -62,6 +62,9 @@ def test_a_live_bank_grows_with_the_budget(small_world, vae, monkeypatch):
     still, clip = bank.shards[:2]
     assert still.latents.shape == (4, 16, 1, 4, 4) and still.guides is None, "64 tokens are 4 stills of 4 tokens, each 4 times"
     assert clip.latents.shape == (4, 16, 2, 4, 4) and clip.guides.shape == (4, 2, 16, 1, 4, 4)
+    mixed = live.LiveBank(vae, 64, [Recipe("S2"), Recipe("S4")])
+    assert [mixed.recipe(i).stage for i in range(3)] == ["S2", "S4", "S2"]
+    assert [mixed.shape(i).frames for i in range(4)] == [1, 1, 5, 5], "each stage has all shapes of its plan"
     other = live.LiveBank(vae, tokens=64, first=12)
     other.refresh(0.0)
     assert other.shards[0].scenes != still.scenes

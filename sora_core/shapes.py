@@ -50,8 +50,8 @@ class Strides:
         """The first pixel frame that latent cell `cell` holds (0 -> 0, 1 -> 1, 2 -> 1 + time, ...)."""
         return max(0, 1 + self.time * (cell - 1))
 
-    def cell_of_frame(self, frame: int) -> int:
-        """The latent cell that holds pixel frame `frame` (frame 0 -> 0, frames 1..time -> 1, ...)."""
+    def cell_of_frame(self, frame: float) -> int:
+        """The latent cell that holds pixel frame `frame` (frame 0 -> 0, frames 1..time -> 1, ...), or a moment between two of its."""
         return math.ceil(frame / self.time)
 
 

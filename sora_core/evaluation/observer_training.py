@@ -30,7 +30,6 @@ from .observer import BODY, FRAMES, GRID, MIRRORED, SEEN_CAMERAS, SEEN_MOTIONS, 
 FIRST_SEED, HELD_OUT_SEED = 3_000_000, 4_000_000
 SHARD = 256
 EMPTY_SHARE = 0.04  # of the clips show nobody, so that a video without bodies is read as one
-SHORT, SHORT_SHARE = 2.0, 0.5  # seconds of a clip of the adherence rows, in which a circle is but an arc
 LATER_SHARE = 0.15  # begin at 10 to 55 seconds, where bodies come back and turn
 IGNORED = -1  # of a colour that is absent, or that two bodies have
 
@@ -38,7 +37,7 @@ IGNORED = -1  # of a colour that is absent, or that two bodies have
 def window(seed: int) -> tuple[Scene, float, float]:
     """(scene, start, seconds) of one clip."""
     rng = random.Random(f"observer-{seed}")
-    seconds = SHORT if rng.random() < SHORT_SHARE else rng.uniform(1.5, 5.0)
+    seconds = rng.uniform(1.5, 5.0)
     start = rng.uniform(10.0, 55.0) if rng.random() < LATER_SHARE else 0.0
     scene = sample_scene(seed)
     if rng.random() < EMPTY_SHARE:

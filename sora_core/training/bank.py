@@ -28,8 +28,9 @@ from ..autoencoder import VideoVAE, normalise, pixels_of
 from ..canvas import encode_span
 from ..config import UserError
 from ..files import atomic_path, try_lock
-from ..shapes import Strides
+from ..shapes import PATCH, Strides
 from ..world import CAMERAS, MOTIONS, STORY_CAMERAS, STORY_MOTIONS, Scene, is_held_out, render_batch, sample_shots
+from .bodies import who_is_where
 from .group import ALONE, Group
 
 SHARD = 32
@@ -242,7 +243,7 @@ class Shard:
     """Records of one shape. Latents are normalised; `tail` holds the cells from `cells // 2 + 1` on, encoded as a span; `begin` is the
     second of the scenes at which the clips begin.
 
-    A record is told by the scenes of its shots, or, one shot only, by written captions.
+    A record is told by the scenes of its shots, or, one shot only, by written captions. `bodies` is what `who_is_where` found.
     """
 
     fps: float
@@ -253,6 +254,7 @@ class Shard:
     guides: Tensor | None = None  # n G C 1 h w
     tail: Tensor | None = None  # n C f h w
     begin: float = 0.0
+    bodies: Tensor | None = None  # n (F + G) h/2 w/2 FIELDS of bodies.py
 
     @classmethod
     def of(cls, records: list[dict[str, Tensor]], fps: float, guides_at: list[int], scenes: list, cuts: Sequence[int] = (),
@@ -266,6 +268,21 @@ class Shard:
         """Those that there are."""
         named = {"latents": self.latents, "guides": self.guides, "tail": self.tail}
         return {name: t for name, t in named.items() if t is not None}
+
+    def who_is_where(self) -> Tensor | None:
+        """Which body is at each token of all cells and then of all guide frames, in their middle: [n, F + G, h / 2, w / 2, FIELDS], half
+        precision; made once. None where written captions are all that is known."""
+        if self.bodies is None:
+            found = who_is_where(self.scenes, self.moments(), *(side // PATCH for side in self.latents.shape[-2:]))
+            self.bodies = None if found is None else found.half().to(self.latents.device)
+        return self.bodies
+
+    def moments(self) -> list[tuple[int, float]]:
+        """(shot, second of its scene) in the middle of every cell, then of every guide frame."""
+        strides = Strides()
+        frames = [max(0.0, strides.time * cell - (strides.time - 1) / 2) for cell in range(self.latents.shape[2])] + self.guide_frames
+        shots = [self.shot_of(strides.cell_of_frame(frame)) for frame in frames]
+        return [(shot, self.begin + max(0.0, frame - self.first_frame(shot)) / self.fps) for shot, frame in zip(shots, frames, strict=True)]
 
     def shot_of(self, cell: int) -> int:
         return bisect.bisect_right(self.cuts, cell)

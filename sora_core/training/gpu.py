@@ -99,6 +99,7 @@ def _live_bank(folder: str, vae: VideoVAE, run: RunSettings, settings: Settings,
 
 
 def default_workers() -> int:
-    """Half of the processors, up to eight, write captions, and as many sample scenes; none where there are few."""
+    """Three quarters of the processors, up to twelve, write captions, and as many sample scenes and say who is where in them; none where
+    there are few."""
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, processors // 2) if processors >= 8 else 0
+    return min(12, 3 * processors // 4) if processors >= 8 else 0

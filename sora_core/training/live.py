@@ -12,6 +12,7 @@ from concurrent.futures import Executor, Future
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from ..autoencoder import VideoVAE
 from ..shapes import PATCH, Strides
@@ -74,20 +75,20 @@ class LiveBank:
         count = self.tokens // (per_cell * strides.cells(shape.frames) * repeats)
         return -(-max(2, min(count, MOST_RECORDS)) // self.group.size) * self.group.size
 
-    def scenes(self) -> tuple[int, list]:
-        """Index and scenes of the next shard, while the pool is at those after it."""
+    def scenes(self) -> tuple[int, list, Tensor]:
+        """Index of the next shard and its `cast`, while the pool is at those after it."""
         while len(self.waiting) <= self.ahead:
             shape = self.shape(self.next)
-            job = self.pool.submit(scenes_of, self.next, len(shape.cuts), self.records(shape), self.recipe(self.next))
+            job = self.pool.submit(cast, self.next, shape, self.records(shape), self.recipe(self.next))
             self.waiting.append((self.next, job))
             self.next += 1
         index, job = self.waiting.popleft()
-        return index, job.result()
+        return index, *job.result()
 
     @torch.inference_mode()
     def make(self) -> Shard:
         """The next shard; of several processes each renders its part of it."""
-        index, scenes = self.scenes()
+        index, scenes, bodies = self.scenes()
         shape = self.shape(index)
         guides_at = guide_frames(index, shape)
         first, last = self.group.bounds(len(scenes))
@@ -98,4 +99,14 @@ class LiveBank:
         parts = [own[i : i + at_once] for i in range(0, len(own), at_once)]
         records = [encode(self.vae, film(part, shape, self.group.device), guides_at, shape.tails) for part in parts]
         shard = Shard.of(records, shape.fps, guides_at, scenes, shape.cuts, shape.begin)
-        return replace(shard, **{name: self.group.gather(t) for name, t in shard.tensors.items()})
+        gathered = {name: self.group.gather(t) for name, t in shard.tensors.items()}
+        return replace(shard, **gathered, bodies=bodies.to(self.group.device))
+
+
+def cast(index: int, shape: Shape, count: int, recipe: Recipe) -> tuple[list, Tensor]:
+    """The scenes of a shard and who is where in them: slow, and no work for a GPU."""
+    scenes = scenes_of(index, len(shape.cuts), count, recipe)
+    strides = Strides()
+    empty = torch.empty(0, 0, strides.cells(shape.frames), shape.height // strides.space, shape.width // strides.space)
+    shard = Shard(shape.fps, list(shape.cuts), guide_frames(index, shape), scenes, empty, begin=shape.begin)
+    return scenes, shard.who_is_where()

@@ -247,13 +247,12 @@ def to_tell(shard: Shard, made: TrainingBatch) -> tuple[list[list[Scene | tuple[
     return [shard.scenes[i] for i in made.records], [shard.span(made.cells, shot) for shot in range(1 + len(shard.cuts))]
 
 
-def moments(shard: Shard, made: TrainingBatch) -> list[tuple[int, float]]:
-    """(shot, second of its scene) in the middle of every cell of a batch, guides too."""
-    strides = Strides()
-    frames = [max(0.0, strides.time * cell - (strides.time - 1) / 2) for cell in made.cells] + list(made.guides)
-    shots = made.shots or [0] * len(frames)
-    within = (max(0.0, frame - shard.first_frame(shot)) for shot, frame in zip(shots, frames, strict=True))
-    return [(shot, shard.begin + frame / shard.fps) for shot, frame in zip(shots, within, strict=True)]
+def who_is_where(shard: Shard, made: TrainingBatch) -> Tensor | None:
+    """Which body is at each token of a batch's records [b, F, h/2, w/2, FIELDS], as Shard.who_is_where."""
+    told, cells = shard.who_is_where(), shard.latents.shape[2]
+    if told is None:
+        return None
+    return told[made.records][:, [*made.cells, *(cells + shard.guide_frames.index(frame) for frame in made.guides)]]
 
 
 def tell(records: Sequence[Sequence[Scene | tuple[str, ...]]], spans: list[tuple[float, float]], rng: np.random.Generator,

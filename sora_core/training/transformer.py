@@ -7,6 +7,7 @@ On two cores (no GPU) a step of 5,120 tokens takes one to two seconds.
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -22,18 +23,18 @@ from ..autoencoder import VideoVAE
 from ..checkpoint import detect_text, detect_transformer, load_text
 from ..config import PRESETS, ModelHeader, TextConfig, TransformerConfig, UserError, preset
 from ..pipeline import Pipeline
-from ..shapes import PATCH, Strides, VideoShape
+from ..shapes import Strides, VideoShape
 from ..speed import peak_flops, transformer_flops
 from ..text import ByteTextEncoder, encode_bytes
 from ..transformer import PreparedText, SpacetimeTransformer
 from ..world import Scene
 from .bank import Bank, Shard
-from .bodies import Asker, answer_loss, weight_of, who_is_where
+from .bodies import Asker, answer_loss, weight_of
 from .feed import AHEAD, Prefetcher, to_async, workers
 from .group import ALONE, Group
 from .live import LiveBank
 from .lora import Adapter
-from .objective import LONG_CAPTIONS, SIGMA_MEAN, WORDS_ALONE, TrainingBatch, detail, draw_batch, moments, tell, to_tell
+from .objective import LONG_CAPTIONS, SIGMA_MEAN, WORDS_ALONE, TrainingBatch, detail, draw_batch, tell, to_tell, who_is_where
 from .optim import Average, Optimizer
 from .run import Run
 from .sheet import Sheets
@@ -207,20 +208,9 @@ def losses(student: Student, made: TrainingBatch, words: list[list[str]], seed: 
         weight = weight * (1 + weight_of_detail * detail(clean))
     wrong = torch.zeros((), device=device)
     if made.bodies is not None:
-        told = to_async(made.bodies, device).flatten(1, 3).repeat_interleave(made.repeats, 0)
+        told = to_async(made.bodies, device).float().flatten(1, 3).repeat_interleave(made.repeats, 0)
         wrong = answer_loss(answers, told, weight_of(told)) / asked
     return (error * weight).sum() / total, wrong
-
-
-def brief(records: list, spans: list, when: list[tuple[int, float]] | None, grid: tuple[int, int],
-          *how) -> tuple[list[list[str]], Tensor | None]:  # fmt: skip
-    """Captions of the records of a batch, and body labels for its grid of tokens: slow, and independent of the bank, so that worker
-    processes can make them.
-
-    Args:
-        when: `moments` of the batch; None asks for nobody.
-    """
-    return tell(records, spans, *how), None if when is None else who_is_where(records, when, *grid)
 
 
 def choose_shard(bank: Bank | LiveBank, still_share: float, rng: np.random.Generator) -> Shard:
@@ -284,20 +274,19 @@ def train_transformer(folder: str, bank: str | Bank | LiveBank, settings: Settin
         shard = choose_shard(bank, still_share, rng)
         made = draw_batch(shard, settings.tokens, settings.native_fps, rng, sigma_mean, settings.words_alone)
         seed = int(rng.integers(2**62))
-        grid = tuple(side // PATCH for side in made.latents.shape[-2:])
-        when = moments(shard, made) if asking else None
-        told = (*to_tell(shard, made), when, grid, rng, settings.long_captions)
-        return (made, seed, weight_of_detail), brief, *told
+        made.bodies = who_is_where(shard, made) if asking else None
+        return (made, seed, weight_of_detail), tell, *to_tell(shard, made), rng, settings.long_captions
 
     feed = Prefetcher(draw, pool, ahead)
     if settings.compile:
-        compile_blocks(student, lambda made, told: velocity_loss(student, made, told[0], 0, adapter=adapter), draw(first))
+        compile_blocks(student, lambda made, words: velocity_loss(student, made, words, 0, adapter=adapter), draw(first))
         trained.zero_grad(set_to_none=True)
     sheets = Sheets(run, settings.sheets, vae, SHIFT, settings.native_fps) if vae and settings.sheets else None
     for step, share in run.budget(first):
         bank.refresh(share)
-        (made, *drawn), (words, bodies) = feed.next(step)
-        made.bodies = bodies
+        asked_at = time.monotonic()
+        (made, *drawn), words = feed.next(step)
+        waited = time.monotonic() - asked_at
         loss, wrong = losses(student, made, words, *drawn, group=group, adapter=adapter)
         (loss + asking * wrong).backward()
         group.sum_gradients(optimizer.parameters)
@@ -307,6 +296,7 @@ def train_transformer(folder: str, bank: str | Bank | LiveBank, settings: Settin
         kind = "still" if len(made.cells) == 1 else "clip"
         work = {"tokens": made.tokens, "flops": step_flops(student, made)}
         seen = {"samples": len(made.latents), "fill": made.tokens / settings.tokens}  # nothing is padded; guides come on top
+        seen["waited"] = waited  # seconds for captions: where it is much of a step, more workers help
         run.record(step + 1, 50, **work, **{"loss": loss, f"loss_{kind}": loss, "asked": wrong, "grad": norm}, **seen)
         run.save(step + 1, trained, optimizer, average)
         if sheets and group.is_main:

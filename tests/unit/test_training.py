@@ -27,7 +27,7 @@ from sora_pack.sora_core.training import vae as vae_trainer
 from sora_pack.sora_core.training.bank import SHARD, Bank, Shape, Shard, film, make_shard, plan, read_shard, scenes_of, write_shard
 from sora_pack.sora_core.training.feed import workers
 from sora_pack.sora_core.training.group import Group
-from sora_pack.sora_core.training.objective import TrainingBatch, detail, draw_batch, draw_captions, moments, tell, to_tell
+from sora_pack.sora_core.training.objective import TrainingBatch, detail, draw_batch, draw_captions, tell, to_tell
 from sora_pack.sora_core.training.optim import Muon, Optimizer, orthogonalise
 from sora_pack.sora_core.training.ship import half_precision
 from sora_pack.sora_core.world import is_held_out, render, sample_scene, scene_for
@@ -83,7 +83,7 @@ def test_a_clip_that_begins_later_shows_and_tells_its_own_seconds(monkeypatch, t
     write_shard(tmp_path / "shard", Shard(8.0, [], [], [[scene]], torch.zeros(1, 16, 3, 4, 4), begin=6.0))
     shard = read_shard(tmp_path / "shard")
     made = TrainingBatch(shard.latents, torch.arange(3.0), torch.ones(1, 3), torch.ones(1, 3), [0], [0, 1, 2])
-    assert moments(shard, made) == [(0, 6.0), (0, 6.0 + 2.5 / 8), (0, 6.0 + 6.5 / 8)]
+    assert shard.moments() == [(0, 6.0), (0, 6.0 + 2.5 / 8), (0, 6.0 + 6.5 / 8)]
     monkeypatch.setattr("sora_pack.sora_core.training.objective.caption", lambda *_, start, seconds, **__: f"{start} {seconds}")
     monkeypatch.setattr("sora_pack.sora_core.training.objective.TEXT_DROPOUT", 0.0)
     assert tell(*to_tell(shard, made), np.random.default_rng(0)) == [["6.0 1.0"]]

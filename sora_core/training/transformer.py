@@ -296,7 +296,7 @@ def train_transformer(folder: str, bank: str | Bank | LiveBank, settings: Settin
         kind = "still" if len(made.cells) == 1 else "clip"
         work = {"tokens": made.tokens, "flops": step_flops(student, made)}
         seen = {"samples": len(made.latents), "fill": made.tokens / settings.tokens}  # nothing is padded; guides come on top
-        seen["waited"] = waited  # seconds for captions: where it is much of a step, more workers help
+        seen |= {"waited": waited, "shards": len(bank.shards)}  # seconds for captions: where they are much of a step, more workers help
         run.record(step + 1, 50, **work, **{"loss": loss, f"loss_{kind}": loss, "asked": wrong, "grad": norm}, **seen)
         run.save(step + 1, trained, optimizer, average)
         if sheets and group.is_main:

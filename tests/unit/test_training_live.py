@@ -70,6 +70,12 @@ def test_a_live_bank_grows_with_the_budget(small_world, vae, monkeypatch):
     assert other.shards[0].scenes != still.scenes
 
 
+@pytest.mark.parametrize(("processors", "count"), [(2, 0), (8, 6), (16, 12), (64, 12)])
+def test_a_large_machine_writes_captions_with_most_of_its_processors(monkeypatch, processors, count):
+    monkeypatch.setattr(gpu.os, "sched_getaffinity", lambda pid: range(processors), raising=False)
+    assert gpu.default_workers() == count
+
+
 def test_stages_are_what_they_say():
     for name, stage in STAGES.items():
         shapes = {replace(plan(index, Recipe(name)), begin=0.0) for index in range(144)}

@@ -108,7 +108,7 @@ def main() -> None:
     lines += ["## Long videos", "", "A frame each second, by the workflows of these names (`python scripts/thumbnails.py`).", ""]
     for name in LONG:
         lines += [f"![{name}](gallery/{name}.png)", "", f"**{name}.** {told(name)}", ""]
-    takes = "**Twenty takes of a minute** of the scorecard, none chosen, a row each: `--rows takes`."
+    takes = "**Takes of a minute** of the scorecard, none chosen, a row each: `--rows takes`."
     lines += [takes, "", "![takes](scorecard/takes.png)", ""]
     page = ROOT / "docs" / "gallery.md"
     _, title, strips = page.read_text(encoding="utf-8").partition(EVERY_VERB)  # scripts/strips.py writes that section

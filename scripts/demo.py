@@ -80,7 +80,8 @@ class Progress:
 
 def _contact_sheet(video: Path) -> Path:
     sys.path.insert(0, str(ROOT))  # the host is another process, so nothing here can be hidden by the pack's nodes/
-    from sora_core.video_file import contact_sheet, evenly, read_frames, video_facts
+    from sora_core.pictures import contact_sheet, evenly
+    from sora_core.video_file import read_frames, video_facts
 
     facts = video_facts(video)
     frames = [frame for chunk in read_frames(video) for frame in chunk]

@@ -19,8 +19,8 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from sora_core.evaluation.bench import SIZES  # noqa: E402
+from sora_core.pictures import contact_sheet, evenly  # noqa: E402
 from sora_core.pipeline import Pipeline  # noqa: E402
-from sora_core.video_file import contact_sheet, evenly  # noqa: E402
 from sora_core.world import caption, is_held_out, render, scene_for  # noqa: E402
 
 SHOWN = 6  # moments of a video on its sheet

@@ -26,9 +26,9 @@ from gallery import EVERY_VERB  # noqa: E402
 from sora_core import verbs  # noqa: E402
 from sora_core.canvas import NEW, Canvas, blank, cell_mask, composed, result_frames  # noqa: E402
 from sora_core.generate import GIVEN_GUIDANCE, GUIDANCE, STEPS  # noqa: E402
+from sora_core.pictures import contact_sheet, evenly  # noqa: E402
 from sora_core.pipeline import SHIPPED, Pipeline  # noqa: E402
 from sora_core.shapes import Strides, VideoShape  # noqa: E402
-from sora_core.video_file import contact_sheet, evenly  # noqa: E402
 from sora_core.world import Scene, caption, render, scene_for  # noqa: E402
 
 PAGE, FOLDER = ROOT / "docs" / "gallery.md", ROOT / "docs" / "gallery" / "verbs"

@@ -106,7 +106,8 @@ def middle_frame(video: Path, sheet: Path):
     from PIL import Image
 
     sys.path.insert(0, str(environment.ROOT))  # the host is another process, so nothing here can be hidden by the pack's nodes/
-    from sora_core.video_file import contact_sheet, read_frames, video_facts
+    from sora_core.pictures import contact_sheet
+    from sora_core.video_file import read_frames, video_facts
 
     facts, frames = video_facts(video), [frame for chunk in read_frames(video) for frame in chunk]
     if (seconds := facts.frames / float(facts.fps)) > LONG:

@@ -18,8 +18,8 @@ import torch
 
 from ..config import UserError
 from ..generate import GUIDANCE, STEPS
+from ..pictures import contact_sheet
 from ..pipeline import SHIPPED, Pipeline
-from ..video_file import contact_sheet
 from .adherence import MOMENTS, described
 from .bench import FULL, QUICK, Bench
 from .metrics import DRIFT_SECONDS

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from ..pictures import evenly
 from ..shapes import frames_for_seconds
-from ..video_file import evenly
 from ..world import Scene, caption, facts, render, sample_scene
 from .bench import SIZES, Bench
 from .intervals import wilson

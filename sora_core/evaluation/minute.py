@@ -29,11 +29,11 @@ from torch import Tensor
 from ..checkpoint import save_model
 from ..generate import beginning
 from ..jobs import FORMAT, content_hash
+from ..pictures import evenly
 from ..pipeline import Pipeline
 from ..plan import Lattice, Plan, make_plan, window_of
 from ..shapes import Strides, VideoShape, frames_for_seconds
 from ..storyboard import Storyboard, first_frame, lattice_of, listed, snap
-from ..video_file import evenly
 from ..world import Object, Scene, caption, events, introduce, render, sample_shots, sample_story
 from ..world.motion import position
 from ..world.parts import COVER_SECONDS

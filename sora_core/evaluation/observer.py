@@ -21,7 +21,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from ..files import atomic_path
-from ..video_file import evenly
+from ..pictures import evenly
 from ..world import COLOURS, MOTIONS, PLACES, SHAPES, SIZES, TIMES_OF_DAY
 
 FRAMES, SIDE = 8, 96

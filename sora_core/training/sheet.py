@@ -10,8 +10,8 @@ import torch
 from ..autoencoder import VideoVAE, denormalise, frames_of
 from ..config import ModelHeader
 from ..generate import GUIDANCE, generate
+from ..pictures import contact_sheet, evenly
 from ..shapes import VideoShape
-from ..video_file import contact_sheet, evenly
 from ..world import caption, sample_scene
 
 if TYPE_CHECKING:

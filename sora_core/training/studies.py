@@ -21,7 +21,7 @@ from ..autoencoder import VideoVAE
 from ..evaluation.adherence import found, scored_scenes, told
 from ..evaluation.intervals import wilson
 from ..evaluation.observer import load_observer
-from ..video_file import contact_sheet
+from ..pictures import contact_sheet
 from ..world import caption, render
 from .bank import Recipe
 from .curve import draw, read_log

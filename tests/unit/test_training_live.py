@@ -2,7 +2,10 @@
 
 import itertools
 import json
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -216,3 +219,9 @@ def test_worth_of_words_changes_nothing_but_the_words(small_world, vae):
     bank.shards[0].scenes[1:] = bank.shards[0].scenes[:1] * (len(bank.shards[0].scenes) - 1)
     losses = studies.worth_of_words(student, bank, "long")
     assert losses["another's"] == losses["right words"] != losses["no words"], "where all scenes are one, another's words are right"
+
+
+def test_training_needs_no_pyav():
+    """A machine that is lent for its GPU has what torch brings, and little more."""
+    code = "import sys; sys.modules['av'] = None; import sora_core.training.__main__, sora_core.training.gpu, sora_core.evaluation.__main__"
+    subprocess.run([sys.executable, "-c", code], cwd=Path(gpu.__file__).parents[2], check=True)

@@ -17,7 +17,8 @@ from PIL import Image
 from sora_pack.sora_core import files
 from sora_pack.sora_core.config import UserError
 from sora_pack.sora_core.files import unfinished
-from sora_pack.sora_core.video_file import CODECS, contact_sheet, read_frames, video_facts, write_pictures, write_video
+from sora_pack.sora_core.pictures import contact_sheet
+from sora_pack.sora_core.video_file import CODECS, read_frames, video_facts, write_pictures, write_video
 
 FILES = {"h264": "clip.mp4", "vp9": "clip.webm"}
 

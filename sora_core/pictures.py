@@ -1,4 +1,4 @@
-"""Pictures on one sheet, for people to look at."""
+"""Pictures as uint8, and many of them on one sheet for people to look at."""
 
 from __future__ import annotations
 

@@ -271,10 +271,10 @@ class Shard:
 
     def who_is_where(self) -> Tensor | None:
         """Which body is at each token of all cells and then of all guide frames, in their middle: [n, F + G, h / 2, w / 2, FIELDS], half
-        precision; made once. None where written captions are all that is known."""
+        precision, on the CPU, where picking from it waits for no GPU; made once. None where written captions are all that is known."""
         if self.bodies is None:
             found = who_is_where(self.scenes, self.moments(), *(side // PATCH for side in self.latents.shape[-2:]))
-            self.bodies = None if found is None else found.half().to(self.latents.device)
+            self.bodies = None if found is None else found.half()
         return self.bodies
 
     def moments(self) -> list[tuple[int, float]]:

@@ -99,14 +99,13 @@ class LiveBank:
         parts = [own[i : i + at_once] for i in range(0, len(own), at_once)]
         records = [encode(self.vae, film(part, shape, self.group.device), guides_at, shape.tails) for part in parts]
         shard = Shard.of(records, shape.fps, guides_at, scenes, shape.cuts, shape.begin)
-        gathered = {name: self.group.gather(t) for name, t in shard.tensors.items()}
-        return replace(shard, **gathered, bodies=bodies.to(self.group.device))
+        return replace(shard, **{name: self.group.gather(t) for name, t in shard.tensors.items()}, bodies=bodies)
 
 
 def cast(index: int, shape: Shape, count: int, recipe: Recipe) -> tuple[list, Tensor]:
     """The scenes of a shard and who is where in them: slow, and no work for a GPU."""
     scenes = scenes_of(index, len(shape.cuts), count, recipe)
     strides = Strides()
-    empty = torch.empty(0, 0, strides.cells(shape.frames), shape.height // strides.space, shape.width // strides.space)
-    shard = Shard(shape.fps, list(shape.cuts), guide_frames(index, shape), scenes, empty, begin=shape.begin)
+    unfilmed = torch.empty(0, 0, strides.cells(shape.frames), shape.height // strides.space, shape.width // strides.space)
+    shard = Shard(shape.fps, list(shape.cuts), guide_frames(index, shape), scenes, unfilmed, begin=shape.begin)
     return scenes, shard.who_is_where()

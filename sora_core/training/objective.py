@@ -247,8 +247,8 @@ def to_tell(shard: Shard, made: TrainingBatch) -> tuple[list[list[Scene | tuple[
     return [shard.scenes[i] for i in made.records], [shard.span(made.cells, shot) for shot in range(1 + len(shard.cuts))]
 
 
-def who_is_where(shard: Shard, made: TrainingBatch) -> Tensor | None:
-    """Which body is at each token of a batch's records [b, F, h/2, w/2, FIELDS], as Shard.who_is_where."""
+def bodies_in(shard: Shard, made: TrainingBatch) -> Tensor | None:
+    """Of what Shard.who_is_where tells the records, cells and guides of a batch, in its order: [b, F, h/2, w/2, FIELDS]."""
     told, cells = shard.who_is_where(), shard.latents.shape[2]
     if told is None:
         return None

@@ -34,7 +34,7 @@ from .feed import AHEAD, Prefetcher, to_async, workers
 from .group import ALONE, Group
 from .live import LiveBank
 from .lora import Adapter
-from .objective import LONG_CAPTIONS, SIGMA_MEAN, WORDS_ALONE, TrainingBatch, detail, draw_batch, tell, to_tell, who_is_where
+from .objective import LONG_CAPTIONS, SIGMA_MEAN, WORDS_ALONE, TrainingBatch, bodies_in, detail, draw_batch, tell, to_tell
 from .optim import Average, Optimizer
 from .run import Run
 from .sheet import Sheets
@@ -274,7 +274,7 @@ def train_transformer(folder: str, bank: str | Bank | LiveBank, settings: Settin
         shard = choose_shard(bank, still_share, rng)
         made = draw_batch(shard, settings.tokens, settings.native_fps, rng, sigma_mean, settings.words_alone)
         seed = int(rng.integers(2**62))
-        made.bodies = who_is_where(shard, made) if asking else None
+        made.bodies = bodies_in(shard, made) if asking else None
         return (made, seed, weight_of_detail), tell, *to_tell(shard, made), rng, settings.long_captions
 
     feed = Prefetcher(draw, pool, ahead)
@@ -284,9 +284,9 @@ def train_transformer(folder: str, bank: str | Bank | LiveBank, settings: Settin
     sheets = Sheets(run, settings.sheets, vae, SHIFT, settings.native_fps) if vae and settings.sheets else None
     for step, share in run.budget(first):
         bank.refresh(share)
-        asked_at = time.monotonic()
+        began = time.monotonic()
         (made, *drawn), words = feed.next(step)
-        waited = time.monotonic() - asked_at
+        waited = time.monotonic() - began  # for captions: where it is much of a step, more workers help
         loss, wrong = losses(student, made, words, *drawn, group=group, adapter=adapter)
         (loss + asking * wrong).backward()
         group.sum_gradients(optimizer.parameters)
@@ -296,7 +296,7 @@ def train_transformer(folder: str, bank: str | Bank | LiveBank, settings: Settin
         kind = "still" if len(made.cells) == 1 else "clip"
         work = {"tokens": made.tokens, "flops": step_flops(student, made)}
         seen = {"samples": len(made.latents), "fill": made.tokens / settings.tokens}  # nothing is padded; guides come on top
-        seen |= {"waited": waited, "shards": len(bank.shards)}  # seconds for captions: where they are much of a step, more workers help
+        seen |= {"waited": waited, "shards": len(bank.shards)}
         run.record(step + 1, 50, **work, **{"loss": loss, f"loss_{kind}": loss, "asked": wrong, "grad": norm}, **seen)
         run.save(step + 1, trained, optimizer, average)
         if sheets and group.is_main:

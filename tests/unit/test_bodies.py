@@ -10,8 +10,7 @@ from sora_pack.sora_core.training import bodies
 from sora_pack.sora_core.training import transformer as trainer
 from sora_pack.sora_core.training.bank import Shard
 from sora_pack.sora_core.training.bodies import ASKED, FIELDS, Asker, answer_loss, standing, weight_of, who_is_where
-from sora_pack.sora_core.training.objective import TrainingBatch, draw_captions
-from sora_pack.sora_core.training.objective import who_is_where as asked
+from sora_pack.sora_core.training.objective import TrainingBatch, bodies_in, draw_captions
 from sora_pack.sora_core.world import COLOURS, SHAPES, Camera, Object, Scene, Wall, render, sample_scene
 
 
@@ -122,7 +121,7 @@ def test_a_cell_is_asked_about_its_middle_and_a_shot_about_its_own_time():
     assert shard.moments() == wanted
     made = made_of(shard, [0, 1, 3], shots=[0, 0, 1, 1], guides=(10,))
     scenes, (here, there) = shard.scenes, (wanted[i] for i in (3, 6))
-    told = asked(shard, made)
+    told = bodies_in(shard, made)
     assert told.shape == (1, 4, 2, 2, FIELDS)
     assert torch.equal(told[:, 2:], who_is_where(scenes, [here, there], 2, 2).half()), "of the cells and guides of a batch, in its order"
 
@@ -137,7 +136,7 @@ def test_a_lone_cell_is_told_for_no_longer_than_its_shot():
 def test_written_captions_have_nobody_to_ask_for():
     assert who_is_where([[("a dog",)]], [(0, 0.0)], 2, 2) is None
     shard = shard_of([[("a dog",)]], 1)
-    assert asked(shard, made_of(shard, [0])) is None
+    assert bodies_in(shard, made_of(shard, [0])) is None
     assert who_is_where([[sample_scene(0)]], [(0, 0.0), (0, 1.0)], 2, 3).shape == (1, 2, 2, 3, FIELDS)
 
 
@@ -170,7 +169,7 @@ def test_parts_of_a_batch_sum_to_the_whole():
     scenes = [[sample_scene(seed)] for seed in range(4)]
     shard = shard_of(scenes, 2)
     made = made_of(shard, [0, 1])
-    made.bodies = asked(shard, made)
+    made.bodies = bodies_in(shard, made)
     words = draw_captions(shard, made, np.random.default_rng(0))
     student = trainer.Student(preset("tiny"), TextConfig(dim=64, num_layers=1, num_heads=1, pieces=256))
     nn.init.normal_(student.asker.answer.weight, std=0.1)

@@ -222,6 +222,6 @@ def test_worth_of_words_changes_nothing_but_the_words(small_world, vae):
 
 
 def test_training_needs_no_pyav():
-    """A machine that is lent for its GPU has what torch brings, and little more."""
+    """A machine for training may have what torch brings, and little more."""
     code = "import sys; sys.modules['av'] = None; import sora_core.training.__main__, sora_core.training.gpu, sora_core.evaluation.__main__"
     subprocess.run([sys.executable, "-c", code], cwd=Path(gpu.__file__).parents[2], check=True)

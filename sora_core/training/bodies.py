@@ -33,6 +33,7 @@ COVERED = 0.3  # share of a token, or of a body smaller than one, that makes the
 WALLED = 0.5  # that of a token which makes it a wall's
 STEP = 0.125  # seconds on either side of a moment, for its speed
 NOBODY = 0.1  # weight of a token with nobody in it: nine of ten are such
+PACE = 0.1  # of a second, what goes slowly: the unit in which where all goes is asked, for beside the words a smaller error is not learned
 
 
 def standing(scene: Scene, seconds: Sequence[float], height: int, width: int) -> Tensor:
@@ -122,19 +123,19 @@ class Asker(nn.Module):
         nn.init.zeros_(self.answer.bias)
 
     def forward(self, states: Tensor) -> Tensor:
-        """Hidden states [B, N, D] -> answers [B, N, ...]: logits of all ASKED, then the two coordinates."""
+        """Hidden states [B, N, D] -> answers [B, N, ...]: logits of all ASKED, then the two coordinates in PACE."""
         return self.answer(F.layer_norm(states, states.shape[-1:]))
 
 
 def answer_loss(answers: Tensor, told: Tensor, weight: Tensor) -> Tensor:
-    """Sum over tokens of what the answers are wrong by: mean cross-entropy of ASKED, plus the distance from where all goes.
+    """Sum over tokens of what the answers are wrong by: mean cross-entropy of ASKED, plus the distance in PACE from where all goes.
 
     Args:
         answers: [B, N, ...] of an Asker. told: [B, N, FIELDS]. weight: [B, N], see `weight_of`.
     """
     *logits, goes = answers.float().split([*ANSWERS, 2], -1)
     wrong = sum(F.cross_entropy(x.transpose(1, 2), told[..., i].long(), reduction="none") for i, x in enumerate(logits))
-    away = F.smooth_l1_loss(goes, told[..., -2:], reduction="none").sum(-1)
+    away = F.smooth_l1_loss(goes, told[..., -2:] / PACE, reduction="none").sum(-1)
     return ((wrong / len(ASKED) + away) * weight).sum()
 
 

@@ -185,10 +185,22 @@ def test_a_body_weighs_more_than_nobody():
     assert weight.unique().tolist() == pytest.approx([bodies.NOBODY, 1.0])
     answers = Asker(8)(torch.randn(1, 64, 8)).detach()
     flat = told.flatten(1, 3)
-    right = answers.clone()
-    at = 0
-    for i, size in enumerate(bodies.ANSWERS):
-        right[..., at : at + size] = 20 * nn.functional.one_hot(flat[..., i].long(), size)
-        at += size
-    right[..., at:] = flat[..., -2:]
+    right = perfect(flat)
     assert answer_loss(right, flat, weight.flatten(1)) < 1e-4 < answer_loss(answers, flat, weight.flatten(1))
+
+
+def perfect(told: torch.Tensor) -> torch.Tensor:
+    """Answers [B, N, ...] of an Asker that are all as told [B, N, FIELDS]."""
+    words = [20 * nn.functional.one_hot(told[..., i].long(), size) for i, size in enumerate(bodies.ANSWERS)]
+    return torch.cat([*words, told[..., -2:] / bodies.PACE], -1)
+
+
+def test_not_to_know_the_camera_costs_as_much_as_not_to_know_the_words():
+    """Who says that nothing moves errs by little in pictures a second, and must not by little in the loss: nobody learned it so."""
+    orbit = Scene((Object("ball", "red"),), camera=Camera("orbit"))
+    told = who_is_where([[orbit]], [(0, 1.0)], 8, 8).flatten(1, 3)
+    without_words, without_paths = perfect(told), perfect(told)
+    without_words[..., :-2] = 0
+    without_paths[..., -2:] = 0
+    words, paths = (answer_loss(answers, told, weight_of(told)) for answers in (without_words, without_paths))
+    assert paths > 0.5 * words

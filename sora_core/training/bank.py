@@ -56,6 +56,37 @@ class Shape:
     cuts: tuple[int, ...] = ()
     begin: float = 0.0
 
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Height and width of a cell in tokens."""
+        side = Strides().space * PATCH
+        return self.height // side, self.width // side
+
+    def shot_of(self, cell: int) -> int:
+        return bisect.bisect_right(self.cuts, cell)
+
+    def first_frame(self, shot: int) -> int:
+        """Number of the frame with which a shot begins."""
+        return Strides().frames(self.cuts[shot - 1]) if shot else 0
+
+    def span(self, cells: list[int], shot: int = 0) -> tuple[float, float]:
+        """Seconds of a shot's scene at which the first and the last of some cells end; of a shot that begins with the first of them, and
+        of a lone cell of a cut clip, as the shot may end with it, from where that cell begins; 0, 0 without any."""
+        first = self.first_frame(shot) / self.fps
+        own = [cell for cell in cells if self.shot_of(cell) == shot]
+        inside = [max(0.0, Strides.time * cell / self.fps - first) for cell in own]
+        if own and self.cuts and (len(own) == 1 or own[0] in self.cuts):
+            inside.insert(0, max(0.0, inside[0] - Strides.time / self.fps))
+        return (self.begin + inside[0], self.begin + inside[-1]) if inside else (0.0, 0.0)
+
+    def moments(self, guide_frames: Sequence[int] = ()) -> list[tuple[int, float]]:
+        """(shot, second of its scene) in the middle of every cell, then of every guide frame."""
+        strides = Strides()
+        middles = [max(0.0, strides.time * cell - (strides.time - 1) / 2) for cell in range(strides.cells(self.frames))]
+        frames = [*middles, *guide_frames]
+        shots = [self.shot_of(strides.cell_of_frame(frame)) for frame in frames]
+        return [(shot, self.begin + max(0.0, frame - self.first_frame(shot)) / self.fps) for shot, frame in zip(shots, frames, strict=True)]
+
 
 STILLS = tuple(Shape(1, 8.0, w, h) for w, h in ((128, 128), (176, 96), (96, 176)))
 # Whatever is to lead to a given end (backward, fill, join, loop) is learned from tails alone.
@@ -70,10 +101,14 @@ LATEST = 6.5  # seconds, a leg of what slides: clips that all began with one wou
 
 @dataclass(frozen=True)
 class Stage:
-    """The shapes of a stage of training; its scenes are the world's. Eight of twelve shards are stills, three `clips`, one `rare`."""
+    """The shapes of a stage of training; its scenes are the world's. Eight of twelve shards are stills, three `clips`, one `rare`.
+
+    `later` is the share of clips that begin after their scenes do.
+    """
 
     clips: tuple[Shape, ...]
     rare: tuple[Shape, ...]
+    later: float = 0.5
 
 
 def _in_turn(*kinds: tuple[Shape, ...]) -> tuple[Shape, ...]:
@@ -84,8 +119,9 @@ def _in_turn(*kinds: tuple[Shape, ...]) -> tuple[Shape, ...]:
 STAGES = {
     "S1": Stage(SECONDS_2, SECONDS_2),
     "S2": Stage(SECONDS_2, _in_turn(SECONDS_5, SECONDS_5[1:], RARE + SHOTS)),
-    "S3": Stage(_in_turn(SECONDS_2, SECONDS_5[1:]), SECONDS_5),  # an event and what it leaves take their time
-    "S4": Stage(_in_turn(SECONDS_2, SECONDS_5[1:]), _in_turn(SECONDS_5, SHOTS, RARE + MINUTE)),
+    # An event and what it leaves take their time, and all of them happen in a scene's first seconds.
+    "S3": Stage(_in_turn(SECONDS_2, SECONDS_5[1:]), SECONDS_5, later=0.2),
+    "S4": Stage(_in_turn(SECONDS_2, SECONDS_5[1:]), _in_turn(SECONDS_5, SHOTS, RARE + MINUTE), later=0.2),
 }
 
 
@@ -131,7 +167,7 @@ def _check(field: str, names: Sequence[str], known: Iterable[str]) -> None:
 
 
 def plan(index: int, recipe: Recipe = Recipe()) -> Shape:
-    """The shape of shard `index`; half of the clips of one shot begin after their scenes do."""
+    """The shape of shard `index`; a share of the clips of one shot begins after their scenes do."""
     stage, (turn, slot) = STAGES[recipe.stage], divmod(index, 12)
     if recipe.shapes:
         shapes = _in_turn(*(SHAPES[name] for name in recipe.shapes))
@@ -144,7 +180,8 @@ def plan(index: int, recipe: Recipe = Recipe()) -> Shape:
         shape = STILLS[(turn + slot) % 3]
     if shape.frames == 1 or shape.cuts or shape in MINUTE:
         return shape
-    return replace(shape, begin=max(0.0, random.Random(index).uniform(-LATEST, LATEST)))
+    at_once = LATEST * (1 - stage.later) / stage.later
+    return replace(shape, begin=max(0.0, random.Random(index).uniform(-at_once, LATEST)))
 
 
 def scenes_of(index: int, cuts: int, count: int = SHARD, recipe: Recipe = Recipe()) -> list[list[Scene]]:
@@ -217,7 +254,7 @@ def make_shard(folder: Path, index: int, vae: VideoVAE, recipe: Recipe = Recipe(
             scenes = scenes_of(index, len(shape.cuts), SHARD, recipe)
             guides_at = guide_frames(index, shape)
             records = [encode(vae, film([shots], shape, device), guides_at, shape.tails) for shots in scenes]
-            write_shard(path, Shard.of(records, shape.fps, guides_at, scenes, shape.cuts, shape.begin))
+            write_shard(path, Shard.of(records, shape, guides_at, scenes))
         finally:
             with contextlib.suppress(OSError):  # Windows removes no open file
                 lock.unlink()
@@ -240,28 +277,24 @@ def make_bank(folder: str, vae: VideoVAE, shards: int, recipe: Recipe = Recipe()
 
 @dataclass
 class Shard:
-    """Records of one shape. Latents are normalised; `tail` holds the cells from `cells // 2 + 1` on, encoded as a span; `begin` is the
-    second of the scenes at which the clips begin.
+    """Records of one shape. Latents are normalised; `tail` holds the cells from `cells // 2 + 1` on, encoded as a span.
 
     A record is told by the scenes of its shots, or, one shot only, by written captions. `bodies` is what `who_is_where` found.
     """
 
-    fps: float
-    cuts: list[int]
+    shape: Shape
     guide_frames: list[int]
     scenes: list[list[Scene | tuple[str, ...]]]
     latents: Tensor  # n C F h w
     guides: Tensor | None = None  # n G C 1 h w
     tail: Tensor | None = None  # n C f h w
-    begin: float = 0.0
     bodies: Tensor | None = None  # n (F + G) h/2 w/2 FIELDS of bodies.py
 
     @classmethod
-    def of(cls, records: list[dict[str, Tensor]], fps: float, guides_at: list[int], scenes: list, cuts: Sequence[int] = (),
-           begin: float = 0.0) -> Shard:  # fmt: skip
+    def of(cls, records: list[dict[str, Tensor]], shape: Shape, guides_at: list[int], scenes: list) -> Shard:
         """A shard of what `encode` gave, in half precision."""
         tensors = {name: torch.cat([r[name] for r in records]).half() for name in records[0]}
-        return cls(fps, list(cuts), guides_at, scenes, **tensors, begin=begin)
+        return cls(shape, guides_at, scenes, **tensors)
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -269,41 +302,23 @@ class Shard:
         named = {"latents": self.latents, "guides": self.guides, "tail": self.tail}
         return {name: t for name, t in named.items() if t is not None}
 
+    @property
+    def has_story(self) -> bool:
+        first = self.scenes[0][0]
+        return isinstance(first, Scene) and first.has_story
+
     def who_is_where(self) -> Tensor | None:
-        """Which body is at each token of all cells and then of all guide frames, in their middle: [n, F + G, h / 2, w / 2, FIELDS], half
-        precision, on the CPU, where picking from it waits for no GPU; made once. None where written captions are all that is known."""
+        """Which body is at each token of all cells and then of all guide frames, in their middle: [n, F + G, h / 2, w / 2, FIELDS], on the
+        CPU, where picking from it waits for no GPU; made once. None where written captions are all that is known."""
         if self.bodies is None:
-            found = who_is_where(self.scenes, self.moments(), *(side // PATCH for side in self.latents.shape[-2:]))
-            self.bodies = None if found is None else found.half()
+            self.bodies = who_is_where(self.scenes, self.shape.moments(self.guide_frames), *self.shape.grid)
         return self.bodies
-
-    def moments(self) -> list[tuple[int, float]]:
-        """(shot, second of its scene) in the middle of every cell, then of every guide frame."""
-        strides = Strides()
-        frames = [max(0.0, strides.time * cell - (strides.time - 1) / 2) for cell in range(self.latents.shape[2])] + self.guide_frames
-        shots = [self.shot_of(strides.cell_of_frame(frame)) for frame in frames]
-        return [(shot, self.begin + max(0.0, frame - self.first_frame(shot)) / self.fps) for shot, frame in zip(shots, frames, strict=True)]
-
-    def shot_of(self, cell: int) -> int:
-        return bisect.bisect_right(self.cuts, cell)
-
-    def first_frame(self, shot: int) -> int:
-        """Number of the frame with which a shot begins."""
-        return Strides().frames(self.cuts[shot - 1]) if shot else 0
-
-    def span(self, cells: list[int], shot: int = 0) -> tuple[float, float]:
-        """Seconds of a shot's scene at which the first and the last of some cells end; of a lone cell of a cut clip those of its own
-        frames, as the shot may end with it; 0, 0 without any."""
-        first = self.first_frame(shot) / self.fps
-        inside = [max(0.0, Strides.time * cell / self.fps - first) for cell in cells if self.shot_of(cell) == shot]
-        if self.cuts and len(inside) == 1:
-            inside.insert(0, max(0.0, inside[0] - Strides.time / self.fps))
-        return (self.begin + inside[0], self.begin + inside[-1]) if inside else (0.0, 0.0)
 
 
 def write_shard(path: Path, shard: Shard) -> None:
     """Writes a shard whole or not at all."""
-    facts = {"fps": shard.fps, "cuts": shard.cuts, "guide_frames": shard.guide_frames, "begin": shard.begin}
+    shape = shard.shape
+    facts = {"fps": shape.fps, "cuts": shape.cuts, "guide_frames": shard.guide_frames, "begin": shape.begin}
     facts["scenes"] = [[shot.to_json() if isinstance(shot, Scene) else list(shot) for shot in shots] for shots in shard.scenes]
     data = save({name: t.cpu().contiguous() for name, t in shard.tensors.items()}, {"bank": json.dumps(facts, ensure_ascii=False)})
     with atomic_path(path) as part:
@@ -315,7 +330,10 @@ def read_shard(path: Path) -> Shard:
         facts = json.loads(f.metadata()["bank"])
         tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118 (safe_open is not a dict)
     scenes = [[tuple(shot) if isinstance(shot, list) else Scene.from_json(shot) for shot in shots] for shots in facts["scenes"]]
-    return Shard(facts["fps"], facts["cuts"], facts["guide_frames"], scenes, **tensors, begin=facts.get("begin", 0.0))
+    strides, (cells, h, w) = Strides(), tensors["latents"].shape[2:]
+    shape = Shape(strides.frames(cells), facts["fps"], w * strides.space, h * strides.space, "tail" in tensors, tuple(facts["cuts"]),
+                  facts.get("begin", 0.0))  # fmt: skip
+    return Shard(shape, facts["guide_frames"], scenes, **tensors)
 
 
 class Bank:

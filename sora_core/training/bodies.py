@@ -14,17 +14,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..world import COLOURS, MOTIONS, SHAPES, SIZES, STORY_MOTIONS, STORY_SHAPES, Scene
+from ..world import COLOURS, MOTIONS, SHAPES, SIZES, STORY_MOTIONS, STORY_SHAPES, Object, Scene
 from ..world.camera import pose, project, tangents
 from ..world.events import LASTING, lasting
+from ..world.motion import positions
 from ..world.scene import WALLS
 from ..world.sight import boxes, cover_boxes, sight, surroundings, wall_faces
+from ..world.simulation import takes_part
 
 ASKED = {
     "shape": (*SHAPES, *STORY_SHAPES, "wall", "cover"),
     "colour": (*COLOURS, *WALLS),  # covers are grey
     "size": SIZES,
-    "motion": (*MOTIONS, *STORY_MOTIONS),
+    "motion": (*MOTIONS, "move away", *STORY_MOTIONS),
     "state": tuple(LASTING.values()),
 }
 ANSWERS = [1 + len(words) for words in ASKED.values()]  # 0 is nobody
@@ -32,6 +34,7 @@ FIELDS = len(ASKED) + 2  # and the two coordinates of where it goes
 COVERED = 0.3  # share of a token, or of a body smaller than one, that makes the body the token's
 WALLED = 0.5  # that of a token which makes it a wall's
 STEP = 0.125  # seconds on either side of a moment, for its speed
+RESTING = 0.02  # units a second: slower, and a body stands
 NOBODY = 0.1  # weight of a token with nobody in it: nine of ten are such
 PACE = 0.1  # of a second, what goes slowly: the unit in which where all goes is asked, for beside the words a smaller error is not learned
 
@@ -70,7 +73,7 @@ def standing(scene: Scene, seconds: Sequence[float], height: int, width: int) ->
         seen = sight(scene, times)
         there[:, : len(scene.objects)] &= ~(seen.hidden | seen.under)[..., None, None]
     depth, first = torch.where(there, near[..., None, None], torch.inf).min(1)  # T h w
-    facts = torch.cat([_words(scene, seconds).double(), speed], -1)  # T K FIELDS
+    facts = torch.cat([_words(scene, times, begin, end).double(), speed], -1)  # T K FIELDS
     picked = facts.gather(1, first.flatten(1).unsqueeze(-1).expand(-1, -1, FIELDS)).view(*first.shape, FIELDS)
     points = surroundings(scene, times, width, height)
     (x, y, _), (u, v, _) = (project(pose(scene.camera, t, scene), points) for t in (begin, end))
@@ -79,17 +82,33 @@ def standing(scene: Scene, seconds: Sequence[float], height: int, width: int) ->
     return torch.where(depth.isfinite().unsqueeze(-1), picked, behind).float()
 
 
-def _words(scene: Scene, seconds: Sequence[float]) -> Tensor:
-    """The number of each of ASKED, for bodies, covers and walls at each moment: [T, K, len(ASKED)]."""
-    words = [[body.shape, body.colour, body.size, body.motion, ""] for body in scene.objects]
-    words += [["cover", "grey", "", "", ""] for body in scene.objects if body.change == "cover"]
-    words += [["wall", wall.colour, "", "", ""] for wall in scene.walls]
-    numbers = [[1 + names.index(word) if word else 0 for word, names in zip(row, ASKED.values(), strict=True)] for row in words]
-    told = torch.tensor(numbers).repeat(len(seconds), 1, 1)
-    for row, moment in zip(told, seconds, strict=True):
-        for i, state in lasting(scene, moment) if scene.has_story else ():
-            row[i, -1] = 1 + ASKED["state"].index(state)
-    return told
+def _words(scene: Scene, times: Tensor, begin: Tensor, end: Tensor) -> Tensor:
+    """The number of each of ASKED, for bodies, covers and walls at each of `times`, between `begin` and `end`: [T, K, len(ASKED)]."""
+    paths = positions(scene, torch.cat([begin, end])).unflatten(0, (2, -1))
+    pace = (paths[1] - paths[0]) / (end - begin)[:, None, None]  # T K 3
+    told = []
+    for moment, steps in zip(times.tolist(), pace.tolist(), strict=True):
+        state = dict(lasting(scene, moment)) if scene.has_story else {}
+        bodies = enumerate(zip(scene.objects, steps, strict=True))
+        words = [(body.shape, body.colour, body.size, _does(body, *step), state.get(i, "")) for i, (body, step) in bodies]
+        words += [("cover", "grey", "", "", "") for body in scene.objects if body.change == "cover"]
+        words += [("wall", wall.colour, "", "", "") for wall in scene.walls]
+        told.append([[1 + names.index(word) if word else 0 for word, names in zip(row, ASKED.values(), strict=True)] for row in words])
+    return torch.tensor(told)
+
+
+def _does(body: Object, x: float, y: float, z: float) -> str:
+    """The word for what a body does while it goes x, y, z units a second: what has turned round goes the other way, as captions say too,
+    and what has come to rest stands. "" where there is none."""
+    how, _, side = body.motion.partition(" ")
+    if takes_part(body) and max(abs(x), abs(y), abs(z)) < RESTING:
+        return "still"
+    if side in ("left", "right"):
+        way = "right" if x > 0 else "left"
+        return f"{how} {way}" if how != "leave" or way == side else ""
+    if body.motion == "come closer":
+        return "come closer" if z > 0 else "move away"
+    return "" if body.motion == "still" and max(abs(x), abs(z)) > RESTING else body.motion  # pushed
 
 
 def _overlap(edges: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -99,17 +118,17 @@ def _overlap(edges: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 def who_is_where(records: Sequence[Sequence[Scene | tuple[str, ...]]], moments: Sequence[tuple[int, float]], height: int,
                  width: int) -> Tensor | None:  # fmt: skip
-    """`standing` of every record at (shot, second of its scene): [b, F, height, width, FIELDS].
+    """`standing` of every record at (shot, second of its scene): [b, F, height, width, FIELDS] in half precision.
 
     None where written captions are all that is known.
     """
     if not all(isinstance(shot, Scene) for shots in records for shot in shots):
         return None
-    told = torch.empty(len(records), len(moments), height, width, FIELDS)
+    told = torch.empty(len(records), len(moments), height, width, FIELDS, dtype=torch.float16)
     for made, shots in zip(told, records, strict=True):
         for number in {shot for shot, _ in moments}:
             cells = [i for i, (shot, _) in enumerate(moments) if shot == number]
-            made[cells] = standing(shots[number], [moments[i][1] for i in cells], height, width)
+            made[cells] = standing(shots[number], [moments[i][1] for i in cells], height, width).half()
     return told
 
 

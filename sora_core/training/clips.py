@@ -25,7 +25,7 @@ from ..config import UserError
 from ..shapes import Strides
 from ..text import PromptError, encode_bytes
 from ..video_file import frame_times, read_frames, video_facts
-from .bank import SHARD, Shard, encode, write_shard
+from .bank import SHARD, Shape, Shard, encode, write_shard
 from .objective import REPEATS_CLIP, REPEATS_STILL, fill
 
 VIDEOS = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".gif")
@@ -145,6 +145,7 @@ def find_shots(path: Path) -> list[tuple[float, float]]:
 
     Raises:
         ModuleNotFoundError: PySceneDetect is not installed.
+        UserError: all shots are too short.
     """
     try:
         from scenedetect import AdaptiveDetector, detect
@@ -152,7 +153,10 @@ def find_shots(path: Path) -> list[tuple[float, float]]:
         wish = "pip install scenedetect[opencv-headless], or give --whole-files where every file is one shot"
         raise ModuleNotFoundError(f"cutting videos into shots needs PySceneDetect: {wish}") from error
     found = [(begin.get_seconds(), end.get_seconds()) for begin, end in detect(str(path), AdaptiveDetector())]
-    return [(begin, end) for begin, end in found if end - begin >= SHORTEST_SHOT]
+    shots = [(begin, end) for begin, end in found if end - begin >= SHORTEST_SHOT]
+    if found and not shots:
+        raise UserError(f"all of its {len(found)} shots are shorter than {SHORTEST_SHOT:g} s")
+    return shots
 
 
 def nearest_size(width: int, height: int, area: int) -> tuple[int, int]:
@@ -167,7 +171,7 @@ def frames_at(path: Path, begin: float, end: float, fps: float, size: tuple[int,
     """Frames uint8 [T, H, W, 3] of a shot at `fps`, scaled to cover `size` and cropped to it, and the share of a frame that is left."""
     facts, (times, unit) = video_facts(path), frame_times(path)
     shown = np.array([float((time - times[0]) * unit) for time in times])
-    stop = min(end, shown[-1] + float(1 / facts.fps))
+    stop, shown = min(end, shown[-1] + float(1 / facts.fps)), shown[shown < end - 1e-6]  # the next frame is another shot's
     wanted = [int(np.abs(shown - begin - k / fps).argmin()) for k in range(math.ceil((stop - begin) * fps - 1e-6))]
     if not wanted:
         raise UserError(f"{path.name} has no frames between {begin:.1f} and {end:.1f} s")
@@ -261,7 +265,9 @@ class _Shelf:
 
     def _write(self, bucket: tuple[int, int, int]) -> None:
         records, scenes, guides_at = zip(*self.held[bucket])
-        write_shard(self.folder / f"{self.written:05d}.safetensors", Shard.of(list(records), self.fps, guides_at[0], list(scenes)))
+        width, height, cells = bucket
+        shape = Shape(self.vae.strides.frames(cells), self.fps, width, height)
+        write_shard(self.folder / f"{self.written:05d}.safetensors", Shard.of(list(records), shape, guides_at[0], list(scenes)))
         del self.held[bucket]
         self.written += 1
 

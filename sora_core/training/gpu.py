@@ -31,7 +31,7 @@ class RunSettings:
     """What is made in how much time.
 
     Args:
-        minutes: of training, all starts together; starting, compiling and writing come on top (about one minute).
+        minutes: of all starts together, from the first shard to the last step; loading and writing come on top (about one minute).
         vae_minutes: of these for the VAE; 0 takes `vae` as it is.
         vae: file of a VAE to use, or to go on from.
         bank_share: of the transformer's time, for rendering and encoding.

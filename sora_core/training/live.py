@@ -17,12 +17,13 @@ from torch import Tensor
 from ..autoencoder import VideoVAE
 from ..shapes import PATCH, Strides
 from .bank import SHARD, Recipe, Shape, Shard, encode, film, guide_frames, plan, scenes_of
+from .bodies import who_is_where
 from .feed import workers
 from .group import ALONE, Group
 from .objective import REPEATS_CLIP, REPEATS_STILL
 
 MOST_RECORDS = 4 * SHARD  # of a shard: a still takes a GPU as long as the beginning of a clip
-FIRST_SHARDS = 12  # all shapes of the plan's first turn, before training begins
+FIRST_SHARDS = 12  # before training begins: of several shapes at least
 PIXELS_AT_ONCE = 1024 * 128 * 128  # rendered and encoded in one piece: about 4 GB in bfloat16
 
 
@@ -98,14 +99,11 @@ class LiveBank:
             at_once = 1  # what fits in a cache is faster there
         parts = [own[i : i + at_once] for i in range(0, len(own), at_once)]
         records = [encode(self.vae, film(part, shape, self.group.device), guides_at, shape.tails) for part in parts]
-        shard = Shard.of(records, shape.fps, guides_at, scenes, shape.cuts, shape.begin)
+        shard = Shard.of(records, shape, guides_at, scenes)
         return replace(shard, **{name: self.group.gather(t) for name, t in shard.tensors.items()}, bodies=bodies)
 
 
 def cast(index: int, shape: Shape, count: int, recipe: Recipe) -> tuple[list, Tensor]:
     """The scenes of a shard and who is where in them: slow, and no work for a GPU."""
     scenes = scenes_of(index, len(shape.cuts), count, recipe)
-    strides = Strides()
-    unfilmed = torch.empty(0, 0, strides.cells(shape.frames), shape.height // strides.space, shape.width // strides.space)
-    shard = Shard(shape.fps, list(shape.cuts), guide_frames(index, shape), scenes, unfilmed, begin=shape.begin)
-    return scenes, shard.who_is_where()
+    return scenes, who_is_where(scenes, shape.moments(guide_frames(index, shape)), *shape.grid)

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..flow import logit_normal_sigma
+from ..plan import BESIDE, DISTANCE
 from ..shapes import PATCH, Strides
 from ..world import Scene, caption, introduce
 from .bank import Shard
@@ -28,6 +29,9 @@ TEXT_DROPOUT = 0.1
 TAILS = 0.5  # share of whole clips that lead to a known end, where their shard has some
 WORDS_ALONE = 0.38  # of the other clips, share of which everything is to be made
 GIVEN = {"first": 0.17, "beginning": 0.17, "end": 0.12, "both": 0.1, "any": 0.06}  # what the rest know, and their shares beside it
+WINDOWS = (0.35, 0.35, 0.12, 0.18)  # shares of `choose_cells`: all, a prefix, a window, a subset
+WINDOWS_OF_STORIES = (0.7, 0.12, 0.06, 0.12)  # what happens first and then is seen in the whole alone
+GAPS, LONG = 0.3, 4 * DISTANCE  # share of the batches of a video of more cells than this that are a gap of its sketch
 LONG_CAPTIONS, MEDIUM_CAPTIONS = 0.9, 0.04  # the rest are short, as people type
 CHINESE = 0.25
 TYPOS = 0.1  # of short English captions
@@ -94,7 +98,7 @@ def detail(latents: Tensor) -> Tensor:
 
 
 def choose_cells(shard: Shard, rng: np.random.Generator, most: int = 1000) -> list[int]:
-    """Which cells of the clips a batch sees, in order: all, a prefix, a window further in, or a strided subset with cell 0.
+    """Which cells of the clips a batch sees, in order: all, a prefix, a window further in, or a strided subset with cell 0 (WINDOWS).
 
     Of a video of more than `most` cells it sees that many at most, and instead of all cells such as are equally far apart.
     """
@@ -102,7 +106,7 @@ def choose_cells(shard: Shard, rng: np.random.Generator, most: int = 1000) -> li
     most = min(cells, max(2, most))
     if cells < 3:
         return list(range(cells))
-    kind = rng.choice(4, p=(0.35, 0.35, 0.12, 0.18))
+    kind = rng.choice(4, p=WINDOWS_OF_STORIES if shard.has_story else WINDOWS)
     if kind == 0:
         return np.linspace(0, cells - 1, most).round().astype(int).tolist()
     if kind == 1:
@@ -113,6 +117,18 @@ def choose_cells(shard: Shard, rng: np.random.Generator, most: int = 1000) -> li
         return list(range(start, start + length))
     count = int(rng.integers(2, most + 1))
     return [0, *sorted(1 + rng.choice(cells - 1, count - 1, replace=False))]
+
+
+def choose_gap(shard: Shard, rng: np.random.Generator) -> tuple[list[int], Tensor]:
+    """The cells of a gap as the second passes of foresight see one (plan.py), and what of them is to be made [F]. Behind an opening, or
+    a given video, it also sees the cell next to its first."""
+    cells = shard.latents.shape[2]
+    before = int(rng.integers(cells - DISTANCE))
+    step = DISTANCE if rng.random() < 0.75 else 1
+    beside = [before - i * step for i in range(BESIDE)] + [before + i * DISTANCE for i in range(1, BESIDE + 1)]
+    seen = sorted(cell for cell in beside if 0 <= cell < cells)
+    chosen = sorted({*seen, *range(before, before + DISTANCE)})
+    return chosen, torch.tensor([cell not in seen for cell in chosen]).float()
 
 
 def choose_unknown(batch: int, cells: list[int], rng: np.random.Generator, words_alone: float = WORDS_ALONE) -> Tensor:
@@ -156,20 +172,24 @@ def draw_batch(shard: Shard, tokens: int, native_fps: float, rng: np.random.Gene
         sigma_mean: of the noise levels' logit. words_alone: share of clips without given cells.
     """
     per_cell = shard.latents.shape[3] // PATCH * (shard.latents.shape[4] // PATCH)
-    cells = choose_cells(shard, rng, tokens // per_cell)
+    most, gap = tokens // per_cell, None
+    if shard.latents.shape[2] > LONG and most >= DISTANCE + 2 * BESIDE and rng.random() < GAPS:
+        cells, gap = choose_gap(shard, rng)
+    else:
+        cells = choose_cells(shard, rng, most)
     repeats = REPEATS_STILL if len(cells) == 1 else REPEATS_CLIP
     room = tokens // (per_cell * len(cells))  # videos
     count, repeats = fill(room, len(shard.scenes), repeats)
     records = rng.choice(len(shard.scenes), count, replace=False).tolist()
     rows = [record for record in records for _ in range(repeats)]
     # One cell is one step of position at the native rate; a clip at half the rate has its cells twice as far apart.
-    spacing = native_fps / shard.fps
+    spacing = native_fps / shard.shape.fps
     latents = shard.latents[rows][:, :, cells].float()
     positions = torch.tensor(cells, dtype=torch.float32) * spacing
-    unknown = choose_unknown(len(rows), cells, rng, words_alone)
+    unknown = choose_unknown(len(rows), cells, rng, words_alone) if gap is None else gap.repeat(len(rows), 1)
     if shard.tail is not None and len(cells) == shard.latents.shape[2] and rng.random() < TAILS * given_scale(words_alone):
         latents, unknown = join_tail(shard, latents, rows, unknown, rng)
-    shots = [shard.shot_of(cell) for cell in cells] if shard.cuts else None
+    shots = [shard.shape.shot_of(cell) for cell in cells] if shard.shape.cuts else None
     made = TrainingBatch(latents, positions, unknown, draw_sigma(unknown, rng, sigma_mean), records, cells, shots)
     if shard.guides is not None and rng.random() < 0.2:
         made = add_guides(made, shard, spacing / Strides.time, rng)
@@ -192,7 +212,7 @@ def join_tail(shard: Shard, latents: Tensor, rows: list[int], unknown: Tensor, r
     unknown[:, start:] = 0
     for row in unknown:
         row[:start] = 1
-        row[: rng.choice([0, 0, 1, start - 1])] = 0  # backward extension, or a fill that also knows a beginning
+        row[: rng.choice([0, rng.integers(1, start)])] = 0  # backward extension, or a fill that also knows a beginning
     return latents, unknown
 
 
@@ -214,7 +234,7 @@ def add_guides(made: TrainingBatch, shard: Shard, position_per_frame: float, rng
     guides = guides.repeat_interleave(made.repeats, 0)
     at = torch.tensor([shard.guide_frames[i] * position_per_frame for i in chosen])
     zeros = torch.zeros(batch, count)
-    shots = made.shots and made.shots + [shard.shot_of(Strides().cell_of_frame(shard.guide_frames[i])) for i in chosen]
+    shots = made.shots and made.shots + [shard.shape.shot_of(Strides().cell_of_frame(shard.guide_frames[i])) for i in chosen]
     return replace(
         made,
         latents=torch.cat([made.latents, guides], 2),
@@ -244,7 +264,7 @@ def draw_captions(shard: Shard, made: TrainingBatch, rng: np.random.Generator, l
 
 def to_tell(shard: Shard, made: TrainingBatch) -> tuple[list[list[Scene | tuple[str, ...]]], list[tuple[float, float]]]:
     """The shots of every record of a batch, and which seconds of each shot its cells cover: all that `tell` needs, and no tensor."""
-    return [shard.scenes[i] for i in made.records], [shard.span(made.cells, shot) for shot in range(1 + len(shard.cuts))]
+    return [shard.scenes[i] for i in made.records], [shard.shape.span(made.cells, shot) for shot in range(1 + len(shard.shape.cuts))]
 
 
 def bodies_in(shard: Shard, made: TrainingBatch) -> Tensor | None:

@@ -18,6 +18,8 @@ TURN_SLACK = 0.3  # seconds beyond a turning point that nobody sees, as the turn
 LEAST_ZOOM = 0.035  # of all its way in a second, which is 2 % of the distance: slower, and it is not seen
 LEAST_MOVEMENT = 0.8  # seconds of a camera movement that are worth a word, before or after a change
 LEAST_FOLLOWING = 0.1  # that a camera which follows goes to the side: less, and it stands
+SAMPLE = 0.1  # seconds between the moments of a story that are looked at
+LEAST_WAY, LONG_ENOUGH = 0.6, 4.0  # units that a body goes in so many seconds or more; in fewer a part of them, at the same speed
 OPPOSITE = {"slide left": "slide right", "slide right": "slide left", "come closer": "move away"}
 BOTH_WAYS = {"slide left": "slide back and forth", "slide right": "slide back and forth", "come closer": "come and go"}
 SIDES = {"orbit": ("right", "left"), "pan": ("right", "left"), "tilt": ("up", "down")}  # of a leg out and a leg back, when sense is +1
@@ -79,8 +81,9 @@ def _movement(scene: Scene, start: float, seconds: float) -> tuple[str, str | No
         leg = _leg(start, seconds, camera.period) * camera.sense
         return camera.kind, {1: SIDES[camera.kind][0], -1: SIDES[camera.kind][1], 0: None}[leg]
     if camera.kind in (*CAMERAS[2:], "rise"):
-        way = math.tanh((start + seconds) / ZOOM_SECONDS) - math.tanh(start / ZOOM_SECONDS)
-        if way < LEAST_ZOOM * seconds:
+        first = min(seconds, 2.0)  # it slows down, so its beginning says whether it is seen
+        way = math.tanh((start + first) / ZOOM_SECONDS) - math.tanh(start / ZOOM_SECONDS)
+        if way < LEAST_ZOOM * first:
             return "static", None  # the push has all but ended
     if camera.kind == "follow":
         eye = cameras.pose(camera, torch.linspace(start, start + seconds, 9, dtype=torch.float64), scene).eye[:, 0]
@@ -90,7 +93,7 @@ def _movement(scene: Scene, start: float, seconds: float) -> tuple[str, str | No
 
 
 def _story(scene: Scene, start: float, seconds: float) -> list[Fact]:
-    times = torch.arange(start, start + seconds + 1e-9, 0.1, dtype=torch.float64)
+    times = torch.arange(start, start + seconds + 1e-9, SAMPLE, dtype=torch.float64)
     looks = sight(scene, times)
     clear = looks.inside & looks.free & ~looks.under  # T K
     shown = [i for i, seen in enumerate(clear.any(0).tolist()) if seen]
@@ -135,15 +138,17 @@ def _does(body: Object, path: torch.Tensor, tipped: bool, across: torch.Tensor, 
         return "still"
     if body.motion == "fall" or body.motion.startswith("leave"):
         return ""
+    share = min(1.0, (len(path) - 1) * SAMPLE / LONG_ENOUGH)  # of the way that is worth a word
     if body.motion == "come closer":
         steps = near.diff()
         one_way = bool((steps < 0).all() or (steps > 0).all())
-        return ("come closer" if steps[0] < 0 else "move away") if one_way and abs(near[-1] - near[0]) > 0.6 else ""
+        return ("come closer" if steps[0] < 0 else "move away") if one_way and abs(near[-1] - near[0]) > LEAST_WAY * share else ""
     steps = path[:, 0].diff()
     if (steps < -1e-9).any() and (steps > 1e-9).any():
         return ""
     way = 1.0 if path[-1, 0] > path[0, 0] else -1.0
-    if abs(path[-1, 0] - path[0, 0]) <= 0.6 or not (followed or (across[-1] - across[0]).item() * way > 0.5 * MIN_SLIDE):
+    seen = followed or (across[-1] - across[0]).item() * way > 0.5 * MIN_SLIDE * share
+    if abs(path[-1, 0] - path[0, 0]) <= LEAST_WAY * share or not seen:
         return ""
     how = "roll" if body.shape == "ball" and not body.motion.startswith("slide") else "slide"
     return f"{how} {'right' if way > 0 else 'left'}"

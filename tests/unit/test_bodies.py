@@ -8,7 +8,7 @@ from torch import nn
 from sora_pack.sora_core.config import TextConfig, preset
 from sora_pack.sora_core.training import bodies
 from sora_pack.sora_core.training import transformer as trainer
-from sora_pack.sora_core.training.bank import Shard
+from sora_pack.sora_core.training.bank import Shape, Shard
 from sora_pack.sora_core.training.bodies import ASKED, FIELDS, Asker, answer_loss, standing, weight_of, who_is_where
 from sora_pack.sora_core.training.objective import TrainingBatch, bodies_in, draw_captions
 from sora_pack.sora_core.world import COLOURS, SHAPES, Camera, Object, Scene, Wall, render, sample_scene
@@ -61,6 +61,22 @@ def test_the_ground_goes_where_the_pictures_of_it_go(kind, place):
     assert kind == "static" or followed < 0.5 * stayed, (stayed, followed)
 
 
+def motions_at(body: Object, seconds: list[float]) -> list[str]:
+    """What the words for one body's motion are at some seconds."""
+    told = [words_at(moment) for moment in standing(Scene((body,)), seconds, 16, 16)]
+    return ["".join(motion for *_, motion, _ in words) for words in told]
+
+
+def test_what_has_turned_round_goes_the_other_way_and_what_has_landed_stands():
+    slide, closer = (Object("ball", "red", motion=motion, reach=2.5, period=6.5) for motion in ("slide left", "come closer"))
+    assert motions_at(slide, [1.0, 8.0, 14.0]) == ["slide left", "slide right", "slide left"]
+    assert motions_at(closer, [1.0, 8.0]) == ["come closer", "move away"]
+    assert motions_at(Object("ball", "red", motion="fall", begin=0.3, reach=3.0), [0.8, 9.0]) == ["fall", "still"]
+    assert motions_at(Object("ball", "red"), [1.0]) == ["still"]
+    leaves = Object("ball", "red", motion="leave left", reach=2.5, period=2.2)
+    assert motions_at(leaves, [1.0, 3.0]) == ["leave left", ""]
+
+
 def test_the_nearest_body_counts_and_nobody_behind_a_wall():
     far, near = Object("cube", "blue", x=0.0, z=-3.0), Object("ball", "red", "large", x=0.0, z=1.5)
     assert words_at(standing(Scene((far, near), camera=Camera(height=1.2)), [0.0], 16, 16)) >= {("ball", "red", "large", "still", "")}
@@ -105,7 +121,8 @@ def test_a_cover_comes_down_and_what_happened_stays_said():
 
 
 def shard_of(scenes: list, cells: int, fps: float = 8.0, cuts: tuple = (), guides: tuple = ()) -> Shard:
-    return Shard(fps, list(cuts), list(guides), scenes, torch.randn(len(scenes), 16, cells, 4, 4))
+    shape = Shape(1 + 4 * (cells - 1), fps, 32, 32, cuts=cuts)
+    return Shard(shape, list(guides), scenes, torch.randn(len(scenes), 16, cells, 4, 4))
 
 
 def made_of(shard: Shard, cells: list[int], **more) -> TrainingBatch:
@@ -118,7 +135,7 @@ def test_a_cell_is_asked_about_its_middle_and_a_shot_about_its_own_time():
     shard = shard_of([[sample_scene(0)] * 2], 5, fps=4.0, cuts=(3,), guides=(3, 10))
     # Frames 0, 1-4, 5-8, 9-12, 13-16 and the guide frames 3 and 10; the second shot begins with frame 9.
     wanted = [(0, 0.0), (0, 2.5 / 4), (0, 6.5 / 4), (1, 1.5 / 4), (1, 5.5 / 4), (0, 3 / 4), (1, 1 / 4)]
-    assert shard.moments() == wanted
+    assert shard.shape.moments(shard.guide_frames) == wanted
     made = made_of(shard, [0, 1, 3], shots=[0, 0, 1, 1], guides=(10,))
     scenes, (here, there) = shard.scenes, (wanted[i] for i in (3, 6))
     told = bodies_in(shard, made)
@@ -128,9 +145,10 @@ def test_a_cell_is_asked_about_its_middle_and_a_shot_about_its_own_time():
 
 def test_a_lone_cell_is_told_for_no_longer_than_its_shot():
     shard = shard_of([[sample_scene(0)] * 2], 9, cuts=(5,))  # frames 17 and later are the second shot's
-    assert shard.span([3, 4], 0) == (1.5, 2.0) and shard.span([0, 4], 0) == (0.0, 2.0)
-    assert shard.span([4, 5], 0) == (1.5, 2.0) and shard.span([4, 5], 1) == (0.0, 0.375)
-    assert shard.span([4], 1) == (0.0, 0.0) == shard_of([[sample_scene(0)]], 1).span([0])
+    assert shard.shape.span([3, 4], 0) == (1.5, 2.0) and shard.shape.span([0, 4], 0) == (0.0, 2.0)
+    assert shard.shape.span([4, 5], 0) == (1.5, 2.0) and shard.shape.span([4, 5], 1) == (0.0, 0.375)
+    assert shard.shape.span([4, 5, 6], 1) == (0.0, 0.875), "a shot is told from its first frame on"
+    assert shard.shape.span([4], 1) == (0.0, 0.0) == shard_of([[sample_scene(0)]], 1).shape.span([0])
 
 
 def test_written_captions_have_nobody_to_ask_for():

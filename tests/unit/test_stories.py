@@ -64,6 +64,24 @@ def test_a_camera_is_said_to_stand_or_to_follow_only_where_it_does():
     assert told_of_the_camera(follows, 0.0, 1.0) == ["static"] and told_of_the_camera(follows, 1.0, 3.0) == ["follow"]
 
 
+@pytest.mark.parametrize("kind", ["zoom in", "zoom out", "rise"])
+def test_a_movement_that_slows_down_is_told_of_a_minute_too(kind):
+    one = world.Scene((scene.Object("ball", "red"),), camera=scene.Camera(kind))
+    told = {(start, seconds): told_of_the_camera(one, start, seconds) for start in (0.0, 20.0) for seconds in (2.0, 5.0, 60.0)}
+    assert all(words == ([kind] if start == 0.0 else ["static"]) for (start, _), words in told.items()), told
+
+
+def test_what_slides_in_a_story_is_told_of_a_short_while_too():
+    """Else bodies of which nothing is said would slide. What goes less far than a word is worth in a long clip goes as fast."""
+    slides = scene.Object("cube", "red", motion="slide right", reach=2.56, period=6.5)
+    comes = scene.Object("ball", "blue", motion="come closer", x=-1.5, z=-1.0, reach=4.0, period=6.5)
+    one = world.Scene((slides, comes), walls=(scene.Wall(2.5, -2.0, 0.6, 1.5),))
+    assert one.has_story
+    for seconds_told in (1.0, 2.0, 5.0):
+        told = {fact.value for fact in world.facts(one, 0.5, seconds_told) if fact.kind == "motion"}
+        assert told == {(0, "slide right"), (1, "come closer")}, (seconds_told, told)
+
+
 def test_a_moment_before_a_turn_is_told_as_it_goes():
     one = world.Scene((scene.Object("ball", "red", motion="slide right", reach=3.0, period=6.5),))
     place = motion.position(one.objects[0], seconds(5.83, 6.08))[:, 0]

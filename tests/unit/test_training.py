@@ -24,7 +24,7 @@ from sora_pack.sora_core.training import objective
 from sora_pack.sora_core.training import ship as shipping
 from sora_pack.sora_core.training import transformer as trainer
 from sora_pack.sora_core.training import vae as vae_trainer
-from sora_pack.sora_core.training.bank import SHARD, Bank, Shape, Shard, film, make_shard, plan, read_shard, scenes_of, write_shard
+from sora_pack.sora_core.training.bank import SHARD, Bank, Recipe, Shape, Shard, film, make_shard, plan, read_shard, scenes_of, write_shard
 from sora_pack.sora_core.training.feed import workers
 from sora_pack.sora_core.training.group import Group
 from sora_pack.sora_core.training.objective import TrainingBatch, detail, draw_batch, draw_captions, tell, to_tell
@@ -63,6 +63,8 @@ def test_plan_mixes_shapes_and_leaves_out_what_is_held_out():
     recurring = {index: plan(index) for index in range(11, 1200, 144)}
     assert len({replace(s, begin=0.0) for s in recurring.values()}) == 1 and len({s.begin for s in recurring.values()}) > 3
     assert not any(s.begin for s in shapes if s.frames == 1 or s.cuts)
+    stories = [s.begin for s in (plan(i, Recipe("S3")) for i in range(300)) if s.frames > 1]
+    assert sum(begin > 0 for begin in stories) / len(stories) < 0.3, "what happens is in their first seconds"
     scenes = scenes_of(3, cuts=0)
     assert len(scenes) == SHARD and not any(is_held_out(shot) for shots in scenes for shot in shots)
 
@@ -73,17 +75,17 @@ def test_bank_holds_one_shape_per_shard_with_guides_and_tails(bank):
     assert clips.latents.shape == (SHARD, 16, 11, 4, 4)
     assert clips.tail.shape == (SHARD, 16, 5, 4, 4)
     assert clips.guides.shape[1] == len(clips.guide_frames) == 8
-    assert story.latents.shape == (SHARD, 16, 5, 4, 4) and story.cuts == [3]
+    assert story.latents.shape == (SHARD, 16, 5, 4, 4) and story.shape.cuts == (3,)
 
 
 def test_a_clip_that_begins_later_shows_and_tells_its_own_seconds(monkeypatch, tmp_path):
     scene, shape = scene_for([("red", "ball", "slide right")]), Shape(9, 8.0, 32, 32, begin=6.0)
     frames = film([[scene]], shape)[0]
     assert torch.equal(frames[0], render(scene, [6.0], 32, 32)[0]) and torch.equal(frames[8], render(scene, [7.0], 32, 32)[0])
-    write_shard(tmp_path / "shard", Shard(8.0, [], [], [[scene]], torch.zeros(1, 16, 3, 4, 4), begin=6.0))
+    write_shard(tmp_path / "shard", Shard(shape, [], [[scene]], torch.zeros(1, 16, 3, 4, 4)))
     shard = read_shard(tmp_path / "shard")
     made = TrainingBatch(shard.latents, torch.arange(3.0), torch.ones(1, 3), torch.ones(1, 3), [0], [0, 1, 2])
-    assert shard.moments() == [(0, 6.0), (0, 6.0 + 2.5 / 8), (0, 6.0 + 6.5 / 8)]
+    assert shard.shape == shape and shape.moments() == [(0, 6.0), (0, 6.0 + 2.5 / 8), (0, 6.0 + 6.5 / 8)]
     monkeypatch.setattr("sora_pack.sora_core.training.objective.caption", lambda *_, start, seconds, **__: f"{start} {seconds}")
     monkeypatch.setattr("sora_pack.sora_core.training.objective.TEXT_DROPOUT", 0.0)
     assert tell(*to_tell(shard, made), np.random.default_rng(0)) == [["6.0 1.0"]]
@@ -189,6 +191,17 @@ def test_batches_of_every_kind_occur(bank):
         seen["known cells"] += bool((made.unknown[:, :cells] == 0).any())
     assert all(seen.values()) and len(seen) == 8, seen
     assert max(guides) == 8 and {0, 1} <= guides, guides
+
+
+def test_before_a_known_end_any_beginning_may_be_known(bank):
+    shard, rng = bank.shards[1], np.random.default_rng(0)
+    latents, start = shard.latents[:1].float(), shard.latents.shape[2] - shard.tail.shape[2]
+    known = Counter()
+    for _ in range(200):
+        _, unknown = objective.join_tail(shard, latents, [0], torch.ones(1, latents.shape[2]), rng)
+        assert not unknown[0, start:].any()
+        known[int((unknown[0, :start] == 0).sum())] += 1
+    assert set(known) == set(range(start)) and 80 < known[0] < 120, known
 
 
 @pytest.mark.parametrize("words_alone", [0.0, objective.WORDS_ALONE, 0.7, 1.0])

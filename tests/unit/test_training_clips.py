@@ -144,6 +144,15 @@ def test_cutting_needs_an_optional_package(videos, model, tmp_path, monkeypatch)
         clips.make_clip_bank(videos, tmp_path, Pipeline.load(model, torch.float32).vae, fps=8.0, area=AREA)
 
 
+def test_no_frame_of_a_shot_is_the_next_one_s(tmp_path):
+    """At 25 frames a second the frame nearest to second 0.875 of a shot of 0.88 is the first of the next shot."""
+    colours = torch.tensor([[200, 30, 30], [20, 40, 220]], dtype=torch.uint8)
+    frames = torch.cat([c.view(1, 1, 1, 3).expand(22, 64, 64, 3) for c in colours])
+    write_video(tmp_path / "cut.mp4", [frames], 25)
+    shot, _ = clips.frames_at(tmp_path / "cut.mp4", 0.0, 0.88, 8.0, (64, 64))
+    assert len(shot) == 8 and (shot[..., 0] > shot[..., 2]).all()
+
+
 def test_shots_are_found_where_the_picture_changes(tmp_path):
     pytest.importorskip("scenedetect", reason="PySceneDetect, an optional extra, is not installed")
     colours = torch.tensor([[200, 30, 30], [20, 40, 220]], dtype=torch.uint8)

@@ -15,12 +15,13 @@ from sora_pack.sora_core.autoencoder import VideoVAE
 from sora_pack.sora_core.checkpoint import save_vae
 from sora_pack.sora_core.config import TextConfig, UserError, VAEConfig, preset
 from sora_pack.sora_core.pipeline import Pipeline
+from sora_pack.sora_core.plan import DISTANCE, Lattice, foresight
 from sora_pack.sora_core.training import gpu, live, sheet, studies
 from sora_pack.sora_core.training import transformer as trainer
 from sora_pack.sora_core.training import vae as vae_trainer
 from sora_pack.sora_core.training.bank import STAGES, Recipe, Shape, plan
 from sora_pack.sora_core.training.feed import Prefetcher, workers
-from sora_pack.sora_core.training.objective import choose_cells
+from sora_pack.sora_core.training.objective import choose_cells, choose_gap
 from sora_pack.sora_core.training.run import Run
 
 TINY = trainer.Settings(size="tiny", tokens=64, reading_steps=1, workers=0)
@@ -90,11 +91,23 @@ def test_stages_are_what_they_say():
 
 
 def test_a_long_video_is_seen_in_parts():
-    shard = type("Long", (), {"latents": torch.empty(1, 16, 121, 2, 2)})()
+    shard = type("Long", (), {"latents": torch.empty(1, 16, 121, 2, 2), "has_story": False})()
     seen = [choose_cells(shard, np.random.default_rng(seed), most=20) for seed in range(60)]
     assert max(map(len, seen)) == 20 and all(cells == sorted(set(cells)) for cells in seen)
     assert list(np.linspace(0, 120, 20).round()) in seen, "all of it, equally far apart"
     assert any(cells[-1] - cells[0] > 60 and len(cells) < 20 for cells in seen)
+
+
+def test_gaps_are_trained_as_foresight_makes_them():
+    passes = [p for p in foresight(Lattice(121)).passes if p.name == "gap" and len(p.make) == DISTANCE - 1]
+    made = {(tuple(c - p.make[0] for c in p.see), tuple(c - p.make[0] for c in p.make)) for p in passes}
+    shard, taught = type("Long", (), {"latents": torch.empty(1, 16, 121, 2, 2)})(), set()
+    for seed in range(400):
+        cells, unknown = choose_gap(shard, np.random.default_rng(seed))
+        assert cells[0] == 0 or not unknown[0]
+        make = [c for c, u in zip(cells, unknown, strict=True) if u]
+        taught.add((tuple(c - make[0] for c, u in zip(cells, unknown, strict=True) if not u), tuple(c - make[0] for c in make)))
+    assert len(made) >= 3 and made <= taught, made - taught
 
 
 def test_the_feed_keeps_order_and_looks_ahead():

@@ -15,7 +15,7 @@ from sora_pack.sora_core.config import UserError
 from sora_pack.sora_core.evaluation import observer as eyes
 from sora_pack.sora_core.evaluation import observer_training
 from sora_pack.sora_core.training import vae as vae_trainer
-from sora_pack.sora_core.training.bank import Shard, write_shard
+from sora_pack.sora_core.training.bank import Shape, Shard, write_shard
 from sora_pack.sora_core.training.curve import read_log
 from sora_pack.sora_core.training.optim import Average, Optimizer
 from sora_pack.sora_core.training.run import Run
@@ -137,7 +137,7 @@ def save_pool(path):
 
 WRITERS = {
     "state.pt": save_state,
-    "shard.safetensors": lambda path: write_shard(path, Shard(8.0, [], [], [], torch.zeros(1, 16, 3, 4, 4))),
+    "shard.safetensors": lambda path: write_shard(path, Shard(Shape(9, 8.0, 32, 32), [], [], torch.zeros(1, 16, 3, 4, 4))),
     "observer.safetensors": lambda path: eyes.save_observer(eyes.Observer(8), path),
     "00000.safetensors": save_pool,
     "stills.npy": lambda path: vae_trainer._file(path, "stills"),

@@ -6,6 +6,8 @@ LATENT. Every wrapper here is stateless: it reads what one run of a sampler hand
 
 from __future__ import annotations
 
+import math
+
 import comfy.conds
 import comfy.latent_formats
 import comfy.model_base
@@ -19,6 +21,7 @@ from torch import Tensor
 from ..sora_core.canvas import token_mask
 from ..sora_core.checkpoint import HEADER_KEY, CheckpointError, model_header, read_header, read_transformer
 from ..sora_core.config import TEXT_ROW_MULTIPLE, ModelHeader, TransformerConfig
+from ..sora_core.denoise import more_motion
 from ..sora_core.flow import mix
 from ..sora_core.shapes import PATCH
 from ..sora_core.speed import fast_dtype
@@ -168,7 +171,7 @@ def load_model(path: str, model_options: dict | None = None, disable_dynamic: bo
         {k: t if k.startswith("patch_embedding") else t.to(dtype) for k, t in tensors.items()}, "", assign=patcher.is_dynamic()
     )
     patcher.cached_patcher_init = (load_model, (path, options))
-    return keep_known_cells(patcher)
+    return guide_motion(keep_known_cells(patcher), header.motion)
 
 
 # -- any MODEL -----------------------------------------------------------------------------------------------------------------------
@@ -200,6 +203,23 @@ def keep_known_cells(model):
 def show_known_cells(model):
     """For a host MODEL of a file trained with noise per cell: adds in place what SoraModel does by itself."""
     model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, _known_cells_clean)
+    return model
+
+
+def guide_motion(model, factor: float):
+    """Adds to a MODEL, in place, guidance that counts more where cells differ (denoise.more_motion), unless it is guided in a way of its
+    own already."""
+    if factor == 1 or "sampler_cfg_function" in model.model_options:
+        return model
+
+    def guidance(args: dict) -> Tensor:
+        if math.isclose(args["cond_scale"], 1.0):  # the host made one forward only
+            return args["cond"]
+        given = _given(args["model_options"].get("transformer_options", {}), args["input"])
+        made = None if given is None else given[0].amax((1, 3, 4)) > 0
+        return args["uncond"] + args["cond_scale"] * more_motion(args["cond"] - args["uncond"], factor, made)
+
+    model.set_model_sampler_cfg_function(guidance)
     return model
 
 

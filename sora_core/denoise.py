@@ -183,13 +183,15 @@ def renoise(x: Tensor, noise: Tensor, sigma: float, mask: Tensor | None) -> Tens
     return mixed if mask is None else torch.where(mask.to(x.device) == 0, x, mixed)
 
 
-def guided(model, text: PreparedText, negative: PreparedText | None = None, scale: float = 1.0, **keywords) -> Velocity:
+def guided(model, text: PreparedText, negative: PreparedText | None = None, scale: float = 1.0, motion: float = 1.0,
+           **keywords) -> Velocity:  # fmt: skip
     """The model's velocity under classifier-free guidance (Ho & Salimans, arXiv 2207.12598).
 
     Args:
         model: called as model(x, 1000 sigma, text=..., **keywords); a SpacetimeTransformer or one like it.
         text, negative: results of its `prepare_text`: what to show, and what to move away from in every shot.
         scale: 1 follows the words alone, in one forward a step; more follows them more closely, in two.
+        motion: factor of `more_motion`.
         keywords: for the model, such as positions and shots.
     """
     if negative is None or scale == 1:
@@ -200,6 +202,25 @@ def guided(model, text: PreparedText, negative: PreparedText | None = None, scal
     def velocity(x: Tensor, sigma: Tensor) -> Tensor:
         # Two forwards, not one of both: measured no slower, and half the memory.
         away = model(x, 1000 * sigma, text=negative, **everywhere)
-        return away + scale * (model(x, 1000 * sigma, text=text, **keywords) - away)
+        towards = model(x, 1000 * sigma, text=text, **keywords) - away
+        made = sigma.unflatten(1, (x.shape[2], -1)).amax(-1) > 0 if sigma.ndim == 2 else None
+        return away + scale * more_motion(towards, motion, made)
 
     return velocity
+
+
+def more_motion(towards: Tensor, factor: float, made: Tensor | None = None) -> Tensor:
+    """What guidance adds [B, C, F, h, w], with what differs between cells `factor` times as large beside what they have in common.
+
+    Who is there and where is the same in all cells, how it moves and how the camera does is not, and is the smaller part: guidance that
+    is strong enough for the one is too weak for the other. Costs no forward.
+
+    Args:
+        made: [B, F], which cells are made; guidance means nothing in those that are given. None for all.
+    """
+    if factor == 1:
+        return towards
+    count = torch.ones(towards.shape[0], towards.shape[2], device=towards.device) if made is None else made
+    count = count.to(towards)[:, None, :, None, None]
+    common = (towards * count).sum(2, keepdim=True) / count.sum(2, keepdim=True).clamp_min(1)
+    return common + factor * (towards - common)

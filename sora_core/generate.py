@@ -96,6 +96,7 @@ def generate(
         text=transformer.prepare_text(words, shot_words),
         empty=transformer.prepare_text(away) if guidance != 1 else None,
         guidance=guidance,
+        motion=header.motion,
         positions=torch.tensor(shape.positions(header.native_fps) + beside, device=words.device),
         seconds=seconds or shape.seconds_of_cells,
         guides=[(frame / shape.strides.time, latents.to(words.device)) for frame, latents in guides],
@@ -154,6 +155,7 @@ class CorePasses:
     text: PreparedText
     empty: PreparedText | None
     guidance: float
+    motion: float
     positions: Tensor
     seconds: list[float]
     guides: list[tuple[float, Tensor]]  # in cells from cell 0
@@ -179,7 +181,7 @@ class CorePasses:
         x = renoise(start, noise(1.0).to(start), self.sigmas[0], kept)
         positions = self.positions[first.cells + [len(self.seconds) + i for i in guides]]
         shots = [self.shots[k] for k in first.cells + [math.ceil(self.guides[i][0]) for i in guides]] if self.shots else None
-        velocity = guided(self.transformer, self.text, self.empty, self.guidance, positions=positions, shots=shots)
+        velocity = guided(self.transformer, self.text, self.empty, self.guidance, self.motion, positions=positions, shots=shots)
         saved = progress and progress.load()
         state = State(int(saved["done"]), saved["x"], saved["velocity"]) if saved else None
 

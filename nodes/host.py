@@ -7,6 +7,7 @@ LATENT. Every wrapper here is stateless: it reads what one run of a sampler hand
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import comfy.conds
 import comfy.latent_formats
@@ -206,21 +207,33 @@ def show_known_cells(model):
     return model
 
 
-def guide_motion(model, factor: float):
-    """Adds to a MODEL, in place, guidance that counts more where cells differ (denoise.more_motion), unless it is guided in a way of its
-    own already."""
-    if factor == 1 or "sampler_cfg_function" in model.model_options:
-        return model
+def guides_itself(model) -> bool:
+    """Whether a patch, such as RescaleCFG's, guides a MODEL in a way of its own."""
+    return not isinstance(model.model_options.get("sampler_cfg_function", MotionGuidance(1.0)), MotionGuidance)
 
-    def guidance(args: dict) -> Tensor:
+
+def guide_motion(model, factor: float):
+    """Adds to a MODEL, in place, guidance that counts more where cells differ; nothing where it `guides_itself`."""
+    plain = factor == 1 and "sampler_cfg_function" not in model.model_options  # as the host guides, to the last bit
+    if not plain and not guides_itself(model):
+        model.set_model_sampler_cfg_function(MotionGuidance(factor))
+    return model
+
+
+@dataclass(frozen=True)
+class MotionGuidance:
+    """Guidance with `denoise.more_motion`, for the host's samplers."""
+
+    factor: float
+
+    def __call__(self, args: dict) -> Tensor:
         if math.isclose(args["cond_scale"], 1.0):  # the host made one forward only
             return args["cond"]
-        given = _given(args["model_options"].get("transformer_options", {}), args["input"])
-        made = None if given is None else given[0].amax((1, 3, 4)) > 0
-        return args["uncond"] + args["cond_scale"] * more_motion(args["cond"] - args["uncond"], factor, made)
-
-    model.set_model_sampler_cfg_function(guidance)
-    return model
+        towards = args["cond"] - args["uncond"]
+        if towards.ndim == 5:  # LTX-2 packs video and sound into one row
+            given = _given(args["model_options"].get("transformer_options", {}), args["input"])
+            towards = more_motion(towards, self.factor, None if given is None else given[0].amax((1, 3, 4)) > 0)
+        return args["uncond"] + args["cond_scale"] * towards
 
 
 def _restore_known(executor, noise, latent_image, sampler, sigmas, denoise_mask=None, *args, **kwargs):

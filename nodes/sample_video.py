@@ -136,6 +136,18 @@ class SoraSampler(io.ComfyNode):
                     advanced=True,
                     tooltip="Noise level, 0 to 1, below which low_noise_model works. Wan 2.2: 0.875 for text, 0.9 for image to video.",
                 ),
+                io.Float.Input(
+                    "motion",
+                    default=1.0,
+                    min=0.0,
+                    max=5.0,
+                    step=0.1,
+                    optional=True,
+                    tooltip=(
+                        "How strongly the words count for what moves, and for the camera, beside all else they say, as a factor: a part of "
+                        "guidance. 1 suits the model, with more it moves more. Takes no time; does nothing where guidance is 1."
+                    ),
+                ),
             ],
             outputs=[io.Latent.Output(tooltip="The video as latents, for Sora Decode.")],
             hidden=[io.Hidden.prompt, io.Hidden.unique_id],
@@ -159,6 +171,7 @@ class SoraSampler(io.ComfyNode):
         noise=None,
         low_noise_model=None,
         switch_sigma=0.875,
+        motion=1.0,
     ) -> io.NodeOutput:
         latent, remarks = without_stale_mask(restored(latent, cls.hidden))
         models = [m for m in (model, low_noise_model) if m is not None]
@@ -175,10 +188,13 @@ class SoraSampler(io.ComfyNode):
             sigmas = comfy.samplers.KSampler(model, steps, model.load_device, solver_name, scheduler, denoise).sigmas
         elif given and given.strength < 1:
             remarks.append(f"begins where the given sigmas do, not at {given.strength:g} of the noise, as Sora Remix says")
+        if motion != 1 and any(map(host.guides_itself, models)):
+            remarks.append("motion does nothing here: the MODEL is guided by a patch of its own, such as RescaleCFG")
         words = positive, empty_prompt(model, positive) if negative is None else negative
         noise = CellNoise(seed, given) if noise is None else noise
         pictures = cache(lambda: image_to_video(given))  # encoded once, for both of a pair
-        stages = [stage(m, levels, latent, noise, words, pictures) for m, levels in parts(models, sigmas, switch_sigma)]
+        moving = [host.guide_motion(m.clone(), host.header_of(m).motion * motion) for m in models]
+        stages = [stage(m, levels, latent, noise, words, pictures) for m, levels in parts(moving, sigmas, switch_sigma)]
         run = stages[0].run
         plan = plan_for(model, positive, given, run.known) if given else single(Lattice(run.cells, run.known))
         check_memory(model, given, plan, len(run.samples))
@@ -196,7 +212,7 @@ class SoraSampler(io.ComfyNode):
             at_once=at_once_for(model, latent, words) if resumable else 0,
         )
         through = {"model": model, "low_noise_model": low_noise_model, "sampler": sampler}
-        job, unkept = job_for(passes, cls.hidden, through, [sampler_name, switch_sigma])
+        job, unkept = job_for(passes, cls.hidden, through, [sampler_name, switch_sigma, motion])
         lines = [summary(plan) if len(plan.passes) > 1 else "", unkept, *remarks, *limits(model, given, plan)]
         show_on_node(cls, "\n".join(filter(None, lines)))  # some may want to stop here
         made = to_host(passes.sample(job))
@@ -326,7 +342,7 @@ class Run:
 def prepare(model, latent: dict, noise) -> Run:
     """Brings a LATENT into the form that the MODEL was trained for: guides behind the lattice, or held cells in it; positions; fps."""
     given, header, ours = given_of(latent), host.header_of(model), isinstance(model.model, host.SoraModel)
-    model = host.guide_motion(host.keep_known_cells(model.clone()), header.motion)
+    model = host.keep_known_cells(model.clone())
     samples, mask = latent["samples"], latent.get("noise_mask")
     run = Run(model, samples, noise.generate_noise(latent), None if mask is None else full_mask(mask, samples), samples.shape[2])
     if header.noise == "frame" and not ours:

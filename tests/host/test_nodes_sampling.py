@@ -3,6 +3,7 @@
 import itertools
 import re
 import uuid
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -250,6 +251,36 @@ def test_core_loop_makes_the_same(graph, second, name, solver):
     theirs = generate(core, header, rows[0][0], latent["sora"].canvas.shape, **settings, known=known, mask=mask)
     difference = (ours - denormalise(theirs)).abs().max()
     assert difference < 1e-3, f"largest difference of latents {difference:.2e}"
+
+
+def test_motion_is_a_factor_of_what_suits_the_model(graph):
+    import folder_paths
+
+    from sora_pack.nodes.sample_video import SoraSampler
+    from sora_pack.sora_core.autoencoder import denormalise
+    from sora_pack.sora_core.checkpoint import load_transformer
+    from sora_pack.sora_core.flow import schedule
+    from sora_pack.sora_core.generate import generate
+
+    core, header = load_transformer(folder_paths.get_full_path("diffusion_models", "tiny.safetensors"))
+    model, rows, latent = graph.run({**BEGIN, **canvas(seconds=2.0, fps=4.0)}, ["load", 0], ["words", 0], ["canvas", 0])
+    sigmas = torch.tensor(schedule(4, header.shift))
+
+    def made(model, motion):
+        done = SoraSampler.execute(model, rows, latent, 7, 4, 3.0, "euler", "simple", 1.0, sigmas=sigmas, motion=motion)
+        return done.result[0]["samples"], str(done.ui and done.ui.as_dict())
+
+    shape, settings = latent["sora"].canvas.shape, {"steps": 4, "guidance": 3.0, "seed": 7, "solver": "euler"}
+    videos = {motion: made(model, motion)[0] for motion in (0.5, 1.0, 1.5)}
+    for motion, video in videos.items():
+        theirs = generate(core, replace(header, motion=header.motion * motion), rows[0][0], shape, **settings)
+        assert (video - denormalise(theirs)).abs().max() < 1e-3, motion
+    assert (videos[1.0] - videos[1.5]).abs().max() > 3e-3
+    # A patch that guides in a way of its own stays, and the node says that motion does nothing.
+    patched = model.clone()
+    patched.set_model_sampler_cfg_function(lambda args: args["cond"])
+    (one, quiet), (other, note) = made(patched, 1.0), made(patched, 2.0)
+    assert torch.equal(one, other) and "motion" not in quiet and "motion does nothing here" in note
 
 
 def test_our_decoder_streams_the_hosts_vae(graph):

@@ -232,7 +232,8 @@ class MotionGuidance:
         towards = args["cond"] - args["uncond"]
         if towards.ndim == 5:  # LTX-2 packs video and sound into one row
             given = _given(args["model_options"].get("transformer_options", {}), args["input"])
-            towards = more_motion(towards, self.factor, None if given is None else given[0].amax((1, 3, 4)) > 0)
+            made = None if given is None else given[0].amax((1, 3, 4)) > 0
+            towards = more_motion(towards, self.factor, args["sigma"], made)
         return args["uncond"] + args["cond_scale"] * towards
 
 

@@ -29,6 +29,9 @@ Noise = Callable[[float], Tensor]
 """Noise [B, C, F, H, W] to add at a level; level 1 is that of the start. It is a function of the level, so that a resumed solver draws
 what it would have drawn."""
 
+MOTION_ABOVE = 0.25
+"""Noise level above which `more_motion` counts: below it what differs between cells is detail, which would fray."""
+
 
 @dataclass(frozen=True)
 class State:
@@ -204,21 +207,22 @@ def guided(model, text: PreparedText, negative: PreparedText | None = None, scal
         away = model(x, 1000 * sigma, text=negative, **everywhere)
         towards = model(x, 1000 * sigma, text=text, **keywords) - away
         made = sigma.unflatten(1, (x.shape[2], -1)).amax(-1) > 0 if sigma.ndim == 2 else None
-        return away + scale * more_motion(towards, motion, made)
+        return away + scale * more_motion(towards, motion, sigma, made)
 
     return velocity
 
 
-def more_motion(towards: Tensor, factor: float, made: Tensor | None = None) -> Tensor:
+def more_motion(towards: Tensor, factor: float, sigma: Tensor, made: Tensor | None = None) -> Tensor:
     """What guidance adds [B, C, F, h, w], with what differs between cells `factor` times as large beside what they have in common.
 
     Who is there and where is the same in all cells, how it moves and how the camera does is not, and is the smaller part: guidance that
-    is strong enough for the one is too weak for the other. Costs no forward.
+    is strong enough for the one is too weak for the other. Costs no forward. Below MOTION_ABOVE it is guidance as ever.
 
     Args:
+        sigma: noise levels of any shape, of which the highest counts.
         made: [B, F], which cells are made; guidance means nothing in those that are given. None for all.
     """
-    if factor == 1:
+    if factor == 1 or sigma.max() <= MOTION_ABOVE:
         return towards
     count = torch.ones(towards.shape[0], towards.shape[2], device=towards.device) if made is None else made
     count = count.to(towards)[:, None, :, None, None]

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from sora_pack.sora_core.denoise import SOLVERS, ancestral, euler, guided, more_motion, renoise, second_order
+from sora_pack.sora_core.denoise import MOTION_ABOVE, SOLVERS, ancestral, euler, guided, more_motion, renoise, second_order
 from sora_pack.sora_core.flow import schedule
 
 SHAPE = (2, 4, 3, 4, 6)
@@ -150,27 +150,29 @@ def test_guidance_counts_more_where_cells_differ():
     torch.manual_seed(0)
     common, differ = torch.randn(2, 3, 1, 4, 4), torch.randn(2, 3, 5, 4, 4)
     differ -= differ.mean(2, keepdim=True)
-    assert torch.allclose(more_motion(common + differ, 2.5), common + 2.5 * differ, atol=1e-5)
-    assert more_motion(common, 1.0) is common
-    assert torch.allclose(more_motion(common, 2.5), common, atol=1e-6), "a still is guided as ever"
+    high = torch.tensor([0.9, 0.0])
+    assert torch.allclose(more_motion(common + differ, 2.5, high), common + 2.5 * differ, atol=1e-5)
+    assert more_motion(common, 1.0, high) is common
+    assert torch.allclose(more_motion(common, 2.5, high), common, atol=1e-6), "a still is guided as ever"
+    assert more_motion(common + differ, 2.5, torch.tensor([MOTION_ABOVE])).equal(common + differ), "later it would fray outlines"
     # What is given says nothing of what is made.
     given = torch.full((2, 3, 1, 4, 4), 1e3)
     made = torch.tensor([[True] * 5 + [False]] * 2)
-    out = more_motion(torch.cat([common + differ, given], 2), 2.5, made)
+    out = more_motion(torch.cat([common + differ, given], 2), 2.5, high, made)
     assert torch.allclose(out[:, :, :5], common + 2.5 * differ, atol=1e-5)
-    assert torch.isfinite(more_motion(given, 2.5, torch.tensor([[False], [False]]))).all()
+    assert torch.isfinite(more_motion(given, 2.5, high, torch.tensor([[False], [False]]))).all()
 
 
 @pytest.mark.parametrize("tokens", [1, 4])
 def test_guided_motion_leaves_out_the_cells_that_are_given(tokens):
     """Noise levels are those of cells or of tokens; a cell is given where none of its tokens has noise."""
     x, text = torch.randn(SHAPE), torch.randn(SHAPE)
-    sigma = torch.full((SHAPE[0], SHAPE[2], tokens), 0.5)
+    sigma = torch.full((SHAPE[0], SHAPE[2], tokens), 0.9)
     sigma[:, -1] = 0
     sigma[:, 0, 1:] = 0
     out = guided(lambda x, timestep, text: x * text, text, 0 * text, 2.0, 3.0)(x, sigma.flatten(1))
     made = torch.tensor([[True] * (SHAPE[2] - 1) + [False]]).expand(SHAPE[0], -1)
-    assert torch.equal(out, 2.0 * more_motion(x * text, 3.0, made))
+    assert torch.equal(out, 2.0 * more_motion(x * text, 3.0, sigma, made))
 
 
 def test_renoise_leaves_known_cells():

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from sora_pack.sora_core.denoise import MOTION_ABOVE, SOLVERS, ancestral, euler, guided, more_motion, renoise, second_order
+from sora_pack.sora_core.denoise import FAST, MOTION_ABOVE, SOLVERS, ancestral, euler, guided, more_motion, renoise, second_order
 from sora_pack.sora_core.flow import schedule
 
 SHAPE = (2, 4, 3, 4, 6)
@@ -148,10 +148,11 @@ def test_guidance():
 
 def test_guidance_counts_more_where_cells_differ():
     torch.manual_seed(0)
-    common, differ = torch.randn(2, 3, 1, 4, 4), torch.randn(2, 3, 5, 4, 4)
+    common, differ = torch.randn(2, 3, 1, 4, 4), 1e-3 * torch.randn(2, 3, 5, 4, 4)
     differ -= differ.mean(2, keepdim=True)
     high = torch.tensor([0.9, 0.0])
     assert torch.allclose(more_motion(common + differ, 2.5, high), common + 2.5 * differ, atol=1e-5)
+    assert torch.allclose(more_motion(common + differ, 0.5, high), common + 0.5 * differ, atol=1e-5)
     assert more_motion(common, 1.0, high) is common
     assert torch.allclose(more_motion(common, 2.5, high), common, atol=1e-6), "a still is guided as ever"
     assert more_motion(common + differ, 2.5, torch.tensor([MOTION_ABOVE])).equal(common + differ), "later it would fray outlines"
@@ -161,6 +162,12 @@ def test_guidance_counts_more_where_cells_differ():
     out = more_motion(torch.cat([common + differ, given], 2), 2.5, high, made)
     assert torch.allclose(out[:, :, :5], common + 2.5 * differ, atol=1e-5)
     assert torch.isfinite(more_motion(given, 2.5, high, torch.tensor([[False], [False]]))).all()
+
+
+def test_what_moves_fast_is_guided_less():
+    slow = torch.ones(1, 1, 2, 1, 1) * torch.tensor([-1.0, 1.0]).view(1, 1, 2, 1, 1)
+    gains = [(more_motion(size * slow, 3.0, torch.tensor([0.9])) / (size * slow)).mean().item() for size in (0.01 * FAST, FAST, 100 * FAST)]
+    assert gains == pytest.approx([3.0, 2.0, 1.0], abs=1e-3)
 
 
 @pytest.mark.parametrize("tokens", [1, 4])

@@ -41,7 +41,7 @@ from .sheet import Sheets
 from .text import teach_reading
 
 NATIVE_FPS = 8.0
-MOTION = 2.3  # of guidance: at 1 the camera often stands where it should move, more brings a third body (docs/training.md)
+MOTION = 2.3  # of guidance (denoise.more_motion): at 1 the camera often stands where it should move
 SHIFT = 2.5  # of the sampling schedule: who is where is decided above 80 % of noise, where a smaller one takes too few steps
 
 # These are no matrices between hidden states: Muon's orthogonal update does not suit tables, inputs and outputs.

@@ -233,8 +233,7 @@ class MotionGuidance:
         if towards.ndim == 5:  # LTX-2 packs video and sound into one row
             given = _given(args["model_options"].get("transformer_options", {}), args["input"])
             made = None if given is None else given[0].amax((1, 3, 4)) > 0
-            level = args["sigma"].view(-1, 1, 1, 1, 1)  # by which the host's differ from velocities
-            towards = level * more_motion(towards / level, self.factor, args["sigma"], made)
+            towards = more_motion(towards, self.factor, args["sigma"], made, unit=args["sigma"].view(-1, 1, 1, 1, 1))
         return args["uncond"] + args["cond_scale"] * towards
 
 

@@ -193,8 +193,7 @@ class SoraSampler(io.ComfyNode):
         words = positive, empty_prompt(model, positive) if negative is None else negative
         noise = CellNoise(seed, given) if noise is None else noise
         pictures = cache(lambda: image_to_video(given))  # encoded once, for both of a pair
-        moving = [host.guide_motion(m.clone(), host.header_of(m).motion * motion) for m in models]
-        stages = [stage(m, levels, latent, noise, words, pictures) for m, levels in parts(moving, sigmas, switch_sigma)]
+        stages = [stage(m, levels, latent, noise, motion, words, pictures) for m, levels in parts(models, sigmas, switch_sigma)]
         run = stages[0].run
         plan = plan_for(model, positive, given, run.known) if given else single(Lattice(run.cells, run.known))
         check_memory(model, given, plan, len(run.samples))
@@ -339,10 +338,11 @@ class Run:
         return known_cells(None if self.mask is None else self.mask[:, :, : self.cells])
 
 
-def prepare(model, latent: dict, noise) -> Run:
-    """Brings a LATENT into the form that the MODEL was trained for: guides behind the lattice, or held cells in it; positions; fps."""
+def prepare(model, latent: dict, noise, motion: float = 1.0) -> Run:
+    """Brings a LATENT into the form that the MODEL was trained for: guides behind the lattice, or held cells in it; positions; fps. The
+    MODEL is guided by `motion` times what suits it."""
     given, header, ours = given_of(latent), host.header_of(model), isinstance(model.model, host.SoraModel)
-    model = host.keep_known_cells(model.clone())
+    model = host.guide_motion(host.keep_known_cells(model.clone()), header.motion * motion)
     samples, mask = latent["samples"], latent.get("noise_mask")
     run = Run(model, samples, noise.generate_noise(latent), None if mask is None else full_mask(mask, samples), samples.shape[2])
     if header.noise == "frame" and not ours:
@@ -382,9 +382,9 @@ def at_once_for(model, latent: dict, words: tuple[list, list]) -> int:
     return at_once_on(model.load_device, given.canvas.shape.tokens_per_cell, len(samples_of(latent)))
 
 
-def stage(model, sigmas: Tensor, latent: dict, noise, words: tuple[list, list], pictures: Callable[[], dict]) -> Stage:
+def stage(model, sigmas: Tensor, latent: dict, noise, motion: float, words: tuple[list, list], pictures: Callable[[], dict]) -> Stage:
     """What one model of a run gets; `pictures` as `conditions` has it."""
-    run = prepare(model, latent, noise)
+    run = prepare(model, latent, noise, motion)
     more = conditions(model, given_of(latent), run, pictures)
     return Stage(run, sigmas, *(with_entries(conditioning, more) for conditioning in words))
 

@@ -216,7 +216,7 @@ def guided(model, text: PreparedText, negative: PreparedText | None = None, scal
     return velocity
 
 
-def more_motion(towards: Tensor, factor: float, sigma: Tensor, made: Tensor | None = None) -> Tensor:
+def more_motion(towards: Tensor, factor: float, sigma: Tensor, made: Tensor | None = None, unit: float | Tensor = 1.0) -> Tensor:
     """What guidance adds to the velocity [B, C, F, h, w], with what differs between cells up to `factor` times as large beside what they
     have in common.
 
@@ -227,6 +227,7 @@ def more_motion(towards: Tensor, factor: float, sigma: Tensor, made: Tensor | No
     Args:
         sigma: noise levels of any shape, of which the highest counts.
         made: [B, F], which cells are made; guidance means nothing in those that are given. None for all.
+        unit: what a velocity of 1 is in `towards`; sigma, where it is a difference of clean latents, as in the host.
     """
     if factor == 1 or sigma.max() <= MOTION_ABOVE:
         return towards
@@ -234,5 +235,5 @@ def more_motion(towards: Tensor, factor: float, sigma: Tensor, made: Tensor | No
     count = count.to(towards)[:, None, :, None, None]
     common = (towards * count).sum(2, keepdim=True) / count.sum(2, keepdim=True).clamp_min(1)
     apart = towards - common
-    fast = (apart / FAST).square().mean(1, keepdim=True)
+    fast = (apart / (FAST * unit)).square().mean(1, keepdim=True)
     return common + (1 + (factor - 1) / (1 + fast)) * apart

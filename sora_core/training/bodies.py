@@ -100,15 +100,18 @@ def _words(scene: Scene, times: Tensor, begin: Tensor, end: Tensor) -> Tensor:
 def _does(body: Object, x: float, y: float, z: float) -> str:
     """The word for what a body does while it goes x, y, z units a second: what has turned round goes the other way, as captions say too,
     and what has come to rest stands. "" where there is none."""
+    if takes_part(body):
+        if max(abs(x), abs(y), abs(z)) < RESTING:
+            return "still"
+        if body.motion == "still":  # pushed
+            return ""
     how, _, side = body.motion.partition(" ")
-    if takes_part(body) and max(abs(x), abs(y), abs(z)) < RESTING:
-        return "still"
     if side in ("left", "right"):
         way = "right" if x > 0 else "left"
         return f"{how} {way}" if how != "leave" or way == side else ""
     if body.motion == "come closer":
         return "come closer" if z > 0 else "move away"
-    return "" if body.motion == "still" and max(abs(x), abs(z)) > RESTING else body.motion  # pushed
+    return body.motion
 
 
 def _overlap(edges: Tensor, low: Tensor, high: Tensor) -> Tensor:

@@ -151,7 +151,8 @@ def _add_settings(part: argparse.ArgumentParser, *, size: str, tokens: int, shee
     part.add_argument("--asking", type=float, default=Settings.asking, help="weight of naming the bodies in the middle of the transformer")
     part.add_argument("--words-alone", type=_share, default=Settings.words_alone, help="share of clips made without given frames")
     part.add_argument("--still-share", type=float, nargs=2, default=Settings.still_share, help="share of stills, likewise")
-    part.add_argument("--reading-steps", type=_count, default=Settings.reading_steps, help="of the text encoder alone, before all else")
+    reads = f"default {Settings.reading_steps}, and 0 after a --start or --text, which can read"
+    part.add_argument("--reading-steps", type=_count, help=f"of the text encoder alone, before all else; {reads}")
     part.add_argument("--start", default="", help="model file, or folder of an earlier run, to go on from")
     part.add_argument(
         "--text", default="", help="text encoder file of this pack, for a --start that names none, as --vae; with no --start, to begin with"
@@ -217,8 +218,10 @@ def _bank(args: argparse.Namespace) -> None:
 def _settings(args: argparse.Namespace, **more):
     from .gpu import default_workers
 
-    names = ["size", "tokens", "asking", "words_alone", "optimizer", "muon_lr", "adam_lr", "decay", "reading_steps", "start", "vae", "text"]
+    names = ["size", "tokens", "asking", "words_alone", "optimizer", "muon_lr", "adam_lr", "decay", "start", "vae", "text"]
     chosen = {name: getattr(args, name) for name in [*names, "sheets", "seed"]}
+    reads = 0 if args.start or args.text else Settings.reading_steps
+    chosen["reading_steps"] = reads if args.reading_steps is None else args.reading_steps
     curves = {name: tuple(getattr(args, name)) for name in ("still_share", "sigma_mean", "detail")}
     workers = default_workers() if args.workers < 0 else args.workers
     return Settings(**chosen, **curves, workers=workers, compile=args.compile, **more)

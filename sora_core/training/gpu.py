@@ -16,7 +16,7 @@ import torch
 from ..autoencoder import VideoVAE
 from ..checkpoint import load_vae, save_vae
 from ..config import UserError
-from .bank import Recipe
+from .bank import STAGES, Recipe
 from .feed import AHEAD, workers
 from .group import Group
 from .live import LiveBank
@@ -74,7 +74,8 @@ def run_all(folder: str, run: RunSettings, settings: Settings) -> list[Path]:
         train_transformer(part, bank, settings, group=group, vae=vae)
     if not run.out or not group.is_main:
         return []
-    return ship(part, str(vae_path), run.out, name=run.name, stage=max(run.stages))  # which tells what those before it do
+    last = max(run.stages, key=list(STAGES).index)  # which tells what those before it do
+    return ship(part, str(vae_path), run.out, name=run.name, stage=last)
 
 
 def _train_vae(folder: Path, run: RunSettings, settings: Settings, group: Group) -> Path:
@@ -95,7 +96,8 @@ def _live_bank(folder: str, vae: VideoVAE, run: RunSettings, settings: Settings,
     seconds = run.bank_share * max(0.0, 60 * settings.minutes - before)
     ahead = AHEAD * settings.workers
     recipes = [Recipe(stage, run.shapes) for stage in run.stages]
-    return LiveBank(vae, settings.tokens, recipes, seconds=seconds, first=12 * int(before), pool=pool, ahead=ahead, group=group)
+    return LiveBank(vae, settings.tokens, recipes, seconds=seconds, first=12 * int(before), pool=pool, ahead=ahead,
+                    asking=settings.asking > 0, group=group)  # fmt: skip
 
 
 def default_workers() -> int:

@@ -38,12 +38,14 @@ class LiveBank:
         first: index of the first shard; another one gives other scenes.
         scale: of width and height.
         pool: samples the scenes ahead; default this process, when they are needed.
+        asking: whether the middle of the transformer is asked who is where.
     """
 
     def __init__(self, vae: VideoVAE, tokens: int, recipes: Sequence[Recipe] = (Recipe(),), *, seconds: float = 0.0, first: int = 0,
-                 scale: float = 1.0, pool: Executor | None = None, ahead: int = 0, group: Group | None = None):  # fmt: skip
+                 scale: float = 1.0, pool: Executor | None = None, ahead: int = 0, asking: bool = False,
+                 group: Group | None = None):  # fmt: skip
         self.vae, self.tokens, self.recipes, self.seconds, self.scale = vae, tokens, recipes, seconds, scale
-        self.pool, self.ahead, self.group = pool or workers(0), ahead, group or ALONE
+        self.pool, self.ahead, self.group, self.asking = pool or workers(0), ahead, group or ALONE, asking
         self.next, self.spent, self.began = first, 0.0, None
         self.shards: list[Shard] = []
         self.waiting: deque[tuple[int, Future]] = deque()
@@ -76,11 +78,11 @@ class LiveBank:
         count = self.tokens // (per_cell * strides.cells(shape.frames) * repeats)
         return -(-max(2, min(count, MOST_RECORDS)) // self.group.size) * self.group.size
 
-    def scenes(self) -> tuple[int, list, Tensor]:
+    def scenes(self) -> tuple[int, list, Tensor | None]:
         """Index of the next shard and its `cast`, while the pool is at those after it."""
         while len(self.waiting) <= self.ahead:
             shape = self.shape(self.next)
-            job = self.pool.submit(cast, self.next, shape, self.records(shape), self.recipe(self.next))
+            job = self.pool.submit(cast, self.next, shape, self.records(shape), self.recipe(self.next), self.asking)
             self.waiting.append((self.next, job))
             self.next += 1
         index, job = self.waiting.popleft()
@@ -103,7 +105,9 @@ class LiveBank:
         return replace(shard, **{name: self.group.gather(t) for name, t in shard.tensors.items()}, bodies=bodies)
 
 
-def cast(index: int, shape: Shape, count: int, recipe: Recipe) -> tuple[list, Tensor]:
-    """The scenes of a shard and who is where in them: slow, and no work for a GPU."""
+def cast(index: int, shape: Shape, count: int, recipe: Recipe, asking: bool) -> tuple[list, Tensor | None]:
+    """The scenes of a shard, and who is where in them if that is asked: slow, and no work for a GPU."""
     scenes = scenes_of(index, len(shape.cuts), count, recipe)
+    if not asking:
+        return scenes, None
     return scenes, who_is_where(scenes, shape.moments(guide_frames(index, shape)), *shape.grid)

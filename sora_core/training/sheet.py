@@ -28,21 +28,21 @@ def world_prompts(count: int = 6) -> list[str]:
 
 
 @torch.inference_mode()
-def videos(student: Student, vae: VideoVAE, prompts: list[str], shift: float, native_fps: float, side: int = 0) -> torch.Tensor:
-    """Frames uint8 [n, T, H, W, 3] of two seconds for each prompt, in bfloat16."""
+def videos(student: Student, vae: VideoVAE, prompts: list[str], header: ModelHeader, side: int = 0) -> torch.Tensor:
+    """Frames uint8 [n, T, H, W, 3] of two seconds for each prompt, in bfloat16, sampled as `header` says."""
     device = vae.conv2.weight.device
     student = student.to(device, torch.bfloat16)
-    shape = VideoShape(side or SIDE, side or SIDE, CELLS, native_fps)
+    shape = VideoShape(side or SIDE, side or SIDE, CELLS, header.native_fps)
     words = student.text.encode(prompts).to(torch.bfloat16)
-    z = generate(student.transformer, ModelHeader(shift=shift, native_fps=native_fps), words, shape, steps=STEPS, guidance=GUIDANCE)
+    z = generate(student.transformer, header, words, shape, steps=STEPS, guidance=GUIDANCE)
     return frames_of(vae.decode(denormalise(z).to(vae.conv2.weight.dtype)))
 
 
 class Sheets:
-    """Draws `count` sheets over a run, the last at its end, into its folder; shift: of the sampling schedule."""
+    """Draws `count` sheets over a run, the last at its end, into its folder, sampled as `header` says."""
 
-    def __init__(self, run: Run, count: int, vae: VideoVAE, shift: float, native_fps: float):
-        self.run, self.count, self.vae, self.shift, self.native_fps = run, count, vae, shift, native_fps
+    def __init__(self, run: Run, count: int, vae: VideoVAE, header: ModelHeader):
+        self.run, self.count, self.vae, self.header = run, count, vae, header
         self.prompts = world_prompts()
         self.drawn = int(run.share(run.step) * count)
 
@@ -51,7 +51,7 @@ class Sheets:
         if int(share * self.count) <= self.drawn:
             return
         self.drawn = int(share * self.count)
-        made = videos(model(), self.vae, self.prompts, self.shift, self.native_fps)
+        made = videos(model(), self.vae, self.prompts, self.header)
         moments = evenly(made.shape[1], SHOWN)
         path = self.run.folder / f"sheet_{round(100 * share):03d}.png"
         contact_sheet([frame for video in made for frame in video[moments]], path, columns=SHOWN, labels=self.prompts)

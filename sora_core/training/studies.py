@@ -29,7 +29,7 @@ from .group import Group
 from .live import LiveBank
 from .objective import TrainingBatch, draw_batch, draw_captions
 from .sheet import videos, world_prompts
-from .transformer import SHIFT, Settings, Student, averaged_student, train_transformer, velocity_loss
+from .transformer import Settings, Student, averaged_student, sampling, train_transformer, velocity_loss
 
 SCALE = 0.5  # of the sizes of a stage's plan: 64 pixels
 SIZES = ("scale-1x", "scale-4x", "scale-32x")  # by compute for a token
@@ -64,7 +64,7 @@ def scaling(folder: str, vae: VideoVAE, settings: Settings, *, shards: int = 48,
         curves[size] = later([(float(np.log10(flops)), loss) for flops, (_, loss) in zip(spent, read_log(f"{folder}/{size}", "loss"))])
         parameters = sum(p.numel() for p in student.transformer.parameters())
         rows.append({"size": size, "parameters": parameters, "flops": spent[-1], "loss": unseen_loss(student, unseen)})
-        shown += [video[-1] for video in videos(student, vae, prompts, SHIFT, settings.native_fps, round(128 * SCALE))]
+        shown += [video[-1] for video in videos(student, vae, prompts, sampling(settings.native_fps), round(128 * SCALE))]
     draw(curves, Path(folder) / "scaling.svg", "loss against training compute", across="log10 of FLOPs", begin=None)
     contact_sheet(shown, Path(folder) / "scaling.png", columns=len(prompts), labels=list(sizes))
     return _write(Path(folder) / "scaling.json", rows)
@@ -121,7 +121,7 @@ def prompt_adherence(student: Student, vae: VideoVAE, native_fps: float, length:
     in renders. Of short captions the facts are those that all of them tell."""
     observer, scenes, side = load_observer(), list(scored_scenes(PROMPTS)), round(128 * SCALE)
     prompts = [caption(scene, length, "en", scene.seed, seconds=SECONDS) for scene in scenes]
-    made = videos(student, vae, prompts, SHIFT, native_fps, side)
+    made = videos(student, vae, prompts, sampling(native_fps), side)
     hits, true = [], []
     for scene, prompt, frames in zip(scenes, prompts, made, strict=True):
         renders = render(scene, [k / native_fps for k in range(len(frames))], side, side)

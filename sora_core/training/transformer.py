@@ -282,7 +282,7 @@ def train_transformer(folder: str, bank: str | Bank | LiveBank, settings: Settin
     if settings.compile:
         compile_blocks(student, lambda made, words: velocity_loss(student, made, words, 0, adapter=adapter), draw(first))
         trained.zero_grad(set_to_none=True)
-    sheets = Sheets(run, settings.sheets, vae, SHIFT, settings.native_fps) if vae and settings.sheets else None
+    sheets = Sheets(run, settings.sheets, vae, sampling(settings.native_fps)) if vae and settings.sheets else None
     for step, share in run.budget(first):
         bank.refresh(share)
         began = time.monotonic()
@@ -416,11 +416,15 @@ def averaged_student(folder: str | Path) -> tuple[Student, int]:
     return student.eval(), state["step"]
 
 
+def sampling(native_fps: float = NATIVE_FPS) -> ModelHeader:
+    """How a model trained here is sampled."""
+    return ModelHeader(noise="frame", shift=SHIFT, motion=MOTION, native_fps=native_fps)
+
+
 def header(name: str, words: tuple[str, ...], preview: list[list[float]], foresight: bool = False) -> ModelHeader:
     """The facts of a model trained here. Preview factors are fitted by `fit_preview`; `foresight` as in ModelHeader."""
-    return ModelHeader(name=name, noise="frame", shift=SHIFT, motion=MOTION, native_fps=NATIVE_FPS, max_seconds=5.0,
-                       vae=f"{name}_vae.safetensors", text=f"{name}_text.safetensors", preview_factors=tuple(map(tuple, preview)),
-                       words=words, foresight=foresight)  # fmt: skip
+    return replace(sampling(), name=name, max_seconds=5.0, vae=f"{name}_vae.safetensors", text=f"{name}_text.safetensors",
+                   preview_factors=tuple(map(tuple, preview)), words=words, foresight=foresight)  # fmt: skip
 
 
 def fit_preview(latents: Tensor, pixels: Tensor) -> list[list[float]]:

@@ -17,6 +17,7 @@ from sora_pack.sora_core.speed import check_fits
 from sora_pack.sora_core.storyboard import ScriptError, listed
 from sora_pack.sora_core.text import PromptError
 from sora_pack.sora_core.training import __main__ as trainer
+from sora_pack.sora_core.training import gpu
 from sora_pack.sora_core.training import ship as shipping
 
 SHIP = ["ship", "--folder", "runs/a", "--vae", "vae.safetensors", "--out", "made"]
@@ -121,6 +122,22 @@ def test_a_share_is_between_none_and_all(monkeypatch, capsys, share):
     with pytest.raises(SystemExit):
         start(trainer, monkeypatch, "transformer", "--folder", "a", "--bank", "b", "--words-alone", share)
     assert f"--words-alone: {share} is no share: use a number from 0 to 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "given, steps",
+    [
+        ([], trainer.Settings.reading_steps),
+        (["--start", "a.safetensors"], 0),
+        (["--text", "t"], 0),
+        (["--start", "a", "--reading-steps", 7], 7),
+    ],
+)
+def test_who_can_read_already_does_not_read_anew_unless_asked(monkeypatch, given, steps):
+    asked = []
+    monkeypatch.setattr(gpu, "run_all", lambda folder, run, settings: asked.append(settings.reading_steps) or [])
+    start(trainer, monkeypatch, "run", "--folder", "a", "--minutes", 1, "--vae", "v", *given)
+    assert asked == [steps]
 
 
 def test_ship_takes_the_size_from_the_run_and_foresight_from_a_word(monkeypatch):

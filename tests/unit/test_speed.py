@@ -50,11 +50,31 @@ def test_mfu():
     assert peak_flops("cpu", torch.float32) > 1e9
 
 
-def test_time_of_a_step_is_that_of_its_passes():
-    shape = VideoShape(128, 128, 121)
-    one, two, long = (seconds_a_step(preset("tiny"), shape, passes, torch.float32) for passes in ([11], [11, 11], [121]))
-    assert 0 < one < long and two == pytest.approx(2 * one)
-    assert long > 10.9 * one, "attention alone makes a longer pass dearer"
+def test_time_of_a_step_is_that_of_its_passes(monkeypatch):
+    """On a machine of known speed: a clock that goes on with the FLOPs of each forward."""
+    least, linear, attention, now = 1e-3, 1e-12, 3e-12, [0.0]
+
+    class Known:
+        def __init__(self, config, **_):
+            self.config = config
+
+        def eval(self):
+            return self
+
+        def prepare_text(self, states):
+            return None
+
+        def __call__(self, x, t, text):
+            a, b = speed._flops(self.config, x.shape[2] * x.shape[3] * x.shape[4] // 4, x.shape[2])
+            now[0] += least + linear * a + attention * b
+
+    monkeypatch.setattr(speed, "SpacetimeTransformer", Known)
+    config, shape = preset("tiny"), VideoShape(128, 128, 121)
+    one, two, long = (seconds_a_step(config, shape, passes, torch.float32, clock=lambda: now[0]) for passes in ([11], [11, 11], [121]))
+    a, b = speed._flops(config, 121 * shape.tokens_per_cell, 121)
+    # The forward of one token is taken for one of none.
+    assert long == pytest.approx(least + linear * a + attention * b, rel=0.03)
+    assert two == pytest.approx(2 * one) and long > 11 * one, "attention makes a longer pass dearer"
 
 
 def test_a_pass_needs_memory_for_what_it_holds_at_once():

@@ -69,6 +69,10 @@ def test_a_live_bank_grows_with_the_budget(small_world, vae, monkeypatch):
     mixed = live.LiveBank(vae, 64, [Recipe("S2"), Recipe("S4")])
     assert [mixed.recipe(i).stage for i in range(3)] == ["S2", "S4", "S2"]
     assert [mixed.shape(i).frames for i in range(4)] == [1, 1, 5, 5], "each stage has all shapes of its plan"
+    assert still.bodies is None, "nobody asks who is where"
+    asking = live.LiveBank(vae, tokens=64, asking=True)
+    asking.refresh(0.0)
+    assert torch.equal(asking.shards[0].bodies, still.who_is_where())
     other = live.LiveBank(vae, tokens=64, first=12)
     other.refresh(0.0)
     assert other.shards[0].scenes != still.scenes

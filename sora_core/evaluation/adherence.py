@@ -156,14 +156,11 @@ def first_stage_rows(bench: Bench) -> Iterator[Row]:
 
 
 def _shares(name: str, scores: list[Score]) -> Iterator[Row]:
-    everything = [], []
-    for kind in KINDS:
-        pairs = [(found(f, s.reading), found(f, s.best_reading)) for s in scores for f in s.facts if f.kind == kind]
-        if pairs:
-            made, best = map(list, zip(*pairs))
-            everything[0].extend(made), everything[1].extend(best)
-            yield share_row(f"{name}: {kind}", made, BARS.get(kind), sum(best) / len(best))
-    yield share_row(f"{name}: all", everything[0], None, sum(everything[1]) / len(everything[1]))
+    counted = [(f.kind, found(f, s.reading), found(f, s.best_reading), clip) for clip, s in enumerate(scores) for f in s.facts]
+    for kind in (*KINDS, "all"):
+        if of_kind := [rest for other, *rest in counted if kind in (other, "all")]:
+            made, best, clips = zip(*of_kind)
+            yield share_row(f"{name}: {kind}", made, BARS.get(kind), sum(best) / len(best), clips)
 
 
 def paired_rows(bench: Bench) -> Iterator[Row]:

@@ -11,7 +11,7 @@ Z = 1.959964  # normal quantile of 97.5 %
 RESAMPLES = 2000
 
 
-def wilson(hits: int, n: int) -> tuple[float, float]:
+def wilson(hits: float, n: float) -> tuple[float, float]:
     """Interval of a share (Wilson 1927); (0, 1) when nothing was counted. Never empty, also at 0 and n hits."""
     if n == 0:
         return 0.0, 1.0
@@ -19,6 +19,29 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
     middle = (p + z2 / 2) / (1 + z2)
     half = Z / (1 + z2) * math.sqrt(p * (1 - p) / n + z2 / (4 * n))
     return 0.0 if hits == 0 else middle - half, 1.0 if hits == n else middle + half
+
+
+def independent(hits: Sequence[bool], clips: Sequence[int]) -> float:
+    """How many independent ones a count is worth in which some are of one clip, and so are often right or wrong together: by how much the
+    clips differ (the design effect of cluster samples: Kish, Survey Sampling, 1965). With one a clip, and at most, as many as there are;
+    where all are right or all are wrong and nothing differs, as many as there are clips.
+
+    Args:
+        clips: of each, any number for its clip.
+    """
+    n, of_clip = len(hits), np.unique(clips, return_inverse=True)[1]
+    counted, right = np.bincount(of_clip), np.bincount(of_clip, np.asarray(hits, dtype=float))
+    p = right.sum() / n
+    if p in (0, 1):
+        return float(len(counted))
+    variance = np.square(right - p * counted).sum() / n**2
+    return min(float(n), p * (1 - p) / variance) if variance else float(n)
+
+
+def means(values: Sequence[float], clips: Sequence[int]) -> list[float]:
+    """Of each clip, in their order."""
+    of_clip = np.unique(clips, return_inverse=True)[1]
+    return (np.bincount(of_clip, np.asarray(values, dtype=float)) / np.bincount(of_clip)).tolist()
 
 
 def mean(values: np.ndarray) -> float:

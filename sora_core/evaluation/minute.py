@@ -39,7 +39,7 @@ from ..world.motion import position
 from ..world.parts import COVER_SECONDS
 from .adherence import long_caption, scored_scenes
 from .bench import Bench
-from .intervals import geometric_mean, mean
+from .intervals import geometric_mean, mean, means
 from .metrics import DRIFTS, frame_differences, jump, relative_drift, seam_jump
 from .report import Row, mean_row, share_row
 from .shots import cuts_in, render_shots, same_characters
@@ -201,12 +201,14 @@ def shot_frames(board: Storyboard, shape: VideoShape) -> list[tuple[int, int]]:
 # -- rows ----------------------------------------------------------------------------------------------------------------------------
 
 
-def _shares(name: str, hits: dict[str, list[bool]], bar: float | None = None, paired: str = NOT_LESS) -> Iterator[Row]:
+def _shares(name: str, hits: dict[str, list[bool]], bar: float | None = None, paired: str = NOT_LESS,
+            films: list[int] | None = None) -> Iterator[Row]:  # fmt: skip
     """The row of foresight, which has the bar, and below it that of rollout; the reference is renders. Then how much more often it is so
-    with foresight, with the bar `paired`. None where nothing counts."""
+    with foresight, with the bar `paired`. None where nothing counts. films: of each the film, where some are of the same."""
     for kind in KINDS if hits["renders"] else ():
-        yield share_row(f"{name}, {kind}", hits[kind], bar if kind == KINDS[0] else None, sum(hits["renders"]) / len(hits["renders"]))
-    yield from _difference(name, hits, paired)
+        reference = sum(hits["renders"]) / len(hits["renders"])
+        yield share_row(f"{name}, {kind}", hits[kind], bar if kind == KINDS[0] else None, reference, films)
+    yield from _difference(name, {kind: means(hits[kind], films) if films else hits[kind] for kind in KINDS}, paired)
 
 
 def _means(name: str, made: dict[str, list[float]], bar: str | None, reference: float | None, statistic: Callable = mean,
@@ -238,8 +240,8 @@ def _off(ratio: float) -> float:
 
 
 def _a_join(values: np.ndarray) -> float:
-    """Of ratios: their geometric mean, whichever way it goes."""
-    return float(np.exp(abs(np.mean(np.log(values)))))
+    """Of ratios: how far they are from 1, whichever way each goes, as a ratio."""
+    return float(np.exp(np.mean(np.abs(np.log(values)))))
 
 
 class _Killed(Exception):
@@ -344,6 +346,7 @@ def cast_rows(bench: Bench) -> Iterator[Row]:
     """Four shots of the same characters: are they the same, and are the cuts where they were asked for?"""
     shape, strides = _shape(bench, bench.budget.film_seconds), bench.studio.pipeline.vae.strides
     same, cut, more = ({kind: [] for kind in (*KINDS, "renders")} for _ in range(3))
+    film_of_same, film_of_cut = [], []
     for number in range(bench.budget.films):
         scenes = sample_shots(CASTS + number, SHOTS, held_out=True)
         board = snap(shot_board(scenes, shape.seconds / SHOTS), shape.fps, strides)
@@ -357,9 +360,11 @@ def cast_rows(bench: Bench) -> Iterator[Row]:
             found = set(cuts_in(frames))
             cut[kind] += [frame in found for frame in sorted(asked)]
             more[kind].append(float(len(found - asked)))
+        for counted, films in ((same, film_of_same), (cut, film_of_cut)):
+            films += [number] * (len(counted["renders"]) - len(films))
         bench.say(f"shots {number + 1}/{bench.budget.films}")
-    yield from _shares(f"character the same over {SHOTS} shots", same, 0.95)
-    yield from _shares("cuts at the frames asked for", cut, 1.0)
+    yield from _shares(f"character the same over {SHOTS} shots", same, 0.95, films=film_of_same)
+    yield from _shares("cuts at the frames asked for", cut, 1.0, films=film_of_cut)
     yield from _means("cuts that nobody asked for, a video", more, "<= 0", mean(more["renders"]))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..config import UserError
-from .intervals import bootstrap, mean, wilson
+from .intervals import bootstrap, independent, mean, wilson
 
 OF_ONE_MODEL = ("hash", "steps", "guidance")  # of a scorecard: rows with others do not belong in one table
 SHARES = ("prompt adherence", "surprise", "returns", "shots")  # how the names of rows begin that the plot shows
@@ -31,10 +31,12 @@ class Row:
     reference: float | str | None = None
 
 
-def share_row(name: str, hits: Sequence[bool], bar: float | None = None, reference: float | str | None = None) -> Row:
-    """A share of what was counted; bar: at least so much."""
-    n = len(hits)
-    return Row(name, sum(hits) / n, *wilson(sum(hits), n), n, None if bar is None else f">= {bar:g}", reference)
+def share_row(name: str, hits: Sequence[bool], bar: float | None = None, reference: float | str | None = None,
+              clips: Sequence[int] | None = None) -> Row:  # fmt: skip
+    """A share of what was counted; bar: at least so much; clips: of each the clip, where some are of the same."""
+    n, share = len(hits), sum(hits) / len(hits)
+    worth = n if clips is None else independent(hits, clips)
+    return Row(name, share, *wilson(share * worth, worth), n, None if bar is None else f">= {bar:g}", reference)
 
 
 def mean_row(name: str, values: Sequence[float], bar: str | None = None, reference: float | str | None = None,

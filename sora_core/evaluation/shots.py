@@ -46,7 +46,7 @@ def shot_rows(bench: Bench) -> Iterator[Row]:
     """Films of two shots with named characters; the reference is renders."""
     studio, fps = bench.studio, bench.studio.pipeline.header.native_fps
     shape = studio.shape(*SIZES["1:1"], Strides().frames(CELLS), fps)
-    cuts, same = ([], []), ([], [])  # of what was made, of renders
+    cuts, same, films = ([], []), ([], []), []  # of what was made, of renders; the film of each character
     for i in range(bench.budget.shots):
         seed, cell = FIRST_SEED + i, CUTS[i % len(CUTS)]
         cut = shape.strides.frames(cell)
@@ -57,6 +57,7 @@ def shot_rows(bench: Bench) -> Iterator[Row]:
         for frames, at, kept in zip((made, render_shots(shots, lengths, fps, *SIZES["1:1"])), cuts, same):
             at.append(cuts_in(frames) == [cut])
             kept += same_characters(shots, [frames[:cut], frames[cut:]])
+        films += [i] * (len(same[0]) - len(films))
         bench.say(f"film {i + 1}/{bench.budget.shots}")
-    for name, (hits, true) in (("cut at the frame asked for", cuts), ("same character in every shot", same)):
-        yield share_row(f"shots: {name}", hits, None, sum(true) / len(true))
+    for name, (hits, true), of in (("cut at the frame asked for", cuts, None), ("same character in every shot", same, films)):
+        yield share_row(f"shots: {name}", hits, None, sum(true) / len(true), of)

@@ -126,7 +126,7 @@ def story_rows(bench: Bench) -> Iterator[Row]:
     """Long captions of stories, made and read; the reference is what is read of renders of them."""
     studio = bench.studio
     shape = studio.shape(*SIZES["1:1"], frames_for_seconds(SECONDS, studio.pipeline.header.native_fps))
-    orders, effects = ([], []), ([], [])  # of what was made, of renders
+    orders, effects, stories = ([], []), ([], []), []  # of what was made, of renders; the story of each effect
     for i, scene in enumerate(scored_stories(bench.budget.stories)):
         made = studio.video(long_caption(scene, "en", SECONDS), shape, scene.seed)
         renders = render(scene, [k / shape.fps for k in range(shape.frames)], *SIZES["1:1"])
@@ -134,7 +134,8 @@ def story_rows(bench: Bench) -> Iterator[Row]:
             found = tracks(frames, scene)
             order.append(in_order(found, told_pair(scene)))
             effect += [still_so(found, event) for event in told_effects(scene)]
+        stories += [i] * (len(effects[0]) - len(stories))
         bench.say(f"story {i + 1}/{bench.budget.stories}")
-    for name, (hits, true) in (("order of two events", orders), ("lasting effects", effects)):
+    for name, (hits, true), of in (("order of two events", orders, None), ("lasting effects", effects, stories)):
         if hits:
-            yield share_row(f"prompt adherence: {name}", hits, BAR, sum(true) / len(true))
+            yield share_row(f"prompt adherence: {name}", hits, BAR, sum(true) / len(true), of)

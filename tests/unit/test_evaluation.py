@@ -32,7 +32,7 @@ from sora_pack.sora_core.evaluation import (
 )
 from sora_pack.sora_core.evaluation import observer as eyes
 from sora_pack.sora_core.evaluation.bench import FULL, QUICK
-from sora_pack.sora_core.evaluation.intervals import bootstrap, geometric_mean, wilson
+from sora_pack.sora_core.evaluation.intervals import bootstrap, geometric_mean, independent, means, wilson
 from sora_pack.sora_core.evaluation.studio import Studio, digest
 from sora_pack.sora_core.generate import generate
 from sora_pack.sora_core.pipeline import Pipeline
@@ -74,6 +74,19 @@ def test_wilson_is_the_published_interval():
     assert wilson(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
     assert wilson(10, 10) == pytest.approx((0.7225, 1.0), abs=1e-4)
     assert wilson(0, 7)[0] == 0.0 and wilson(0, 0) == (0.0, 1.0)
+
+
+def test_what_is_counted_in_one_clip_is_worth_less_where_it_goes_together():
+    clips = [0, 0, 1, 1, 2, 2, 3, 3]
+    assert independent([True, True, False, False, True, True, False, False], clips) == pytest.approx(4), "as many as clips"
+    assert independent([True, False] * 4, clips) == 8, "no more than there are"
+    assert independent([True] * 8, clips) == independent([False] * 8, clips) == 4
+    assert independent([True, False, True], [5, 7, 9]) == pytest.approx(3), "one a clip"
+    hits = [True, True, False, False, True, True, True, True]
+    assert (
+        report.share_row("a", hits, clips=clips).low < report.share_row("a", hits).low and report.share_row("a", hits, clips=clips).n == 8
+    )
+    assert means([1, 0, 1, 1], [2, 2, 7, 7]) == [0.5, 1.0]
 
 
 def test_bootstrap_holds_the_mean_and_is_empty_without_spread():

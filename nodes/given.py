@@ -225,10 +225,15 @@ def without_stale_mask(latent: dict) -> tuple[dict, list[str]]:
     The host would stretch the mask over the other cells, and keep some of them at random.
     """
     given, mask, samples = latent.get(KEY), latent.get("noise_mask"), latent["samples"]
-    if mask is None or not isinstance(given, Given) or mask is not given.mask or given.samples.shape[2] == samples.shape[2]:
+    if mask is None or not isinstance(given, Given) or not same_mask(mask, given.mask) or given.samples.shape[2] == samples.shape[2]:
         return latent, []
     cells = f"{given.samples.shape[2]} cells, and there are {samples.shape[2]} now"
     return {k: v for k, v in latent.items() if k != "noise_mask"}, [f"all of it is made: what the canvas keeps was for {cells}"]
+
+
+def same_mask(mask: Tensor, other: Tensor | None) -> bool:
+    """Whether a noise mask is another one; some of the host's nodes copy it."""
+    return mask is other or (other is not None and mask.shape == other.shape and torch.equal(mask.to(other), other))
 
 
 def _straight(hidden, field: str) -> bool:

@@ -14,6 +14,7 @@ import comfy.latent_formats
 import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
+import comfy.model_sampling
 import comfy.supported_models
 import torch
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
@@ -61,10 +62,14 @@ class HostTransformer(SpacetimeTransformer):
             window = options.get("context_window")
             keywords["positions"] = positions if window is None else window.get_tensor(positions, dim=0)
         if starts := keywords.pop("shot_starts", None):
-            places = keywords.get("positions")
-            keywords["shots"] = shots_at(range(x.shape[2]) if places is None else places.tolist(), starts)
+            keywords["shots"] = shots_of_cells(x, keywords.get("positions"), starts)
         wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, options)
         return WrapperExecutor.new_class_executor(self._forward, self, wrappers).execute(x, timestep, context, options, **keywords)
+
+
+def shots_of_cells(x: Tensor, positions: Tensor | None, starts: tuple[float, ...]) -> list[int]:
+    """The shot of each cell of x [B, C, F, h, w]; the starts are in steps of position."""
+    return shots_at(range(x.shape[2]) if positions is None else positions.tolist(), starts)
 
 
 class SoraLatentFormat(comfy.latent_formats.Wan21):
@@ -231,10 +236,20 @@ class MotionGuidance:
             return args["cond"]
         towards = args["cond"] - args["uncond"]
         if towards.ndim == 5:  # LTX-2 packs video and sound into one row
-            given = _given(args["model_options"].get("transformer_options", {}), args["input"])
+            options, sigma = args["model_options"].get("transformer_options", {}), args["sigma"]
+            if not isinstance(args["model"].model_sampling, comfy.model_sampling.CONST):
+                sigma = sigma / (1 + sigma)  # the share of noise, where noise is added to the whole of the latents
+            given, starts = _given(options, args["input"]), _shot_starts(args["input_cond"])
             made = None if given is None else given[0].amax((1, 3, 4)) > 0
-            towards = more_motion(towards, self.factor, args["sigma"], made, unit=args["sigma"].view(-1, 1, 1, 1, 1))
+            shots = starts and shots_of_cells(towards, options.get(KEY, {}).get("positions"), starts)
+            towards = more_motion(towards, self.factor, sigma, made, sigma.view(-1, 1, 1, 1, 1), shots)
         return args["uncond"] + args["cond_scale"] * towards
+
+
+def _shot_starts(words: list[dict] | None) -> tuple[float, ...] | None:
+    """Those of SoraModel.extra_conds."""
+    found = (entry["model_conds"].get("shot_starts") for entry in words or () if "model_conds" in entry)
+    return next((cond.cond for cond in found if cond), None)
 
 
 def _restore_known(executor, noise, latent_image, sampler, sigmas, denoise_mask=None, *args, **kwargs):

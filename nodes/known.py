@@ -14,7 +14,7 @@ from ..sora_core.passes import known_cells
 from ..sora_core.shapes import VideoShape
 from ..sora_core.sound import soundtrack
 from .costs import check_canvas, check_room
-from .given import KEY, Given, Media, Picked, alike, given_of, samples_of
+from .given import KEY, Given, Media, Picked, alike, given_of, same_mask, samples_of
 from .host_vae import VideoCoder
 from .media import fitted, refitted
 
@@ -79,7 +79,7 @@ def latent_of(vae, given: Given, latent: dict | None = None) -> dict:
     mask = canvas.mask().view(1, 1, -1, 1, 1)
     bare = {name: value for name, value in (latent or {}).items() if name != "noise_mask"}
     other = (latent or {}).get("noise_mask")
-    if other is not None and other is not given.mask:  # somebody's own, not that of an earlier verb
+    if other is not None and not same_mask(other, given.mask):  # somebody's own, not that of an earlier verb
         given = replace(given, own_mask=comfy.utils.reshape_mask(other, samples[:, :1].shape))
     if given.own_mask is not None:
         mask = mask * given.own_mask

@@ -21,6 +21,7 @@ from ..sora_core.video_file import frames_from, shown_times
 from .canvas import check_rate, pixels, rate_input, size_options
 from .decode_video import Clip, LatentVideo, clips, guessed_fps
 from .given import KEY, Given, Media, restored
+from .host_vae import same_vae, strides_of
 
 CUT = 1 / 16
 """Of a side: so much may be cut away in place of scaling, as 8 rows of 1080."""
@@ -252,7 +253,9 @@ def media_of(value, vae, image_fps: float, name: str = "video", hidden=None, oth
         hidden: as for `restored`.
     """
     if isinstance(value, LatentVideo):
-        return Undecoded((value.clip,), value.clip.vae is vae)
+        of = value.clip.vae
+        usable = strides_of(vae) == strides_of(of) and same_vae(vae, of)
+        return Undecoded((value.clip,), usable, "" if usable else "its latents are of another VAE: its frames are encoded anew")
     if isinstance(value, InputImpl.VideoFromFile):
         return Film(value)
     if isinstance(value, Input.Video):

@@ -225,10 +225,12 @@ def _placed(model, positions: Tensor | None):
     """The MODEL with the positions of a pass."""
     if positions is None:
         return model
-    model = model.clone()
-    options = model.model_options["transformer_options"] = dict(model.model_options["transformer_options"])
+    placed = model.clone()
+    # The host looks for the parent of a MODEL whose run has failed; `model` is a clone too, and would be gone with it.
+    placed.parent = model.parent
+    options = placed.model_options["transformer_options"] = dict(model.model_options["transformer_options"])
     options[KEY] = {**options[KEY], "positions": positions}
-    return model
+    return placed
 
 
 def _of_cells(extra: dict, p: Pass, cells: Tensor, count: int) -> dict:

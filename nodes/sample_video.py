@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -179,6 +180,8 @@ class SoraSampler(io.ComfyNode):
             check(m, positive, negative, latent)
             if sampler is None:
                 check_solver(m, sampler_name)
+            if sigmas is not None:
+                check_sigmas(m, sigmas, sampler is None and sampler_name == ANCESTRAL)
         latent, positive = with_shots(enlarged(latent), positive)
         given, negative = given_of(latent), shots_on(latent, negative)
         remarks += disagreement(given and given.canvas, shots_of(positive))
@@ -186,10 +189,14 @@ class SoraSampler(io.ComfyNode):
             denoise = min(denoise, given.strength) if given else denoise
             solver_name = "euler" if sampler_name == ANCESTRAL else sampler_name
             sigmas = comfy.samplers.KSampler(model, steps, model.load_device, solver_name, scheduler, denoise).sigmas
+        elif len(sigmas) < 2:
+            note = "sigmas hold no step: nothing is made"
+            show_on_node(cls, note)
+            return io.NodeOutput(latent, ui=ui.PreviewText(note))
         elif given and given.strength < 1:
             remarks.append(f"begins where the given sigmas do, not at {given.strength:g} of the noise, as Sora Remix says")
-        if motion != 1 and any(map(host.guides_itself, models)):
-            remarks.append("motion does nothing here: the MODEL is guided by a patch of its own, such as RescaleCFG")
+        if any(host.header_of(m).motion * motion != 1 and host.guides_itself(m) for m in models):
+            remarks.append("the MODEL is guided by a patch, such as RescaleCFG: motion, and what suits the MODEL of it, does nothing here")
         words = positive, empty_prompt(model, positive) if negative is None else negative
         noise = CellNoise(seed, given) if noise is None else noise
         pictures = cache(lambda: image_to_video(given))  # encoded once, for both of a pair
@@ -317,6 +324,16 @@ def check_solver(model, name: str) -> None:
     """Raises ValueError where the MODEL's path from noise is not the straight one that our own solver goes."""
     if name == ANCESTRAL and not isinstance(model.get_model_object("model_sampling"), comfy.model_sampling.CONST):
         raise ValueError(f"sampler_name: {ANCESTRAL} is for flow models, and this MODEL is none: choose euler_ancestral")
+
+
+def check_sigmas(model, sigmas: Tensor, fall: bool) -> None:
+    """Raises ValueError where they are no noise levels of the MODEL, or, if they must `fall`, where they rise."""
+    flow = isinstance(model.get_model_object("model_sampling"), comfy.model_sampling.CONST)
+    beyond = next((level for level in sigmas.tolist() if not 0 <= level <= (1 if flow else math.inf)), None)
+    if beyond is not None:
+        raise ValueError(f"sigmas: {beyond:g} is no noise level of this MODEL: use 'BasicScheduler' with it")
+    if fall and sigmas.diff().gt(0).any():
+        raise ValueError(f"sigmas: they rise, and {ANCESTRAL} only takes noise off: choose another sampler_name, such as euler")
 
 
 # -- one run -------------------------------------------------------------------------------------------------------------------------

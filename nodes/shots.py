@@ -39,10 +39,23 @@ def shots_of(conditioning) -> Shots | None:
 
 
 def shots_in(rows: Tensor, extra: dict) -> Shots | None:
-    """The Shots of an entry of CONDITIONING; None for one of plain words, or one whose rows the host's ConditioningZeroOut made zero."""
+    """The Shots of an entry of CONDITIONING; None for one of plain words, or one whose rows the host's ConditioningZeroOut made zero.
+
+    Raises:
+        ValueError: other rows than those of the storyboard: the shots would not hear what a node has made of them.
+    """
     shots = extra.get(KEY)
-    zeroed = shots is not None and not rows.any() and shots.rows[0].any()  # a first shot without words is zero by itself
-    return None if zeroed else shots
+    if shots is None:
+        return None
+    first = shots.rows[0].to(rows)
+    if rows.shape[1:] != first.shape[1:] or not rows.eq(first).all():
+        if not rows.any():
+            return None
+        raise ValueError(
+            "a node behind 'Sora Storyboard', such as ConditioningConcat or ConditioningAverage, has changed its words, which the shots "
+            "would not hear: write them into the storyboard, or connect it directly"
+        )
+    return shots
 
 
 def heard_in(rows: Tensor, extra: dict, shot: int) -> tuple[Tensor, dict]:

@@ -120,15 +120,14 @@ def read(script: str, shots: dict) -> tuple[Storyboard, tuple[Tensor | None, ...
 def conditioning_of(clip, board: Storyboard, fps: float, pictures: tuple[Tensor | None, ...] = ()) -> list:
     """CONDITIONING of the first shot's words, for whoever knows no shots, with those of all in its extra entry."""
     encoded = [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in board.texts]
-    shots = Shots(
-        tuple(parts[0][0] for parts in encoded),
-        tuple({name: fact for name, fact in parts[0][1].items() if isinstance(fact, Tensor)} for parts in encoded),
-        tuple(shot.start for shot in board.shots),
-        tuple(shot.cut for shot in board.shots),
-        pictures if any(picture is not None for picture in pictures) else (),
-        board.seconds,
-        fps,
-    )
-    if len(encoded) == 1 and not shots.pictures:
+    pictures = pictures if any(picture is not None for picture in pictures) else ()
+    if len(encoded) == 1 and not pictures:
         return encoded[0]
-    return [[rows, {**extra, KEY: shots}] for rows, extra in encoded[0]]
+    starts, cuts = tuple(shot.start for shot in board.shots), tuple(shot.cut for shot in board.shots)
+    conditioning = []
+    for same_part in zip(*encoded):  # more than one only where hooks change the text encoder on the way
+        every_rows = tuple(rows for rows, _ in same_part)
+        facts = tuple({name: fact for name, fact in extra.items() if isinstance(fact, Tensor)} for _, extra in same_part)
+        rows, extra = same_part[0]
+        conditioning.append([rows, {**extra, KEY: Shots(every_rows, facts, starts, cuts, pictures, board.seconds, fps)}])
+    return conditioning

@@ -6,7 +6,7 @@ latents = second_order(velocity, noise, schedule(20, shift=3.0), mask, callback)
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -211,29 +211,35 @@ def guided(model, text: PreparedText, negative: PreparedText | None = None, scal
         away = model(x, 1000 * sigma, text=negative, **everywhere)
         towards = model(x, 1000 * sigma, text=text, **keywords) - away
         made = sigma.unflatten(1, (x.shape[2], -1)).amax(-1) > 0 if sigma.ndim == 2 else None
-        return away + scale * more_motion(towards, motion, sigma, made)
+        return away + scale * more_motion(towards, motion, sigma, made, shots=keywords.get("shots"))
 
     return velocity
 
 
-def more_motion(towards: Tensor, factor: float, sigma: Tensor, made: Tensor | None = None, unit: float | Tensor = 1.0) -> Tensor:
-    """What guidance adds to the velocity [B, C, F, h, w], with what differs between cells up to `factor` times as large beside what they
-    have in common.
+def more_motion(towards: Tensor, factor: float, sigma: Tensor, made: Tensor | None = None, unit: float | Tensor = 1.0,
+                shots: Sequence[int] | None = None) -> Tensor:  # fmt: skip
+    """What guidance adds to the velocity [B, C, F, h, w], with what differs between the cells of a shot up to `factor` times as large
+    beside what they have in common.
 
-    Who is there and where is the same in all cells, how it moves and how the camera does is not, and is the smaller part: guidance that
-    is strong enough for the one is too weak for the other. What differs by FAST already is half as much in need of it, and would be in
-    two places at once. Costs no forward. Below MOTION_ABOVE it is guidance as ever.
+    Who is there and where is the same in all cells of a shot, how it moves and how the camera does is not, and is the smaller part:
+    guidance that is strong enough for the one is too weak for the other. What differs by FAST already is half as much in need of it, and
+    would be in two places at once. Costs no forward. Below MOTION_ABOVE it is guidance as ever.
 
     Args:
         sigma: noise levels of any shape, of which the highest counts.
         made: [B, F], which cells are made; guidance means nothing in those that are given. None for all.
         unit: what a velocity of 1 is in `towards`; sigma, where it is a difference of clean latents, as in the host.
+        shots: [F], the shot of each cell; None for one.
     """
     if factor == 1 or sigma.max() <= MOTION_ABOVE:
         return towards
     count = torch.ones(towards.shape[0], towards.shape[2], device=towards.device) if made is None else made
     count = count.to(towards)[:, None, :, None, None]
-    common = (towards * count).sum(2, keepdim=True) / count.sum(2, keepdim=True).clamp_min(1)
+    common = torch.empty_like(towards)
+    for shot in set(shots or (0,)):
+        cells = [cell for cell, other in enumerate(shots) if other == shot] if shots else slice(None)
+        of_shot = count[:, :, cells]
+        common[:, :, cells] = (towards[:, :, cells] * of_shot).sum(2, keepdim=True) / of_shot.sum(2, keepdim=True).clamp_min(1)
     apart = towards - common
     fast = (apart / (FAST * unit)).square().mean(1, keepdim=True)
     return common + (1 + (factor - 1) / (1 + fast)) * apart

@@ -30,7 +30,7 @@ from .checkpoint import CheckpointError, read_layout
 from .files import atomic_path, try_lock
 from .plan import Plan, picture, spans, summary
 
-FORMAT = 2
+FORMAT = 3
 """Part of every key: raised when the same settings no longer make the same latents."""
 
 SAVE_SECONDS = float(os.environ.get("SORA_SAVE_SECONDS", 30))

@@ -744,12 +744,14 @@ def test_somebodys_own_mask_outlives_a_second_picture(graph, masks):
     assert torch.equal(twice["noise_mask"][:, :, 1], own) and not twice["noise_mask"][:, :, 0].any()
 
 
-def test_a_mask_of_other_cells_is_left_out(graph):
+@pytest.mark.parametrize("of", ["canvas", "pick"])  # the latter copies the mask
+def test_a_mask_of_other_cells_is_left_out(graph, of):
     """Cut to the part that is to be made, none of it is kept at random."""
-    cut = {"cut": node("LatentCut", samples=["canvas", 0], dim="t", index=-2, amount=2)}
-    prompt = {**BEGIN, **clip(), **extend(seconds=1.0), **cut, **sample("cut", steps=1, guidance=1.0)}
+    cut = {"cut": node("LatentCut", samples=[of, 0], dim="t", index=-2, amount=2)}
+    pick = {"pick": node("LatentFromBatch", samples=["canvas", 0], batch_index=0, length=1)}
+    prompt = {**BEGIN, **clip(), **extend(seconds=1.0), **pick, **cut, **sample("cut", steps=1, guidance=1.0)}
     whole, part, made = graph.run(prompt, ["canvas", 0], ["cut", 0], ["sample", 0])
-    assert part["noise_mask"] is whole["noise_mask"] and part["samples"].shape[2] == 2
+    assert (part["noise_mask"] is whole["noise_mask"]) == (of == "canvas") and part["samples"].shape[2] == 2
     assert (made["samples"] != part["samples"]).float().mean() > 0.9
     assert f"what the canvas keeps was for {whole['samples'].shape[2]} cells, and there are 2 now" in note(graph, "sample")
 

@@ -254,6 +254,43 @@ def test_a_storyboard_works_in_one_pass_and_with_the_hosts_sampler(graph):
         assert first.isfinite().all() and not torch.equal(first, other)
 
 
+def test_shots_in_one_pass_are_guided_as_the_core_guides_them(graph):
+    """What differs between two shots is no motion, by Sora Sampler, by the host's sampler, and in the core's own loop."""
+    import folder_paths
+
+    from sora_pack.sora_core.autoencoder import denormalise
+    from sora_pack.sora_core.checkpoint import load_transformer
+    from sora_pack.sora_core.generate import generate
+    from sora_pack.sora_core.plan import Lattice, single
+    from sora_pack.tests.host.prompts import custom_sample
+
+    core, header = load_transformer(folder_paths.get_full_path("diffusion_models", "tiny.safetensors"))
+    begin = {**load(), **canvas(width=32), **storyboard("[0-0.5 s] a red ball\n[0.5-1 s] cut. rolls")}
+    run = {**begin, **sample("plan", steps=4), **plan("single")}
+    ours, words, latent = graph.run(run, ["sample", 0], ["words", 0], ["plan", 0])
+    hosts = {**begin, **custom_sample("canvas", steps=4), "no": node("SoraPrompt", clip=["load", 1], text="")}
+    hosts["guider"]["inputs"]["negative"] = ["no", 0]
+    theirs = graph.run(hosts, ["sample", 0])
+    assert torch.allclose(ours["samples"], theirs["samples"], atol=1e-5)
+    [[rows, extra]], shape = words, latent["sora"].canvas.shape
+    at = Lattice(shape.cells, frozenset(), (0, 0, 1))
+    options = {"shot_words": list(extra["sora"].rows), "plan": single(at), "steps": 4, "guidance": 3.0, "seed": 7, "solver": "euler"}
+    made = denormalise(generate(core, header, torch.zeros_like(rows), shape, **options))
+    assert (ours["samples"] - made).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("behind", ["ConditioningConcat", "ConditioningAverage"])
+def test_words_that_are_changed_behind_a_storyboard_are_refused(graph, behind):
+    begin = {**load(), **canvas(width=32), **storyboard("[0-0.5 s] a red ball\n[0.5-1 s] cut. rolls")}
+    other = {"other": node("SoraPrompt", clip=["load", 1], text="at night")}
+    strength = {} if behind == "ConditioningConcat" else {"conditioning_to_strength": 0.5}
+    changed = {"changed": node(behind, conditioning_to=["words", 0], conditioning_from=["other", 0], **strength)}
+    run = sample(seed=119)
+    run["sample"]["inputs"]["positive"] = ["changed", 0]
+    with pytest.raises(Failed, match="a node behind 'Sora Storyboard'.* has changed its words"):
+        graph.run({**begin, **other, **changed, **run}, ["sample", 0])
+
+
 def test_a_storyboard_made_zero_is_no_words(graph, monkeypatch):
     """ConditioningZeroOut leaves the shots where they are, and their pictures."""
     heard, network = [], type(graph.run(load(), ["load", 0]).model.diffusion_model)

@@ -1,11 +1,13 @@
 """Sampling through the host's real executor: known cells stay exactly, ours and the host's samplers agree, cancelling is clean."""
 
+import gc
 import itertools
 import re
 import uuid
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -279,8 +281,72 @@ def test_motion_is_a_factor_of_what_suits_the_model(graph):
     # A patch that guides in a way of its own stays, and the node says that motion does nothing.
     patched = model.clone()
     patched.set_model_sampler_cfg_function(lambda args: args["cond"])
-    (one, quiet), (other, note) = made(patched, 1.0), made(patched, 2.0)
-    assert torch.equal(one, other) and "motion" not in quiet and "motion does nothing here" in note
+    (one, note), (other, said) = made(patched, 1.0), made(patched, 2.0)
+    assert torch.equal(one, other) and all("such as RescaleCFG: motion" in words for words in (note, said)), "the model's own, too"
+    assert "motion" not in made(model, 1.0)[1] + made(patched, 1 / header.motion)[1]
+
+
+def test_guided_motion_counts_the_same_at_the_same_noise_whatever_its_scale(graph, host):
+    """A model to whose latents noise is added, up to any sigma, beside one that mixes the two."""
+    import comfy.model_sampling
+
+    from sora_pack.nodes.host import MotionGuidance
+
+    towards = 0.3 * torch.randn(1, 4, 5, 2, 2, generator=torch.Generator().manual_seed(0))
+
+    def gain(kind, sigma, share):
+        args = {"cond": share * towards, "uncond": torch.zeros_like(towards), "cond_scale": 2.0, "sigma": torch.tensor([sigma])}
+        model = SimpleNamespace(model_sampling=object.__new__(kind))
+        args |= {"input": towards, "model_options": {}, "model": model, "input_cond": None}
+        return MotionGuidance(2.3)(args) / share
+
+    for share in (0.5, 0.9):
+        flow = gain(comfy.model_sampling.CONST, share, share)
+        assert torch.allclose(flow, gain(comfy.model_sampling.EDM, share / (1 - share), share), atol=1e-5)
+        assert not torch.allclose(flow, 2 * towards, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "sigmas, sampler_name, says",
+    [
+        ([14.6, 1.0, 0.0], "euler", "sigmas: 14.6 is no noise level of this MODEL: use 'BasicScheduler'"),
+        ([float("nan"), 0.0], "euler", "sigmas: nan is no noise level"),
+        ([0.5, 0.8, 0.0], "sora_ancestral", "sigmas: they rise, and sora_ancestral only takes noise off"),
+    ],
+)
+def test_levels_that_are_none_of_the_model_are_refused(graph, sigmas, sampler_name, says):
+    from sora_pack.nodes.sample_video import SoraSampler
+
+    given = graph.run({**BEGIN, **place()}, ["load", 0], ["words", 0], ["placed", 0])
+    with pytest.raises(ValueError, match=says):
+        SoraSampler.execute(*given, 7, 4, 3.0, sampler_name, "simple", 1.0, sigmas=torch.tensor(sigmas))
+
+
+@pytest.mark.parametrize("sigmas", [[], [1.0]])
+def test_no_step_makes_nothing(graph, sigmas):
+    from sora_pack.nodes.sample_video import SoraSampler
+
+    model, rows, latent = graph.run({**BEGIN, **place()}, ["load", 0], ["words", 0], ["placed", 0])
+    out = SoraSampler.execute(model, rows, latent, 7, 4, 3.0, "sora_ancestral", "simple", 1.0, sigmas=torch.tensor(sigmas))
+    assert torch.equal(out.result[0]["samples"], latent["samples"]) and "sigmas hold no step" in str(out.ui.as_dict())
+
+
+def test_a_run_that_fails_leaves_no_model_behind(graph, monkeypatch):
+    """The host forgets a loaded MODEL whose patcher is gone only where it finds the parent of it."""
+    import comfy.model_management
+
+    from sora_pack.nodes import sample_video
+
+    given = graph.run({**BEGIN, **place()}, ["load", 0], ["words", 0], ["placed", 0])
+
+    def fail(*_):
+        raise RuntimeError("full disk")
+
+    monkeypatch.setattr(sample_video, "progress", lambda *_: fail)
+    with pytest.raises(RuntimeError, match="full disk"):
+        sample_video.SoraSampler.execute(*given, 7, 2, 3.0, "sora_ancestral", "simple", 1.0)
+    gc.collect()
+    assert not any(loaded.is_dead() for loaded in comfy.model_management.current_loaded_models)
 
 
 def test_our_decoder_streams_the_hosts_vae(graph):

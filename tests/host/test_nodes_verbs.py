@@ -276,6 +276,16 @@ def test_latents_are_not_encoded_again(graph, encoded, name, as_video):
         at += piece.count
 
 
+def test_a_video_keeps_its_latents_for_whichever_vae_of_its_kind(graph, encoded):
+    """Decoded with that of Sora Load Model, extended with what the host's loader opens from the same file, as after a restart."""
+    made = {"first": canvas(1.0, **SIZE)["canvas"], "made": sample("first", steps=1, guidance=1.0, seed=52)["sample"], **decode("made")}
+    again = {**extend(video="video"), "other": node("VAELoader", vae_name="tiny_vae.safetensors")}
+    again["canvas"]["inputs"]["vae"] = ["other", 0]
+    latent, extended = graph.run({**BEGIN, **made, **again}, ["made", 0], ["canvas", 0])
+    known = extended["sora"].canvas.known
+    assert torch.equal(extended["samples"][:, :, known], latent["samples"][:, :, : len(known)]) and not encoded
+
+
 def test_a_placed_clip_that_holds_latents_lands_on_cells(graph, encoded):
     """On an extended video, whose lattice begins somewhere in it: the clip's own cells are known there as they are."""
     made = {"first": canvas(1.0, **SIZE)["canvas"], "made": sample("first", steps=1, guidance=1.0, seed=51)["sample"]}

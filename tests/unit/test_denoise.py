@@ -164,6 +164,21 @@ def test_guidance_counts_more_where_cells_differ():
     assert torch.isfinite(more_motion(given, 2.5, high, torch.tensor([[False], [False]]))).all()
 
 
+def test_what_differs_between_shots_is_no_motion():
+    torch.manual_seed(0)
+    two, differ = torch.randn(2, 3, 2, 4, 4), 1e-3 * torch.randn(2, 3, 6, 4, 4)
+    shots, high = [0, 0, 0, 0, 1, 1], torch.tensor([0.9])
+    who = two[:, :, shots]
+    assert torch.allclose(more_motion(who, 2.5, high, shots=shots), who, atol=1e-6), "two stills"
+    assert not torch.allclose(more_motion(who, 2.5, high), who, atol=1e-2)
+    out = more_motion(who + differ, 2.5, high, shots=shots)
+    for cells in (slice(0, 4), slice(4, 6)):
+        assert torch.allclose(out[:, :, cells], more_motion((who + differ)[:, :, cells], 2.5, high))
+    x, asked = torch.randn(2, 3, 6, 4, 4), []
+    made = guided(lambda x, timestep, text, **more: asked.append(more) or x * text, who, 0 * who, 2.0, 2.5, shots=shots)(x, high.expand(2))
+    assert torch.equal(made, 2.0 * more_motion(x * who, 2.5, high, shots=shots)) and asked == [{}, {"shots": shots}]
+
+
 def test_what_moves_fast_is_guided_less():
     slow = torch.ones(1, 1, 2, 1, 1) * torch.tensor([-1.0, 1.0]).view(1, 1, 2, 1, 1)
     gains = [(more_motion(size * slow, 3.0, torch.tensor([0.9])) / (size * slow)).mean().item() for size in (0.01 * FAST, FAST, 100 * FAST)]

@@ -13,7 +13,7 @@ from .intervals import geometric_mean
 LUMA = (0.299, 0.587, 0.114)
 NEIGHBOURS = 2  # frame differences on each side of a border that it is compared with
 DRIFT_SECONDS = 5.0  # at the beginning and at the end, which drift compares
-FLOOR = 1e-3  # of a 255th: a picture that stands still has no differences to divide by
+FLOOR = 1e-3 / 255  # a picture that stands still has no differences to divide by
 
 
 def _unit(frames: Tensor) -> Tensor:

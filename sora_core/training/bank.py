@@ -304,8 +304,7 @@ class Shard:
 
     @property
     def has_story(self) -> bool:
-        first = self.scenes[0][0]
-        return isinstance(first, Scene) and first.has_story
+        return any(isinstance(shots[0], Scene) and shots[0].has_story for shots in self.scenes)
 
     def who_is_where(self) -> Tensor | None:
         """Which body is at each token of all cells and then of all guide frames, in their middle: [n, F + G, h / 2, w / 2, FIELDS], on the

@@ -57,6 +57,10 @@ class Report:
         lines = [f"{width}x{height}, {cells} cells: {count} clips" for (width, height, cells), count in sorted(self.buckets.items())]
         lines.append(f"{self.clips} clips; {100 * (1 - self.kept / max(self.read, 1)):.1f} % of the pixels cut away, padding 0 %")
         lines.append(f"a step of {tokens} tokens is {100 * self.filled(tokens):.1f} % full")
+        for width, height, cells in self.buckets:
+            if (needed := cells * tokens_of(width, height)) > tokens:
+                seen = f"{max(1, tokens // tokens_of(width, height))} of {cells} cells of a clip of {width}x{height}"
+                lines.append(f"a step of {tokens} tokens sees {seen}: for whole clips use --tokens {needed} or more, or a smaller --area")
         return "\n".join(lines + [f"passed over: {reason}" for reason in self.broken])
 
     def filled(self, tokens: int) -> float:

@@ -56,10 +56,13 @@ class Group:
         return x
 
     def sum_gradients(self, parameters: list[Tensor]) -> None:
-        """Sums all gradients, in one message. A process without a gradient counts as zero."""
-        if self.size == 1:
-            return
+        """Sums all gradients, in one message. What has none, as words have none in a batch that is told nothing, counts as zero; so it
+        does in one process too, that several do the same."""
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        if self.size == 1:
+            for p, grad in zip(parameters, grads):
+                p.grad = grad
+            return
         flat = self.sum(torch.cat([g.flatten() for g in grads]))
         for p, part in zip(parameters, flat.split([p.numel() for p in parameters])):
             p.grad = part.view(p.shape)

@@ -28,7 +28,7 @@ from ..speed import peak_flops, transformer_flops
 from ..text import ByteTextEncoder, encode_bytes
 from ..transformer import PreparedText, SpacetimeTransformer
 from ..world import Scene
-from .bank import Bank, Shard
+from .bank import SHARD, Bank, Shard
 from .bodies import Asker, answer_loss, weight_of
 from .feed import AHEAD, Prefetcher, to_async, workers
 from .group import ALONE, Group
@@ -218,7 +218,9 @@ def choose_shard(bank: Bank | LiveBank, still_share: float, rng: np.random.Gener
     stills = [s for s in bank.shards if s.latents.shape[2] == 1]
     clips = [s for s in bank.shards if s.latents.shape[2] > 1]
     pool = stills if stills and (not clips or rng.random() < still_share) else clips
-    return pool[rng.integers(len(pool))]
+    # The rests of people's videos fill shards of a few, which would be seen as often as the many.
+    worth = np.array([SHARD if isinstance(s.scenes[0][0], Scene) else min(len(s.scenes), SHARD) for s in pool], dtype=float)
+    return pool[rng.choice(len(pool), p=worth / worth.sum())]
 
 
 def step_flops(student: Student, made: TrainingBatch) -> float:

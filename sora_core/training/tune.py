@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
@@ -43,6 +44,7 @@ def tune(videos: str, folder: str, settings: Settings, *, area: int, whole_files
     """
     facts, bank = model_header(settings.start), Path(folder) / "bank"
     of = {"videos": str(Path(videos).resolve()), "area": area, "whole files": whole_files, "start": settings.start, "vae": settings.vae}
+    of["files"] = _files(Path(videos))
     done, kept = Path(folder) / DONE, Path(folder) / FACTS
     if group.is_main and done.exists():
         check_same(folder, of, json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {})  # older banks did not say
@@ -64,6 +66,13 @@ def tune(videos: str, folder: str, settings: Settings, *, area: int, whole_files
         trained.save(path)
         return [path]
     return _write_model(trained, folder, replace(facts, vae=Path(settings.vae).name or facts.vae), bank)
+
+
+def _files(videos: Path) -> str:
+    """What is in a folder of videos, in words that change when it does."""
+    facts = [file.stat() for file in videos.iterdir() if file.is_file()] if videos.is_dir() else []
+    newest = datetime.fromtimestamp(max((fact.st_mtime for fact in facts), default=0), UTC)
+    return f"{len(facts)} of {sum(fact.st_size for fact in facts)} bytes, the newest of {newest:%Y-%m-%d %H:%M:%S}"
 
 
 def _write_model(student: Student, folder: str, facts: ModelHeader, bank: Path) -> list[Path]:

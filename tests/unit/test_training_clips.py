@@ -2,7 +2,9 @@
 
 import json
 import sys
+from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -153,6 +155,22 @@ def test_no_frame_of_a_shot_is_the_next_one_s(tmp_path):
     assert len(shot) == 8 and (shot[..., 0] > shot[..., 2]).all()
 
 
+def test_a_step_that_holds_no_whole_clip_is_told():
+    report = clips.Report()
+    report.buckets = {(832, 480, 11): 3, (128, 128, 11): 1}
+    text = report.text(5120)
+    assert "a step of 5120 tokens sees 3 of 11 cells of a clip of 832x480: for whole clips use --tokens 17160 or more" in text
+    assert "128x128:" not in text.split("% full")[1]
+
+
+def test_rests_are_not_seen_as_often_as_what_they_are_left_of():
+    kinds = [SimpleNamespace(latents=torch.empty(1, 16, 3, 2, 2), scenes=[[("words",)]] * count) for count in (32, 8, 64)]
+    rng, seen = np.random.default_rng(0), Counter()
+    for _ in range(900):
+        seen[len(trainer.choose_shard(SimpleNamespace(shards=kinds), 0.5, rng).scenes)] += 1
+    assert seen[8] == pytest.approx(100, abs=30) and seen[32] == pytest.approx(400, abs=60), "32 are a whole shard"
+
+
 def test_shots_are_found_where_the_picture_changes(tmp_path):
     pytest.importorskip("scenedetect", reason="PySceneDetect, an optional extra, is not installed")
     colours = torch.tensor([[200, 30, 30], [20, 40, 220]], dtype=torch.uint8)
@@ -185,6 +203,11 @@ def test_a_finished_folder_takes_no_other_videos(videos, model, tmp_path):
         run(folder=tmp_path)
     with pytest.raises(UserError, match=f"holds a run with area {AREA}, not {2 * AREA}: choose another folder for it"):
         run(area=2 * AREA)
+    more = videos / "more.txt"
+    more.write_text("a caption that came later")
+    with pytest.raises(UserError, match="holds a run with files '.* bytes, the newest of .*', not '.*': choose another folder for it"):
+        run()
+    more.unlink()
     (tmp_path / "run" / "bank.json").unlink()  # an older folder did not say what it is of
     assert run()[0].read_bytes() == before
 

@@ -196,7 +196,7 @@ class LatentVideo(Input.Video):
             write_video(path, self.clip.frames(), self.get_frame_rate(), **more)
             return
         with unfinished(Path(path)) as made:
-            write_video(made.part, self.clip.frames(), self.get_frame_rate(), **more)
+            write_video(made, self.clip.frames(), self.get_frame_rate(), **more)
         if made.path != Path(path):
             logging.warning("%s was there already when this video was complete: it is %s", path, made.path.name)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -169,15 +170,13 @@ class PassSampler:
 
     def facts(self, p: Pass) -> list:
         """What determines a pass beside the latents of its cells and what all passes have in common."""
-        shots = [self.plan.lattice.shot_of(k) for k in p.cells]
+        shots = [self.plan.lattice.shot_of(k) for k in p.cells + [math.ceil(place) for _, place in self._guides_of(p)]]
         said = [[_said(words, set(shots)) for words in (stage.positive, stage.negative)] for stage in self.stages]
         return [said, shots, *([*self._layout(stage, p)] for stage in self.stages), self._seed(p)]
 
     def _layout(self, stage: Stage, p: Pass) -> Layout:
-        run, guides = stage.run, []
-        if run.samples.shape[2] > run.cells:
-            places = [guide.frame / self.given.canvas.shape.strides.time for guide in self.given.canvas.guides]
-            guides = [run.cells + i for i, place in enumerate(places) if p.cells[0] - 1 < place <= p.cells[-1]]
+        run = stage.run
+        guides = [run.cells + i for i, _ in self._guides_of(p)] if run.samples.shape[2] > run.cells else []
         index, shown = p.cells + guides, run.samples[:, :, guides]
         noise = run.noise[:, :, index]
         if p.seed is not None:
@@ -188,6 +187,13 @@ class PassSampler:
             mask = torch.cat([mask.expand(len(shown), -1, -1, -1, -1), torch.zeros_like(shown[:, :1]).to(mask)], 2) if guides else mask
         positions = run.model.model_options["transformer_options"].get(KEY, {}).get("positions")
         return Layout(noise, shown, mask, None if positions is None else positions[index])
+
+    def _guides_of(self, p: Pass) -> list[tuple[int, float]]:
+        """Number and place, in cells, of those that a pass sees, if its MODEL takes guides."""
+        if self.given is None:
+            return []
+        places = [guide.frame / self.given.canvas.shape.strides.time for guide in self.given.canvas.guides]
+        return [(i, places[i]) for i in self.plan.lattice.guides_of(p, places)]
 
     def _noise(self, p: Pass, guides: Tensor, level: float = 1.0) -> Tensor:
         """Of the cells of a pass; the guides behind them have none."""

@@ -74,10 +74,10 @@ class SoraSave(io.ComfyNode):
         frames, tags = media.read(0, 0, media.frames), None if args.disable_metadata else tags_of(cls.hidden)
         with unfinished(Path(folder) / (f"{name}_{counter:05}_" + ("" if format == "png" else f".{format}"))) as made:
             if format == "png":
-                write_pictures(made.part, frames, metadata=tags, progress=progress)
+                write_pictures(made, frames, metadata=tags, progress=progress)
             else:
                 codec = {"webm": "vp9", "mp4": "h264"}[format]
-                write_video(made.part, frames, media.fps, codec=codec, metadata=tags, audio=media.sound, progress=progress)
+                write_video(made, frames, media.fps, codec=codec, metadata=tags, audio=media.sound, progress=progress)
         target = made.path
         if format == "png":
             shown = ui.SavedImages([ui.SavedResult("00001.png", str(Path(subfolder) / target.name), io.FolderType.output)])

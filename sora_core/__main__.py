@@ -60,7 +60,7 @@ def main() -> None:
         pipeline = Pipeline.load(args.model, vae=args.vae, text=args.text)
         frames = pipeline.frames(args.prompt, args.seconds, args.width, args.height, **options)
         with unfinished(Path(args.out)) as made:
-            write_video(made.part, frames, pipeline.header.native_fps, codec=codec)
+            write_video(made, frames, pipeline.header.native_fps, codec=codec)
     except (UserError, FileNotFoundError, ModuleNotFoundError) as error:  # of words, sizes, files and a full disk; each is a sentence
         sys.exit(str(error))
     if made.path != Path(args.out):

@@ -282,7 +282,7 @@ def cell_mask(region: Tensor, shape: VideoShape) -> Tensor:
     s = shape.strides
     region = torch.cat([region, region[-1:].expand(shape.frames - len(region), -1, -1)])
     pooled = torch.nn.functional.max_pool2d(region.unsqueeze(1), s.space)[:, 0]  # T h w
-    cells = [pooled[:1].amax(0), *(part.amax(0) for part in pooled[1:].split(s.time))]
+    cells = [pooled[:1].amax(0), *(part.amax(0) for part in pooled[1:].split(s.time) if len(part))]
     return (torch.stack(cells) > 0).float()[None, None]
 
 

@@ -41,8 +41,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         with naming_full_disk(path):
             yield part
-            with part.open("rb+") as file:
-                os.fsync(file.fileno())
+            flush(part)
             _rename(part, path)
     finally:
         part.unlink(missing_ok=True)
@@ -50,7 +49,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @dataclass
 class Unfinished:
-    """A file, or a folder of pictures, on the way: write it to `part`; when that is done `path` says where it is."""
+    """A file, or a folder of pictures, on the way: it is written to `part`; when that is done `path` says where it is."""
 
     part: Path
     path: Path
@@ -65,6 +64,8 @@ def unfinished(path: Path) -> Iterator[Unfinished]:
     try:
         with naming_full_disk(path):
             yield made
+            if made.part.is_file():
+                flush(made.part)
             try:
                 made.path = _named(made.part, path)
             except PermissionError as error:
@@ -77,6 +78,12 @@ def unfinished(path: Path) -> Iterator[Unfinished]:
             shutil.rmtree(made.part, ignore_errors=True)
         made.part.unlink(missing_ok=True)
         raise
+
+
+def flush(path: Path) -> None:
+    """Brings a file onto the disk: a name must not outlive a crash that its content did not."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def _named(part: Path, path: Path) -> Path:

@@ -99,6 +99,7 @@ def generate(
         motion=header.motion,
         positions=torch.tensor(shape.positions(header.native_fps) + beside, device=words.device),
         seconds=seconds or shape.seconds_of_cells,
+        lattice=plan.lattice,
         guides=[(frame / shape.strides.time, latents.to(words.device)) for frame, latents in guides],
         sigmas=schedule(steps, header.shift, denoise),
         solve=solve,
@@ -158,6 +159,7 @@ class CorePasses:
     motion: float
     positions: Tensor
     seconds: list[float]
+    lattice: Lattice
     guides: list[tuple[float, Tensor]]  # in cells from cell 0
     sigmas: list[float]
     solve: Solver
@@ -180,7 +182,7 @@ class CorePasses:
         kept = F.pad(kept, behind) if guides else kept
         x = renoise(start, noise(1.0).to(start), self.sigmas[0], kept)
         positions = self.positions[first.cells + [len(self.seconds) + i for i in guides]]
-        shots = [self.shots[k] for k in first.cells + [math.ceil(self.guides[i][0]) for i in guides]] if self.shots else None
+        shots = self._shots_of(first) or None
         velocity = guided(self.transformer, self.text, self.empty, self.guidance, self.motion, positions=positions, shots=shots)
         saved = progress and progress.load()
         state = State(int(saved["done"]), saved["x"], saved["velocity"]) if saved else None
@@ -197,13 +199,16 @@ class CorePasses:
 
     def facts(self, p: Pass) -> list:
         """What determines a pass beside the latents of its cells and what all passes have in common."""
-        shots = [self.shots[k] for k in p.cells] if self.shots else []
-        guides = [self.guides[i] for i in self._guides_of(p)]
+        shots, guides = self._shots_of(p), [self.guides[i] for i in self._guides_of(p)]
         return [shots, [self.shot_words[i] for i in sorted(set(shots))], mask_of(p, self.mask), [self.seconds[k] for k in p.cells], guides]
 
     def _guides_of(self, p: Pass) -> list[int]:
-        """Numbers of the guides that stand among the cells of a pass."""
-        return [i for i, (at, _) in enumerate(self.guides) if p.cells[0] - 1 < at <= p.cells[-1]]
+        """Numbers of those that a pass sees."""
+        return self.lattice.guides_of(p, [at for at, _ in self.guides])
+
+    def _shots_of(self, p: Pass) -> list[int]:
+        """The shots of its cells, and of the guides behind them; none where there are no words of shots."""
+        return [self.shots[k] for k in p.cells + [math.ceil(self.guides[i][0]) for i in self._guides_of(p)]] if self.shots else []
 
     def _noise(self, p: Pass, size: tuple[int, ...], level: float) -> Tensor:
         """[B, C, f, h, w]."""

@@ -15,7 +15,8 @@ the characters come in: so a change of one shot leaves the passes of all other t
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from .config import ModelHeader
@@ -63,6 +64,13 @@ class Lattice:
 
     def take_of(self, cell: int) -> int:
         return self.takes[cell] if self.takes else 0
+
+    def guides_of(self, p: Pass, places: Sequence[float]) -> list[int]:
+        """Numbers of the guides that a pass sees, of which `places` are in cells from cell 0: those between its cells, in a take of which
+        it makes a part. The cells of another take that it sees are references, and what lies between is none of its business."""
+        takes = {self.take_of(k) for k in p.make}
+        beside = (i for i, place in enumerate(places) if p.cells[0] - 1 < place <= p.cells[-1])
+        return [i for i in beside if self.take_of(math.ceil(places[i])) in takes]
 
     @property
     def runs(self) -> list[range]:

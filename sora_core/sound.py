@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .canvas import NEW, Piece, Timeline
 
+MOST_CHANNELS = 8
 CODEC_DELAY = 0.05  # seconds by which codecs let a track begin late, though it belongs to the first frame
 
 
@@ -34,7 +35,7 @@ def read_sound(source, start: float = 0.0, duration: float = 0.0) -> dict | None
         for frame in _as_floats(_undamaged(file, stream), rate):
             if duration and frame.time >= start + duration:
                 break
-            wave = frame.to_ndarray()[:, max(0, round((origin - frame.time) * rate)) :]
+            wave = _channels(frame)[:, max(0, round((origin - frame.time) * rate)) :]
             if parts and len(wave) != len(parts[0]):  # mixed to one and spread
                 wave = np.broadcast_to(wave.mean(0), (len(parts[0]), wave.shape[1]))
             missing = frame.time - origin - heard / rate
@@ -56,12 +57,19 @@ def _undamaged(file: av.container.InputContainer, stream: av.AudioStream) -> Ite
 
 
 def _as_floats(frames: Iterable[av.AudioFrame], rate: int) -> Iterator[av.AudioFrame]:
-    """Frames of planar floats at a rate. A resampler takes frames of one form, and that of a broadcast may change."""
+    """Frames of interleaved floats at a rate: of eight planes PyAV reads one too many, and crashes. A resampler takes frames of one form,
+    and that of a broadcast may change."""
     form = resampler = None
     for frame in frames:
         if form != (form := (frame.format.name, frame.layout.name, frame.sample_rate)):
-            resampler = av.AudioResampler(format="fltp", rate=rate)
+            resampler = av.AudioResampler(format="flt", rate=rate)
         yield from resampler.resample(frame)
+
+
+def _channels(frame: av.AudioFrame) -> np.ndarray:
+    """[channels, samples] of interleaved floats; of more channels than are ever written the first two, which cameras mix the others to."""
+    wave = frame.to_ndarray().reshape(-1, frame.layout.nb_channels).T
+    return wave[:2] if len(wave) > MOST_CHANNELS else wave
 
 
 def cut_sound(sound: dict | None, start: float, end: float) -> dict | None:

@@ -1,7 +1,7 @@
 """Video files in and out, some frames at a time, so that memory does not grow with the length.
 
-A file is written under a temporary name beside its place and renamed when it is whole: a failure, a cancel or a full disk leaves
-nothing under the final name. Pictures are uint8 [n, H, W, 3] in RGB.
+A file is written under a temporary name beside its place and renamed when it is whole (files.py): a failure, a cancel or a full disk
+leaves nothing under the final name. Pictures are uint8 [n, H, W, 3] in RGB.
 """
 
 from __future__ import annotations
@@ -9,20 +9,18 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO
-from uuid import uuid4
 
 import av
 import numpy as np
 import torch
 from torch import Tensor
 
-from .files import atomic_path, naming_full_disk
+from .files import Unfinished, atomic_path
 from .pictures import to_uint8
 
 
@@ -69,7 +67,7 @@ class VideoFacts:
 
 
 def write_video(
-    target: str | Path | BinaryIO,
+    target: str | Path | BinaryIO | Unfinished,
     chunks: Iterable[Tensor | np.ndarray],
     fps: float | Fraction,
     *,
@@ -82,7 +80,7 @@ def write_video(
     """Writes a video chunk by chunk and returns its number of frames.
 
     Args:
-        target: a path (.mp4 for h264, .webm for vp9), or an open binary file.
+        target: a path (.mp4 for h264, .webm for vp9), an open binary file, or what `files.unfinished` will name.
         chunks: pictures [n, H, W, 3], uint8 or float in 0..1, all of one size. Both codecs store even sizes only: to an odd one the
             last column or row is added once more.
         fps: frames a second.
@@ -100,51 +98,42 @@ def write_video(
     kind = CODECS[codec]
     rate = Fraction(fps).limit_denominator(1001)  # 23.976 and 30000/1001 pass unchanged
     job = {"kind": kind, "fps": rate, "crf": crf, "metadata": metadata, "audio": audio, "progress": progress}
-    if not isinstance(target, str | Path):
+    if not isinstance(target, str | Path | Unfinished):
         return _encode(target, chunks, **job)
-    path = Path(target)
+    path = target.part if isinstance(target, Unfinished) else Path(target)
     if path.suffix.lower() not in kind.suffixes:
         raise ValueError(f"{path.name}: {codec} is written to {' or '.join(kind.suffixes)} files")
+    if isinstance(target, Unfinished):
+        return _encode(str(path), chunks, **job)
     with atomic_path(path) as part:
         return _encode(str(part), chunks, **job)
 
 
 def write_pictures(
-    folder: str | Path,
+    folder: Unfinished,
     chunks: Iterable[Tensor | np.ndarray],
     *,
     metadata: dict | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> int:
-    """Writes frames as 00001.png, 00002.png, ... into a new folder, which has its name once all are there; returns their number.
+    """Writes frames as 00001.png, 00002.png, ... into a folder that `files.unfinished` will name; returns their number.
 
     Arguments and errors as for `write_video`; the tags are in every picture.
-
-    Raises:
-        FileExistsError: there is something of that name.
     """
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
-    folder, tags, count = Path(folder), PngInfo(), 0
-    if folder.exists():
-        raise FileExistsError(f"{folder.name} is in {folder.parent} already: choose another name")
+    tags, count = PngInfo(), 0
     for key, value in (metadata or {}).items():
         tags.add_text(key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-    part = folder.with_name(f".{folder.name}.{uuid4().hex}.part")
-    part.mkdir(parents=True)
-    try:
-        with naming_full_disk(folder):
-            for picture in (p for chunk in chunks for p in to_uint8(chunk)):
-                count += 1
-                Image.fromarray(picture).save(part / f"{count:05}.png", pnginfo=tags, compress_level=4)
-                if progress:
-                    progress(count)
-            if not count:
-                raise ValueError("there is nothing to write: the video has no frames")
-            part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    folder.part.mkdir()
+    for picture in (p for chunk in chunks for p in to_uint8(chunk)):
+        count += 1
+        Image.fromarray(picture).save(folder.part / f"{count:05}.png", pnginfo=tags, compress_level=4)
+        if progress:
+            progress(count)
+    if not count:
+        raise ValueError("there is nothing to write: the video has no frames")
     return count
 
 
@@ -270,6 +259,9 @@ def frames_from(source, times: Sequence[int], start: int):
     """
     for seek in dict.fromkeys([*(times[max(0, start - back)] for back in BACK), None]):  # the last way is from the beginning
         with _open_video(source) as (file, stream):
+            if file.format.name == "avi" and stream.codec_context.has_b_frames:  # whose times are those of decoding: they are counted
+                yield file, itertools.islice(_decoded(file, stream), start, len(times))
+                return
             if seek is not None and seek != stream.start_time:  # there it stands already
                 file.seek(seek, stream=stream)
             frames = (frame for frame in _decoded(file, stream) if frame.pts >= times[start])

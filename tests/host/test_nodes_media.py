@@ -594,6 +594,14 @@ def masks(graph):
     graph.nodes.NODE_CLASS_MAPPINGS["Masks"] = Masks
 
 
+def test_a_picture_is_changed_under_a_mask(graph, masks):
+    still = {**BEGIN, **clip(count=1), "masks": node("Masks", count=1), **remix("strong", mask=["masks", 0]), **sample(steps=2), **frames()}
+    latent, made, [image] = graph.run(still, ["canvas", 0], ["sample", 0], ["frames", 0])
+    assert latent["noise_mask"].shape[2] == 1 and 0 < latent["noise_mask"].mean() < 1 and image.shape == (32, 32, 3)
+    kept = latent["noise_mask"].expand_as(made["samples"]) == 0
+    assert torch.equal(made["samples"][kept], latent["samples"][kept]) and not torch.equal(made["samples"], latent["samples"])
+
+
 @pytest.mark.parametrize("run, count", [(sample, 1), (sample, 14), (ksample, 1), (custom_sample, 14)])
 def test_remix_with_a_mask_keeps_the_rest_exactly(graph, masks, run, count):
     prompt = {**BEGIN, **clip(), "masks": node("Masks", count=count), **remix("strong", mask=["masks", 0]), **run(steps=2), **frames()}

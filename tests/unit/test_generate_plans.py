@@ -117,6 +117,22 @@ def test_a_shot_hears_its_own_words_only(model):
     assert not any(torch.equal(before[:, :, k], after[:, :, k]) for k in range(5, 10))
 
 
+def test_a_picture_is_seen_in_its_own_take(model, tmp_path):
+    """A changed picture or changed words of the shot that has it make that shot anew, and what a job keeps of the others is right."""
+    shots = (0,) * 5 + (1,) * 5 + (2,) * 4
+    plan = foresight(Lattice(14, frozenset(), shots, shots), 4)
+
+    def make(middle=2, picture=5, **options):
+        guide = torch.randn(1, 16, 1, 4, 4, generator=torch.Generator().manual_seed(picture))
+        return run(model, plan, shot_words=[words(1), words(middle), words(3)], guides=[(17, guide)], **options)  # cell 5 ends at frame 20
+
+    before = make(jobs=tmp_path)
+    for change in ({"middle": 9}, {"picture": 7}):
+        after = make(jobs=tmp_path, **change)
+        assert torch.equal(after, make(**change))
+        assert [k for k in range(14) if not torch.equal(before[:, :, k], after[:, :, k])] == list(range(5, 10))
+
+
 @pytest.mark.parametrize("lattice", [Lattice(14), Lattice(14, shots=(0,) * 7 + (2,) * 7)])
 def test_shot_words_belong_to_shots_of_the_plan(model, lattice):
     with pytest.raises(ValueError, match="shot_words: 2 texts, and the plan has the shots .*: give one text for each shot"):

@@ -1,5 +1,6 @@
 """Sound under a result: each run of frames has its own, a remade one that of what it replaces, the rest is silent."""
 
+import struct
 from fractions import Fraction
 
 import av
@@ -121,6 +122,20 @@ def test_a_track_that_begins_early_is_cut(tmp_path):
             file.mux(stream.encode())
     wave = read_sound(str(tmp_path / "early.mkv"))["waveform"][0, 0]
     assert (wave.abs() > 0.1).nonzero()[0].item() / 8000 == pytest.approx(0.5, abs=0.01), "a second into the file, which begins at 0.5"
+
+
+@pytest.mark.parametrize("channels, read", [(1, 1), (6, 6), (8, 8), (16, 2)])
+def test_channels_come_in_their_order(tmp_path, channels, read):
+    """As samples in a WAV file: of eight planes PyAV reads one too many, and more than eight are never written."""
+    wave = (torch.arange(1, channels + 1)[None, :] * torch.linspace(0.1, 1, 800)[:, None] * 1000).short()  # samples, channels
+    data = wave.numpy().tobytes()
+    form = struct.pack("<HHIIHH", 1, channels, 8000, 16000 * channels, 2 * channels, 16)
+    path = tmp_path / "a.wav"
+    path.write_bytes(
+        struct.pack("<4sI4s4sI", b"RIFF", 36 + len(data), b"WAVE", b"fmt ", 16) + form + b"data" + struct.pack("<I", len(data)) + data
+    )
+    found = read_sound(str(path))["waveform"][0]
+    assert found.shape == (read, 800) and torch.allclose(found, wave.T[:read].float() / 2**15, atol=1e-6)
 
 
 def test_a_track_may_change_its_channels(tmp_path):

@@ -1,5 +1,6 @@
 """Video files: what is written comes back, nothing is left of a failed writing, memory does not grow."""
 
+import contextlib
 import errno
 import io
 import json
@@ -164,15 +165,14 @@ def test_a_failure_keeps_the_file_that_was_there(tmp_path):
 def test_a_folder_of_pictures(tmp_path):
     frames = torch.randint(0, 256, (5, 16, 24, 3), dtype=torch.uint8)
     told = []
-    assert write_pictures(tmp_path / "made", iter(frames.split(2)), metadata={"prompt": {"a": "左"}}, progress=told.append) == 5
+    with unfinished(tmp_path / "made") as made:
+        assert write_pictures(made, iter(frames.split(2)), metadata={"prompt": {"a": "左"}}, progress=told.append) == 5
     files = sorted((tmp_path / "made").iterdir())
     assert [f.name for f in files] == [f"0000{i}.png" for i in range(1, 6)] and told == [1, 2, 3, 4, 5]
     for file, frame in zip(files, frames):
         with Image.open(file) as picture:
             assert torch.equal(torch.from_numpy(np.asarray(picture).copy()), frame)
             assert json.loads(picture.text["prompt"]) == {"a": "左"}
-    with pytest.raises(FileExistsError, match="made is in .* already: choose another name"):
-        write_pictures(tmp_path / "made", iter([frames]))
 
 
 def test_nothing_is_left_of_a_folder_that_failed(tmp_path):
@@ -180,10 +180,10 @@ def test_nothing_is_left_of_a_folder_that_failed(tmp_path):
         yield torch.zeros(2, 8, 8, 3)
         raise RuntimeError("cancelled")
 
-    with pytest.raises(RuntimeError):
-        write_pictures(tmp_path / "made", torn())
-    with pytest.raises(ValueError, match="no frames"):
-        write_pictures(tmp_path / "made", iter([]))
+    with pytest.raises(RuntimeError), unfinished(tmp_path / "made") as made:
+        write_pictures(made, torn())
+    with pytest.raises(ValueError, match="no frames"), unfinished(tmp_path / "made") as made:
+        write_pictures(made, iter([]))
     assert not list(tmp_path.iterdir())
 
 
@@ -195,7 +195,7 @@ def test_two_programs_that_count_the_same_lose_nothing(tmp_path, kind):
     def save(frames):
         with unfinished(path) as made:
             yield
-            write_video(made.part, [frames], 8) if kind == "file" else write_pictures(made.part, [frames])
+            write_video(made, [frames], 8) if kind == "file" else write_pictures(made, [frames])
         yield made.path
 
     writers = [save(moving(9)), save(again), save(again[:2])]
@@ -207,8 +207,9 @@ def test_two_programs_that_count_the_same_lose_nothing(tmp_path, kind):
     assert counts == [9, 3, 2] and sorted(tmp_path.iterdir()) == [first, second, third]
 
 
-@pytest.mark.parametrize("times, kept", [(2, False), (100, True)])
-def test_a_name_that_is_refused(tmp_path, monkeypatch, times, kept):
+@pytest.mark.parametrize("kind", ["file", "folder"])
+@pytest.mark.parametrize("times, kept", [(1, False), (2, False), (100, True)])
+def test_a_name_that_is_refused(tmp_path, monkeypatch, times, kept, kind):
     """Windows lets nobody rename onto a file that a scanner holds: for a moment that is waited for, else the work stays."""
     refused, replace = [], Path.replace
 
@@ -220,16 +221,14 @@ def test_a_name_that_is_refused(tmp_path, monkeypatch, times, kept):
 
     monkeypatch.setattr(Path, "replace", held)
     monkeypatch.setattr(files, "WAITS", (0.0, 0.0, 0.0))
-    path = tmp_path / "sora_00001_.mp4"
-    if not kept:
+    monkeypatch.setattr(Path, "rename", held)
+    path = tmp_path / ("sora_00001_.mp4" if kind == "file" else "sora_00001_")
+    says = rf"{path.name} could not be given its name .held by another program.; what was made is "
+    with pytest.raises(UserError, match=says) if kept else contextlib.nullcontext():
         with unfinished(path) as made:
-            made.part.write_bytes(b"work")
-        assert made.path == path and path.read_bytes() == b"work"
-        return
-    with pytest.raises(UserError, match=r"sora_00001_.mp4 could not be given its name .held by another program.; what was made is "):
-        with unfinished(path) as made:
-            made.part.write_bytes(b"work")
-    assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"work"] and not path.exists()
+            write_video(made, [moving(3)], 8) if kind == "file" else write_pictures(made, [moving(3)])
+    [left] = tmp_path.iterdir()
+    assert (left == path) == (not kept) and (video_facts(left).frames if kind == "file" else len(list(left.iterdir()))) == 3
 
 
 def test_a_disk_that_is_full_at_the_name_keeps_nothing(tmp_path, monkeypatch):
@@ -245,11 +244,11 @@ def test_a_disk_that_is_full_at_the_name_keeps_nothing(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["a" * 251 + ".mp4", "视频" * 41 + ".mp4"])
 def test_a_name_may_be_as_long_as_the_disk_allows(tmp_path, name):
     with unfinished(tmp_path / name) as made:
-        write_video(made.part, [moving(2)], 8)
+        write_video(made, [moving(2)], 8)
     assert [p.name for p in tmp_path.iterdir()] == [name]
 
 
-@pytest.mark.parametrize("kind, codec", [("avi", "mpeg4"), ("ts", "h264")])
+@pytest.mark.parametrize("kind, codec", [("avi", "mpeg4"), ("avi", "h264"), ("ts", "h264")])
 def test_a_range_of_a_file_that_seeks_badly(tmp_path, kind, codec):
     """A seek may land behind what was asked for."""
     path = tmp_path / f"clip.{kind}"
@@ -271,7 +270,8 @@ def test_what_a_killed_program_left_is_no_obstacle(tmp_path):
             made.part.mkdir()
             raise KeyboardInterrupt
     (tmp_path / ".made.7.part").mkdir()
-    assert write_pictures(tmp_path / "made", [moving(2)]) == 2
+    with unfinished(tmp_path / "made") as made:
+        write_pictures(made, [moving(2)])
     assert sorted(p.name for p in tmp_path.iterdir()) == [".made.7.part", "made"]
 
 
@@ -298,8 +298,8 @@ def test_a_full_disk_is_named(tmp_path, monkeypatch):
         pytest.raises(OSError, match=f"The disk is full: clip.mp4 was not written; free some space for {tmp_path}"),
         unfinished(path) as made,
     ):
-        (tmp_path / f".{made.part.name[:32]}.{UUID(int=7).hex}.part").symlink_to("/dev/full")
-        write_video(made.part, [noise], 8)
+        made.part.symlink_to("/dev/full")
+        write_video(made, [noise], 8)
     assert list(tmp_path.iterdir()) == []
 
 

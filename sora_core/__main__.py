@@ -63,6 +63,10 @@ def main() -> None:
             write_video(made, frames, pipeline.header.native_fps, codec=codec)
     except (UserError, FileNotFoundError, ModuleNotFoundError) as error:  # of words, sizes, files and a full disk; each is a sentence
         sys.exit(str(error))
+    except PermissionError as error:
+        sys.exit(f"{error.filename}: {error.strerror}")
+    except KeyboardInterrupt:
+        sys.exit("\nstopped" + ("; the same command goes on" if args.jobs else ""))
     if made.path != Path(args.out):
         sys.stderr.write(f"there is a {args.out} by now: this is {made.path}\n")
 

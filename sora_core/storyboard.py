@@ -24,11 +24,13 @@ from .shapes import MAX_SECONDS, Strides, frames_for_seconds
 from .text import PromptError, encode_bytes
 
 SECONDS = r"\s*(?:s|secs?|seconds?|秒)?\s*"
-TIMES = re.compile(rf"(\d+(?:\.\d+)?){SECONDS}(?:-|–|—|to|到|至){SECONDS}(\d+(?:\.\d+)?){SECONDS}")
+TIMES = re.compile(rf"(\d+(?:\.\d+)?){SECONDS}(?:[-–—−－~～]|to|到|至){SECONDS}(\d+(?:\.\d+)?){SECONDS}")
 BRACKET = re.compile(rf"\[\s*{TIMES.pattern}\]")
-# "cut. a ball", "hard cut: a ball", "- CUT - a ball", "cut to a ball", "切 球"; but no cut flowers, and no cut-out
+# "cut. a ball", "hard cut: a ball", "- CUT - a ball", "cut to a ball", "cut" on a line of its own, "切 球", "切到海滩";
+# but no cut flowers, and no cut-out
 TRANSITION = re.compile(
-    r"(?:[-–—]\s*)?(?:hard\s+|硬)?(cut|continuous|切|连续)(?:\s*[.:,;!。：，；！]\s*|\s+[-–—]\s+|\s+to\s+|(?<=[切续])\s+|\s*$)",
+    r"(?:[-–—]\s*)?(?:hard\s+|硬)?(cut|continuous|切|连续)"
+    r"(?:\s+to(?:\s*:\s*|\s+)|\s*[.:,;!。：，；！、]\s*|\s+[-–—]\s+|(?<=切)(?:——|换?[到至])\s*|(?<=[切续])\s+|[^\S\n]*(?:\n|$))",
     re.IGNORECASE,
 )
 BRACKETS = str.maketrans("【】［］", "[][]")
@@ -87,7 +89,7 @@ def parse(script: str) -> Storyboard:
         if text.startswith("["):
             shots.append(_shot(line, number, shots[-1] if shots else None))
         elif text and shots:
-            shots[-1] = replace(shots[-1], words=f"{shots[-1].words} {text}".strip())
+            shots[-1] = replace(shots[-1], words=f"{shots[-1].words}\n{text}")
         elif text:
             words.append(text)
     if not shots:
@@ -166,11 +168,11 @@ def _shot(line: str, number: int, before: Shot | None) -> Shot:
 
 
 def _begun(shot: Shot, first: bool = False) -> Shot:
-    """A shot without the transition in front of its words."""
-    transition = TRANSITION.match(shot.words)
-    if transition is None:
-        return shot
-    return replace(shot, words=shot.words[transition.end() :], cut=not first and transition[1].lower() in CUTS)
+    """A shot without the transition in front of its words, which are one line."""
+    words = shot.words.strip()
+    transition = TRANSITION.match(words)
+    cut = transition is not None and not first and transition[1].lower() in CUTS
+    return replace(shot, words=" ".join(words[transition.end() if transition else 0 :].split()), cut=cut)
 
 
 # -- on the lattice ------------------------------------------------------------------------------------------------------------------

@@ -108,6 +108,24 @@ def test_wrong_words_of_a_video_are_told(monkeypatch, tmp_path, options, says):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "error, jobs, says",
+    [
+        (KeyboardInterrupt(), True, "stopped; the same command goes on"),
+        (KeyboardInterrupt(), False, "stopped$"),
+        (PermissionError(13, "Permission denied", "m.safetensors"), False, "m.safetensors: Permission denied"),
+    ],
+)
+def test_what_stops_a_video_is_a_sentence(monkeypatch, tmp_path, error, jobs, says):
+    def stop(*_, **__):
+        raise error
+
+    monkeypatch.setattr(maker.Pipeline, "load", stop)
+    with pytest.raises(SystemExit, match=says):
+        start(maker, monkeypatch, "a red ball", "--out", tmp_path / "a.mp4", *(["--jobs", tmp_path / "jobs"] if jobs else []))
+    assert not list(tmp_path.glob("*.mp4"))
+
+
 @pytest.mark.parametrize("option", ["--out", "--jobs"])
 def test_a_folder_that_cannot_be_is_told_before_anything_is_made(monkeypatch, tmp_path, option):
     monkeypatch.setattr(maker.Pipeline, "load", lambda *_, **__: pytest.fail("loaded"))

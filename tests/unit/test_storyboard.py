@@ -37,7 +37,9 @@ def test_a_script_as_people_type_it():
     assert board.texts[2] == f"{board.words} from above: Mo stops beside a white lamp; the lamp lights up."
 
 
-@pytest.mark.parametrize("times", ["0-5 s", "0 s - 5 s", "0-5", "0.0–5.0s", " 0 to 5 ", "0-5秒", "0-5 sec", "0 to 5 seconds", "0到5秒"])
+@pytest.mark.parametrize(
+    "times", ["0-5 s", "0 s - 5 s", "0-5", "0.0–5.0s", " 0 to 5 ", "0-5秒", "0-5 sec", "0 to 5 seconds", "0到5秒", "0~5秒", "０－５秒"]
+)
 def test_ways_to_write_seconds(times):
     assert parse(f"[{times}]a ball").shots == (Shot(0.0, 5.0, "a ball", False, 1),)
 
@@ -52,6 +54,14 @@ def test_ways_to_write_seconds(times):
         ("hard cut, ", True),
         ("cut to ", True),
         ("cut.\n", True),
+        ("cut\n", True),
+        ("cut to: ", True),
+        ("\nCut\n", True),
+        ("切\n", True),
+        ("切到", True),
+        ("切换至 ", True),
+        ("切、", True),
+        ("切——", True),
         ("\ncut. ", True),
         ("切。", True),
         ("切 ", True),
@@ -64,7 +74,9 @@ def test_transitions(begin, cut):
     assert (shot.cut, shot.words) == (cut, "b")
 
 
-@pytest.mark.parametrize("words", ["cutting a cake", "cut flowers stand on a table", "cut-out figures", "切菜的人"])
+@pytest.mark.parametrize(
+    "words", ["cutting a cake", "cut flowers stand on a table", "cut-out figures", "切菜的人", "to cut a ball", "切换器"]
+)
 def test_words_that_only_look_like_a_transition(words):
     shot = parse(f"[0-2 s] a\n[2-4 s] {words}").shots[1]
     assert (shot.cut, shot.words) == (False, words)

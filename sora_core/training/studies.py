@@ -19,8 +19,8 @@ import torch
 
 from ..autoencoder import VideoVAE
 from ..evaluation.adherence import found, scored_scenes, told
-from ..evaluation.intervals import wilson
 from ..evaluation.observer import load_observer
+from ..evaluation.report import share_row
 from ..pictures import contact_sheet
 from ..world import caption, render
 from .bank import Recipe
@@ -122,15 +122,16 @@ def prompt_adherence(student: Student, vae: VideoVAE, native_fps: float, length:
     observer, scenes, side = load_observer(), list(scored_scenes(PROMPTS)), round(128 * SCALE)
     prompts = [caption(scene, length, "en", scene.seed, seconds=SECONDS) for scene in scenes]
     made = videos(student, vae, prompts, sampling(native_fps), side)
-    hits, true = [], []
-    for scene, prompt, frames in zip(scenes, prompts, made, strict=True):
+    hits, true, clips = [], [], []
+    for clip, (scene, prompt, frames) in enumerate(zip(scenes, prompts, made, strict=True)):
         renders = render(scene, [k / native_fps for k in range(len(frames))], side, side)
         seen, shown = observer.read([frames.cpu(), renders])
         facts = [fact for fact in told(scene, prompt, "en", SECONDS) if length == "long" or fact.kind in SHORT_TELL]
         hits += [found(fact, seen) for fact in facts]
         true += [found(fact, shown) for fact in facts]
-    low, high = wilson(sum(hits), len(hits))
-    return {"adherence": sum(hits) / len(hits), "low": low, "high": high, "facts": len(hits), "of renders": sum(true) / len(true)}
+        clips += [clip] * len(facts)
+    row = share_row("adherence", hits, clips=clips)
+    return {"adherence": row.value, "low": row.low, "high": row.high, "facts": len(hits), "of renders": sum(true) / len(true)}
 
 
 @torch.no_grad()

@@ -21,7 +21,6 @@ import torch
 from ..config import UserError, preset
 from ..pipeline import SHIPPED
 from .bank import SHAPES, STAGES, Recipe
-from .objective import SIGMA_MEAN
 from .transformer import Settings
 from .vae import VAESettings
 
@@ -267,7 +266,7 @@ def _tune(args: argparse.Namespace) -> None:
 
     rate = args.rate or (1e-3 if args.lora else 2e-4)
     given = {"start": args.model, **{name: getattr(args, name) for name in ("steps", "tokens", "vae", "text", "lora", "seed")}}
-    curves = {"still_share": (0.3, 0.3), "sigma_mean": (SIGMA_MEAN, SIGMA_MEAN), "detail": (0.0, 0.0)}
+    curves = {"still_share": (0.3, 0.3), "detail": (0.0, 0.0)}
     settings = Settings(**given, **curves, muon_lr=rate, adam_lr=rate)
     group = Group.join()
     files = tune(args.videos, args.folder, settings, area=args.area, whole_files=args.whole_files, group=group)

@@ -8,6 +8,7 @@ their scene and its caption.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -16,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..flow import logit_normal_sigma
+from ..flow import logit_normal_sigma, shift_sigma
 from ..plan import BESIDE, DISTANCE
 from ..shapes import PATCH, Strides
 from ..world import Scene, caption, introduce
@@ -24,6 +25,7 @@ from .bank import Shard
 
 SIGMA_MEAN, SIGMA_STD = 0.9, 1.0  # of the logit: sampling with a shifted schedule spends its steps at high noise
 REPEATS_STILL, REPEATS_CLIP = 4, 2  # of a record in a batch: reading a caption costs more than a still, so it serves several noises
+EVERYWHERE = 0.2  # share of levels that are as sampling has them: the normal ones hardly reach its first steps, where all is noise
 INDEPENDENT = 0.15  # share of batches with an own noise level for every cell
 TEXT_DROPOUT = 0.1
 TAILS = 0.5  # share of whole clips that lead to a known end, where their shard has some
@@ -217,12 +219,18 @@ def join_tail(shard: Shard, latents: Tensor, rows: list[int], unknown: Tensor, r
 
 
 def draw_sigma(unknown: Tensor, rng: np.random.Generator, mean: float = SIGMA_MEAN) -> Tensor:
-    """Noise levels [B, F]: one for all unknown cells of a sample, or an own one for each; 0 for known ones."""
+    """Noise levels [B, F]: one for all unknown cells of a sample, or an own one for each; 0 for known ones.
+
+    Most are logit-normal. The rest are evenly among those of a schedule that is shifted to the same mean, up to 1, where each sample
+    begins.
+    """
     batch, cells = unknown.shape
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     columns = cells if rng.random() < INDEPENDENT else 1
-    sigma = logit_normal_sigma(batch * columns, mean, SIGMA_STD, generator).view(batch, columns)
-    return sigma.expand(batch, cells) * unknown
+    sigma = logit_normal_sigma(batch * columns, mean, SIGMA_STD, generator)
+    even, everywhere = 1 - torch.rand(2, batch * columns, generator=generator)
+    sigma = torch.where(everywhere <= EVERYWHERE, shift_sigma(even, math.exp(mean)), sigma)
+    return sigma.view(batch, columns).expand(batch, cells) * unknown
 
 
 def add_guides(made: TrainingBatch, shard: Shard, position_per_frame: float, rng: np.random.Generator) -> TrainingBatch:

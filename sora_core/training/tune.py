@@ -6,6 +6,7 @@ python -m sora_core.training tune --videos my_videos --folder runs/mine --lora 1
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -59,7 +60,8 @@ def tune(videos: str, folder: str, settings: Settings, *, area: int, whole_files
             with atomic_path(path) as part:
                 part.write_text(content, encoding="utf-8")
     group.broadcast(0.0)  # the others wait for the bank
-    settings = replace(settings, size="", native_fps=facts.native_fps)
+    level = math.log(facts.shift)  # the mean of the levels at which the model is sampled
+    settings = replace(settings, size="", native_fps=facts.native_fps, sigma_mean=(level, level))
     trained = train_transformer(folder, str(bank), settings, group=group)
     if isinstance(trained, Adapter):
         path = Path(folder) / "lora.safetensors"

@@ -193,6 +193,16 @@ def test_batches_of_every_kind_occur(bank):
     assert max(guides) == 8 and {0, 1} <= guides, guides
 
 
+def test_levels_reach_to_where_sampling_begins():
+    """Of the first steps of a schedule, where all is noise, some are in every batch or two; most stay around the mean."""
+    unknown = torch.ones(4000, 3)
+    unknown[:, 0] = 0
+    sigma = torch.cat([objective.draw_sigma(unknown, np.random.default_rng(seed), 0.9)[:, 1:] for seed in range(10)])
+    assert ((0 < sigma) & (sigma <= 1)).all() and sigma.median() == pytest.approx(0.71, abs=0.01)
+    assert (sigma >= 0.957).float().mean() == pytest.approx(0.032, abs=0.005), "0.013 of a normal distribution"
+    assert (sigma >= 0.99).float().mean() == pytest.approx(0.005, abs=0.002)
+
+
 def test_before_a_known_end_any_beginning_may_be_known(bank):
     shard, rng = bank.shards[1], np.random.default_rng(0)
     latents, start = shard.latents[:1].float(), shard.latents.shape[2] - shard.tail.shape[2]

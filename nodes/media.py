@@ -249,13 +249,16 @@ def media_of(value, vae, image_fps: float, name: str = "video", hidden=None, oth
     """A VIDEO, IMAGE or LATENT as Media. Raises ValueError naming the input.
 
     Args:
+        vae: for which it may be encoded; None for what is only saved.
         image_fps: frames a second of what brings no rate; 0 for `otherwise`, and without that for what is most likely.
         hidden: as for `restored`.
     """
     if isinstance(value, LatentVideo):
         of = value.clip.vae
-        usable = strides_of(vae) == strides_of(of) and same_vae(vae, of)
-        return Undecoded((value.clip,), usable, "" if usable else "its latents are of another VAE: its frames are encoded anew")
+        usable = vae is not None and strides_of(vae) == strides_of(of) and same_vae(vae, of)
+        return Undecoded(
+            (value.clip,), usable, "" if usable or vae is None else "its latents are of another VAE: its frames are encoded anew"
+        )
     if isinstance(value, InputImpl.VideoFromFile):
         return Film(value)
     if isinstance(value, Input.Video):

@@ -177,7 +177,7 @@ def load_model(path: str, model_options: dict | None = None, disable_dynamic: bo
         {k: t if k.startswith("patch_embedding") else t.to(dtype) for k, t in tensors.items()}, "", assign=patcher.is_dynamic()
     )
     patcher.cached_patcher_init = (load_model, (path, options))
-    return guide(keep_known_cells(patcher), header)
+    return guide_motion(keep_known_cells(patcher), header.motion)
 
 
 # -- any MODEL -----------------------------------------------------------------------------------------------------------------------
@@ -214,54 +214,36 @@ def show_known_cells(model):
 
 def guides_itself(model) -> bool:
     """Whether a patch, such as RescaleCFG's, guides a MODEL in a way of its own."""
-    return not isinstance(model.model_options.get("sampler_cfg_function", Guidance()), Guidance)
+    return not isinstance(model.model_options.get("sampler_cfg_function", MotionGuidance(1.0)), MotionGuidance)
 
 
-def guide(model, header: ModelHeader, motion: float = 1.0):
-    """Adds to a MODEL, in place, the guidance that its header asks for, with `motion` times its motion; nothing where it guides itself."""
-    guidance = Guidance(header.motion * motion, header.guide_below)
-    plain = guidance == Guidance() and "sampler_cfg_function" not in model.model_options  # as the host guides, to the last bit
-    if plain or guides_itself(model):
-        return model
-    model.set_model_sampler_cfg_function(guidance)
-    if guidance.below < 1 and not model.get_wrappers(WrappersMP.CALC_COND_BATCH, KEY):
-        model.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, _words_alone)
+def guide_motion(model, factor: float):
+    """Adds to a MODEL, in place, guidance that counts more where cells differ; nothing where it `guides_itself`."""
+    plain = factor == 1 and "sampler_cfg_function" not in model.model_options  # as the host guides, to the last bit
+    if not plain and not guides_itself(model):
+        model.set_model_sampler_cfg_function(MotionGuidance(factor))
     return model
 
 
 @dataclass(frozen=True)
-class Guidance:
-    """Guidance as the core's `denoise.guided`, for the host's samplers."""
+class MotionGuidance:
+    """Guidance with `denoise.more_motion`, for the host's samplers."""
 
-    motion: float = 1.0
-    below: float = 1.0
+    factor: float
 
     def __call__(self, args: dict) -> Tensor:
-        sigma = _share_of_noise(args["model"], args["sigma"])
-        if math.isclose(args["cond_scale"], 1.0) or sigma.max() > self.below:  # one forward only, or as if it were
+        if math.isclose(args["cond_scale"], 1.0):  # the host made one forward only
             return args["cond"]
         towards = args["cond"] - args["uncond"]
         if towards.ndim == 5:  # LTX-2 packs video and sound into one row
-            options = args["model_options"].get("transformer_options", {})
+            options, sigma = args["model_options"].get("transformer_options", {}), args["sigma"]
+            if not isinstance(args["model"].model_sampling, comfy.model_sampling.CONST):
+                sigma = sigma / (1 + sigma)  # the share of noise, where noise is added to the whole of the latents
             given, starts = _given(options, args["input"]), _shot_starts(args["input_cond"])
             made = None if given is None else given[0].amax((1, 3, 4)) > 0
             shots = starts and shots_of_cells(towards, options.get(KEY, {}).get("positions"), starts)
-            towards = more_motion(towards, self.motion, sigma, made, sigma.view(-1, 1, 1, 1, 1), shots)
+            towards = more_motion(towards, self.factor, sigma, made, sigma.view(-1, 1, 1, 1, 1), shots)
         return args["uncond"] + args["cond_scale"] * towards
-
-
-def _share_of_noise(model, sigma: Tensor) -> Tensor:
-    """The noise level, 0 to 1, also of a model to whose latents noise is added without taking of them."""
-    return sigma if isinstance(model.model_sampling, comfy.model_sampling.CONST) else sigma / (1 + sigma)
-
-
-def _words_alone(executor, model, conds: list, x: Tensor, sigma: Tensor, options: dict):
-    """Around the forwards of a step: without words none is needed where Guidance does not ask for it, nor any patch beside it."""
-    guidance = options.get("sampler_cfg_function")
-    others = options.get("sampler_pre_cfg_function") or options.get("sampler_post_cfg_function")
-    if isinstance(guidance, Guidance) and not others and _share_of_noise(model, sigma).max() > guidance.below:
-        conds = [conds[0], *[None] * (len(conds) - 1)]
-    return executor(model, conds, x, sigma, options)
 
 
 def _shot_starts(words: list[dict] | None) -> tuple[float, ...] | None:

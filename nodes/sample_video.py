@@ -359,7 +359,7 @@ def prepare(model, latent: dict, noise, motion: float = 1.0) -> Run:
     """Brings a LATENT into the form that the MODEL was trained for: guides behind the lattice, or held cells in it; positions; fps. The
     MODEL is guided by `motion` times what suits it."""
     given, header, ours = given_of(latent), host.header_of(model), isinstance(model.model, host.SoraModel)
-    model = host.guide(host.keep_known_cells(model.clone()), header, motion)
+    model = host.guide_motion(host.keep_known_cells(model.clone()), header.motion * motion)
     samples, mask = latent["samples"], latent.get("noise_mask")
     run = Run(model, samples, noise.generate_noise(latent), None if mask is None else full_mask(mask, samples), samples.shape[2])
     if header.noise == "frame" and not ours:

@@ -111,7 +111,6 @@ class ModelHeader:
         noise: "frame" if trained with a noise level for every cell, "video" if with one for all.
         shift: of the sampling schedule (flow.shift_sigma).
         motion: how much more guidance counts where it differs between cells (denoise.more_motion); 1 is plain guidance.
-        guide_below: highest noise level at which there is guidance; 1 for all.
         native_fps: frames a second at which one cell is one step of position.
         max_seconds: longest clip of one pass it was trained on.
         foresight: whether it was trained on strided subsets of long videos.
@@ -124,7 +123,6 @@ class ModelHeader:
     noise: str = "video"
     shift: float = 8.0
     motion: float = 1.0
-    guide_below: float = 1.0
     native_fps: float = 16.0
     max_seconds: float = 5.0
     foresight: bool = False

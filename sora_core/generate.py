@@ -97,7 +97,6 @@ def generate(
         empty=transformer.prepare_text(away) if guidance != 1 else None,
         guidance=guidance,
         motion=header.motion,
-        guide_below=header.guide_below,
         positions=torch.tensor(shape.positions(header.native_fps) + beside, device=words.device),
         seconds=seconds or shape.seconds_of_cells,
         lattice=plan.lattice,
@@ -158,7 +157,6 @@ class CorePasses:
     empty: PreparedText | None
     guidance: float
     motion: float
-    guide_below: float
     positions: Tensor
     seconds: list[float]
     lattice: Lattice
@@ -185,8 +183,7 @@ class CorePasses:
         x = renoise(start, noise(1.0).to(start), self.sigmas[0], kept)
         positions = self.positions[first.cells + [len(self.seconds) + i for i in guides]]
         shots = self._shots_of(first) or None
-        how = (self.guidance, self.motion, self.guide_below)
-        velocity = guided(self.transformer, self.text, self.empty, *how, positions=positions, shots=shots)
+        velocity = guided(self.transformer, self.text, self.empty, self.guidance, self.motion, positions=positions, shots=shots)
         saved = progress and progress.load()
         state = State(int(saved["done"]), saved["x"], saved["velocity"]) if saved else None
 

@@ -13,8 +13,8 @@ from sora_pack.sora_core.transformer import SpacetimeTransformer
 NAME = "tiny"
 WORDS = ("a", "red", "ball", "rolls", "左")
 HEADER = ModelHeader(
-    name=NAME, noise="frame", shift=3.0, motion=2.0, guide_below=0.95, native_fps=8.0, words=WORDS,
-    vae=f"{NAME}_vae.safetensors", text=f"{NAME}_text.safetensors", preview_factors=((0.1, 0.0, 0.0),) * 16 + ((0.0, 0.1, 0.2),),
+    name=NAME, noise="frame", shift=3.0, motion=2.0, native_fps=8.0, vae=f"{NAME}_vae.safetensors", text=f"{NAME}_text.safetensors",
+    words=WORDS, preview_factors=((0.1, 0.0, 0.0),) * 16 + ((0.0, 0.1, 0.2),),
 )  # fmt: skip
 
 

@@ -42,7 +42,6 @@ from .text import teach_reading
 
 NATIVE_FPS = 8.0
 MOTION = 2.3  # of guidance (denoise.more_motion): at 1 the camera often stands where it should move
-GUIDE_BELOW = 0.95  # noise level: above it what is foreseen without words is wrong, as training shows little of it
 SHIFT = 2.5  # of the sampling schedule: who is where is decided above 80 % of noise, where a smaller one takes too few steps
 
 # These are no matrices between hidden states: Muon's orthogonal update does not suit tables, inputs and outputs.
@@ -421,7 +420,7 @@ def averaged_student(folder: str | Path) -> tuple[Student, int]:
 
 def sampling(native_fps: float = NATIVE_FPS) -> ModelHeader:
     """How a model trained here is sampled."""
-    return ModelHeader(noise="frame", shift=SHIFT, motion=MOTION, guide_below=GUIDE_BELOW, native_fps=native_fps)
+    return ModelHeader(noise="frame", shift=SHIFT, motion=MOTION, native_fps=native_fps)
 
 
 def header(name: str, words: tuple[str, ...], preview: list[list[float]], foresight: bool = False) -> ModelHeader:

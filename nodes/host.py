@@ -237,13 +237,18 @@ class MotionGuidance:
         towards = args["cond"] - args["uncond"]
         if towards.ndim == 5:  # LTX-2 packs video and sound into one row
             options, sigma = args["model_options"].get("transformer_options", {}), args["sigma"]
-            if not isinstance(args["model"].model_sampling, comfy.model_sampling.CONST):
+            if not is_flow(args["model"].model_sampling):
                 sigma = sigma / (1 + sigma)  # the share of noise, where noise is added to the whole of the latents
             given, starts = _given(options, args["input"]), _shot_starts(args["input_cond"])
             made = None if given is None else given[0].amax((1, 3, 4)) > 0
             shots = starts and shots_of_cells(towards, options.get(KEY, {}).get("positions"), starts)
             towards = more_motion(towards, self.factor, sigma, made, sigma.view(-1, 1, 1, 1, 1), shots)
         return args["uncond"] + args["cond_scale"] * towards
+
+
+def is_flow(model_sampling) -> bool:
+    """Whether a MODEL mixes latents with noise, at levels 0 to 1, and does not add it."""
+    return isinstance(model_sampling, comfy.model_sampling.CONST)
 
 
 def _shot_starts(words: list[dict] | None) -> tuple[float, ...] | None:

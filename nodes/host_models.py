@@ -98,7 +98,7 @@ def conditions(model, given: Given | None, run, pictures: Callable[[], dict]) ->
     """What this MODEL takes as entries of CONDITIONING, beside the words.
 
     Args:
-        run: what its sampler gets (sample_video.Run).
+        run: what its sampler gets (run.Run).
         pictures: gives `image_to_video` of the canvas, which both of a pair are shown.
     """
     if type(model.model) is comfy.model_base.HunyuanVideo15 and run.mask is not None:  # the host's one for super-resolution takes others

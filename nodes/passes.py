@@ -75,7 +75,7 @@ def plan_for(model, positive, given: Given, known: frozenset[int]) -> Plan:
 
 
 class Stage(NamedTuple):
-    """One MODEL's part of a run: the whole lattice as its sampler gets it (sample_video.Run), noise levels, words."""
+    """One MODEL's part of a run: the whole lattice as its sampler gets it (run.Run), noise levels, words."""
 
     run: object
     sigmas: Tensor
@@ -189,7 +189,7 @@ class PassSampler:
         return Layout(noise, shown, mask, None if positions is None else positions[index])
 
     def _guides_of(self, p: Pass) -> list[tuple[int, float]]:
-        """Number and place, in cells, of those that a pass sees, if its MODEL takes guides."""
+        """Number and place, in cells, of those that a pass sees."""
         if self.given is None:
             return []
         places = [guide.frame / self.given.canvas.shape.strides.time for guide in self.given.canvas.guides]

@@ -13,7 +13,8 @@ from .given import KEY, given_of, restored, without_stale_mask
 from .known import enlarged
 from .passes import plan_for
 from .place import with_shots
-from .sample_video import model_input, prepare
+from .run import prepare
+from .sample_video import model_input
 from .shots import disagreement, shots_of
 from .show import show_on_node
 

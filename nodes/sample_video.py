@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -19,32 +18,28 @@ from PIL import Image
 from torch import Tensor
 
 from ..sora_core.canvas import Canvas
-from ..sora_core.config import TEXT_DIM, ModelHeader
+from ..sora_core.config import ModelHeader
 from ..sora_core.flow import cell_noise
 from ..sora_core.generate import GUIDANCE, STEPS
-from ..sora_core.passes import at_once_on, known_cells
+from ..sora_core.passes import at_once_on
 from ..sora_core.plan import Lattice, single, summary
-from ..sora_core.shapes import PATCH, Strides
+from ..sora_core.shapes import Strides
 from . import host
+from .checks import check, check_sigmas, check_solver
 from .costs import check_memory
-from .given import KEY, Given, given_of, restored, sampled, samples_of, without_stale_mask
+from .given import Given, given_of, restored, sampled, samples_of, without_stale_mask
 from .host_models import (
-    beside_known,
     conditions,
     empty_prompt,
-    family,
-    fits_vae,
     image_to_video,
     limits,
-    takes_guides,
-    takes_odd_sides,
-    takes_pictures,
     with_entries,
 )
 from .known import enlarged, to_host
 from .passes import ANCESTRAL, RESUMABLE, PassSampler, Stage, job_for, plan_for
 from .place import shots_on, with_shots
-from .shots import disagreement, has_pictures, shots_in, shots_of
+from .run import prepare
+from .shots import disagreement, shots_in, shots_of
 from .show import show_on_node
 
 MAX_SEED = 0xFFFFFFFFFFFFFFFF
@@ -279,105 +274,7 @@ def _canvas(given: Given | None) -> Canvas | None:
     return given and given.canvas
 
 
-# -- what is refused -----------------------------------------------------------------------------------------------------------------
-
-
-def check(model, positive, negative, latent: dict) -> None:
-    """Refuses, before any work, what does not belong together. Raises ValueError naming the input."""
-    samples, form = samples_of(latent), model.get_model_object("latent_format")
-    if form.latent_dimensions != 3:
-        raise ValueError("model: this MODEL makes pictures, not video: connect 'Sora Load Model', or a video model such as Wan")
-    if samples.shape[1] != form.latent_channels:
-        raise ValueError(
-            f"latent: it has {samples.shape[1]} channels, the MODEL needs {form.latent_channels}: use the VAE that belongs to the MODEL"
-        )
-    given = given_of(latent)
-    strides = given and given.canvas.shape.strides
-    if strides and (strides.space, strides.time) != (form.spacial_downscale_ratio, form.temporal_downscale_ratio):
-        raise ValueError(
-            f"latent: its VAE has strides {strides.space} and {strides.time}, the MODEL needs {form.spacial_downscale_ratio} and "
-            f"{form.temporal_downscale_ratio}: use the VAE that belongs to the MODEL"
-        )
-    if given and not fits_vae(model, given.vae):
-        raise ValueError("latent: the VAE of its canvas is that of another model: use the VAE that belongs to the MODEL")
-    if (samples.shape[-1] % PATCH or samples.shape[-2] % PATCH) and not takes_odd_sides(model):
-        raise ValueError(f"latent: its sides are {samples.shape[-1]} and {samples.shape[-2]} cells, they must be even: use 'Sora Canvas'")
-    pictured = given and (given.canvas.spans or given.canvas.guides or has_pictures(positive) or "concat_latent_image" in positive[0][1])
-    if given and takes_pictures(model) and not pictured:
-        remixed = bool(given.sources)  # given, but nothing of it to be kept
-        asked = "do 'Sora Remix'" if remixed else "make a video from words alone"
-        right = "load a text-to-video model" if remixed else "add 'Sora Place Image', or load a text-to-video model"
-        raise ValueError(
-            f"model: {family(model)} image-to-video cannot {asked}: it goes on from pictures, and the canvas has none; {right}"
-        )
-    if any((shots := shots_in(*entry)) and shots.pictures for entry in negative or ()):
-        raise ValueError("negative: its storyboard has pictures, and only those of positive stand in a video: connect one without")
-    for name, conditioning in (("positive", positive), ("negative", negative)):
-        for rows, *_ in conditioning or ():
-            if isinstance(model.model, comfy.model_base.WAN21) and rows.shape[-1] != TEXT_DIM:
-                raise ValueError(
-                    f"{name}: its words are {rows.shape[-1]} wide, the MODEL needs {TEXT_DIM}: use the CLIP that belongs to the MODEL"
-                )
-
-
-def check_solver(model, name: str) -> None:
-    """Raises ValueError where the MODEL's path from noise is not the straight one that our own solver goes."""
-    if name == ANCESTRAL and not isinstance(model.get_model_object("model_sampling"), comfy.model_sampling.CONST):
-        raise ValueError(f"sampler_name: {ANCESTRAL} is for flow models, and this MODEL is none: choose euler_ancestral")
-
-
-def check_sigmas(model, sigmas: Tensor, fall: bool) -> None:
-    """Raises ValueError where they are no noise levels of the MODEL, or, if they must `fall`, where they rise."""
-    flow = isinstance(model.get_model_object("model_sampling"), comfy.model_sampling.CONST)
-    beyond = next((level for level in sigmas.tolist() if not 0 <= level <= (1 if flow else math.inf)), None)
-    if beyond is not None:
-        raise ValueError(f"sigmas: {beyond:g} is no noise level of this MODEL: use 'BasicScheduler' with it")
-    if fall and sigmas.diff().gt(0).any():
-        raise ValueError(f"sigmas: they rise, and {ANCESTRAL} only takes noise off: choose another sampler_name, such as euler")
-
-
 # -- one run -------------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Run:
-    """What the host's sampler gets. `cells` is the number of cells that come back; guides stand behind them."""
-
-    model: object
-    samples: Tensor
-    noise: Tensor
-    mask: Tensor | None
-    cells: int
-
-    @property
-    def known(self) -> frozenset[int]:
-        """Numbers of the cells that are kept whole."""
-        return known_cells(None if self.mask is None else self.mask[:, :, : self.cells])
-
-
-def prepare(model, latent: dict, noise, motion: float = 1.0) -> Run:
-    """Brings a LATENT into the form that the MODEL was trained for: guides behind the lattice, or held cells in it; positions; fps. The
-    MODEL is guided by `motion` times what suits it."""
-    given, header, ours = given_of(latent), host.header_of(model), isinstance(model.model, host.SoraModel)
-    model = host.guide_motion(host.keep_known_cells(model.clone()), header.motion * motion)
-    samples, mask = latent["samples"], latent.get("noise_mask")
-    run = Run(model, samples, noise.generate_noise(latent), None if mask is None else full_mask(mask, samples), samples.shape[2])
-    if header.noise == "frame" and not ours:
-        host.show_known_cells(model)
-    if given is None:
-        return run
-    if given.guides and takes_guides(model):
-        append_guides(run, given)
-    elif given.guides and not takes_pictures(model):
-        hold_cells(run, given)
-    options = model.model_options["transformer_options"] = dict(model.model_options["transformer_options"])
-    if ours:
-        positions = given.canvas.positions(header.native_fps)[: run.samples.shape[2]]
-        options[KEY] = {"positions": torch.tensor(positions, dtype=torch.float32)}
-    elif isinstance(model.model, comfy.model_base.WAN21) and given.canvas.shape.fps != header.native_fps:
-        rope = dict(options.get("rope_options") or {})
-        options["rope_options"] = {**rope, "scale_t": rope.get("scale_t", 1.0) * header.native_fps / given.canvas.shape.fps}
-    return run
 
 
 def parts(models: list, sigmas: Tensor, switch: float) -> list[tuple]:
@@ -404,32 +301,6 @@ def stage(model, sigmas: Tensor, latent: dict, noise, motion: float, words: tupl
     run = prepare(model, latent, noise, motion)
     more = conditions(model, given_of(latent), run, pictures)
     return Stage(run, sigmas, *(with_entries(conditioning, more) for conditioning in words))
-
-
-def full_mask(mask: Tensor, samples: Tensor) -> Tensor:
-    """A LATENT's noise_mask as [1 or B, 1, F, h, w], resized as the host does it."""
-    return comfy.utils.reshape_mask(mask, samples[:, :1].shape)
-
-
-def append_guides(run: Run, given: Given) -> None:
-    """Guides as known cells behind the lattice. The noise there is never seen."""
-    guides = torch.cat(given.guides, 2).to(run.samples).expand(len(run.samples), -1, -1, -1, -1)
-    mask = torch.ones_like(run.samples[:, :1]) if run.mask is None else run.mask.expand(len(run.samples), -1, -1, -1, -1)
-    run.samples = torch.cat([run.samples, guides], 2)
-    run.noise = torch.cat([run.noise, torch.zeros_like(guides).to(run.noise)], 2)
-    run.mask = torch.cat([mask, torch.zeros_like(guides[:, :1]).to(mask)], 2)
-
-
-def hold_cells(run: Run, given: Given) -> None:
-    """For models without guides: each picture becomes the known cell that holds its frame; beside a known cell none is needed."""
-    run.samples = run.samples.clone()
-    run.mask = torch.ones_like(run.samples[:, :1]) if run.mask is None else run.mask.expand(len(run.samples), -1, -1, -1, -1).clone()
-    for guide, held in zip(given.canvas.guides, given.held):
-        if beside_known(given.canvas, guide):
-            continue
-        cell = given.canvas.shape.strides.cell_of_frame(guide.frame)
-        run.samples[:, :, cell] = held[:, :, 0].to(run.samples)
-        run.mask[:, :, cell] = 0
 
 
 def progress(model, steps: int):

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from .canvas import NEW, Piece, Timeline
+from .video_file import LAYOUTS
 
-MOST_CHANNELS = 8
 CODEC_DELAY = 0.05  # seconds by which codecs let a track begin late, though it belongs to the first frame
 
 
@@ -69,7 +69,7 @@ def _as_floats(frames: Iterable[av.AudioFrame], rate: int) -> Iterator[av.AudioF
 def _channels(frame: av.AudioFrame) -> np.ndarray:
     """[channels, samples] of interleaved floats; of more channels than are ever written the first two, which cameras mix the others to."""
     wave = frame.to_ndarray().reshape(-1, frame.layout.nb_channels).T
-    return wave[:2] if len(wave) > MOST_CHANNELS else wave
+    return wave if len(wave) in LAYOUTS else wave[:2]
 
 
 def cut_sound(sound: dict | None, start: float, end: float) -> dict | None:

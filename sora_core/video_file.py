@@ -103,9 +103,7 @@ def write_video(
     path = target.part if isinstance(target, Unfinished) else Path(target)
     if path.suffix.lower() not in kind.suffixes:
         raise ValueError(f"{path.name}: {codec} is written to {' or '.join(kind.suffixes)} files")
-    if isinstance(target, Unfinished):
-        return _encode(str(path), chunks, **job)
-    with atomic_path(path) as part:
+    with contextlib.nullcontext(path) if isinstance(target, Unfinished) else atomic_path(path) as part:
         return _encode(str(part), chunks, **job)
 
 

@@ -591,7 +591,8 @@ def test_rates_of_the_host_models(graph, host_files):
 
     from sora_pack.nodes.given import given_of
     from sora_pack.nodes.host_models import conditions
-    from sora_pack.nodes.sample_video import CellNoise, prepare
+    from sora_pack.nodes.run import prepare
+    from sora_pack.nodes.sample_video import CellNoise
 
     ltx = comfy.model_base.LTXV | comfy.model_base.LTXAV
     for name, scale in (("wan_t2v", 2.0), ("wan22_5b", 3.0), ("hunyuan", None), ("ltxv", None), ("ltx2", None)):
